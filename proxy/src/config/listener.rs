@@ -1,0 +1,436 @@
+//! Listeners, filter chains and what a chain does with a connection (LDS).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::cluster::WeightedClusters;
+use super::route::RouteTable;
+
+/// One address that connections arrive on, or are handed to by their original destination.
+#[derive(Debug)]
+pub struct Listener {
+    /// Resource name, e.g. `virtualOutbound` or `10.0.0.1_80`.
+    pub name: Arc<str>,
+    /// Address of the listener.
+    pub address: SocketAddr,
+    /// False for listeners that are only reached through one with `use_original_dst`.
+    pub bind_to_port: bool,
+    /// Hand each connection to the listener of its original destination (SO_ORIGINAL_DST), if there is one.
+    pub use_original_dst: bool,
+    /// Restore the original destination before the chains are matched, without handing the connection over.
+    pub original_dst_filter: bool,
+    /// What must be read of a connection before its chain is known.
+    pub inspect: Inspect,
+    /// Ordered chains; the most specific match wins (see [`ChainMatch`]).
+    pub chains: Vec<Arc<FilterChain>>,
+    /// Chain for connections that no other chain matches. Without one they are closed (flag `NR`).
+    pub default_chain: Option<Arc<FilterChain>>,
+    /// Which side of the workload this is, for metrics and draining.
+    pub direction: Direction,
+    /// Listen back-log; `None` is the kernel's maximum.
+    pub backlog: Option<u32>,
+    /// Access logs for connections that no chain took.
+    pub access_log: Vec<Arc<AccessLogConfig>>,
+    /// Content hash of the resource; an update with an equal hash changes nothing.
+    pub hash: u64,
+}
+
+/// The traffic direction that the control plane declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum Direction {
+    /// Not declared.
+    #[default]
+    Unspecified,
+    /// Towards the local workload; metrics report as `destination`.
+    Inbound,
+    /// From the local workload; metrics report as `source`.
+    Outbound,
+}
+
+/// Which inspectors run before the filter chain is chosen.
+#[derive(Debug, Clone, Default)]
+pub struct Inspect {
+    /// Look for a TLS ClientHello (transport protocol, SNI, ALPN).
+    pub tls: bool,
+    /// Look for an HTTP/1 request line or the HTTP/2 preface.
+    pub http: bool,
+    /// Give up after this time; `None` waits for ever.
+    pub timeout: Option<Duration>,
+    /// On time-out go on with what is known instead of closing.
+    pub continue_on_timeout: bool,
+}
+
+/// What is known of a connection when its chain is chosen. Kept with the connection: a later request matches anew with it.
+#[derive(Debug, Clone)]
+pub struct ConnectionInputs {
+    /// Peer address.
+    pub source: SocketAddr,
+    /// Where the connection was going (original destination, or the local address).
+    pub destination: SocketAddr,
+    /// What the inspectors saw; `RawBuffer` if they didn't run or found nothing.
+    pub transport: TransportProtocol,
+    /// SNI of the ClientHello, lower-cased.
+    pub server_name: Option<Arc<str>>,
+    /// ALPN of the ClientHello, or what HTTP inspection found (`http/1.0`, `http/1.1`, `h2c`).
+    pub application_protocols: Vec<Arc<str>>,
+}
+
+/// `transport_protocol` of a filter chain match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TransportProtocol {
+    /// Not TLS.
+    #[default]
+    RawBuffer,
+    /// A ClientHello was seen.
+    Tls,
+}
+
+/// Envoy's FilterChainMatch. Matching goes through the criteria in the fixed order of Envoy's documentation (destination port,
+/// destination IP, server name, transport protocol, application protocols, directly connected source, source type, source IP,
+/// source port); at each step the most specific candidates survive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct ChainMatch {
+    /// Original destination port.
+    pub destination_port: Option<u16>,
+    /// Destination addresses; empty matches all.
+    pub prefix_ranges: Vec<IpNet>,
+    /// Lower-cased exact names, or `*.suffix`; empty matches all.
+    pub server_names: Vec<Arc<str>>,
+    /// `tls` or `raw_buffer`; `None` matches both.
+    pub transport: Option<TransportProtocol>,
+    /// Any of these; empty matches all.
+    pub application_protocols: Vec<Arc<str>>,
+    /// Directly connected peers; empty matches all.
+    pub direct_source_ranges: Vec<IpNet>,
+    /// Local or external sources only.
+    pub source_type: SourceType,
+    /// Peers; empty matches all.
+    pub source_ranges: Vec<IpNet>,
+    /// Peer ports; empty matches all.
+    pub source_ports: Vec<u16>,
+}
+
+/// `source_type` of a filter chain match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum SourceType {
+    /// Any source.
+    #[default]
+    Any,
+    /// The peer has the destination's own address, or a loopback one.
+    SameIpOrLoopback,
+    /// The peer is another host.
+    External,
+}
+
+/// How one kind of connection is handled.
+#[derive(Debug)]
+pub struct FilterChain {
+    /// Name for logs; may be empty.
+    pub name: Arc<str>,
+    /// When the chain applies.
+    pub matches: ChainMatch,
+    /// How the bytes are secured downstream. Only plaintext today; a chain with TLS is refused by `compile`.
+    pub transport: DownstreamTransport,
+    /// What happens to the connection.
+    pub action: NetworkAction,
+}
+
+/// Downstream transport security.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DownstreamTransport {
+    /// Bytes as they are.
+    Plaintext,
+}
+
+/// The terminal network filter of a chain.
+#[derive(Debug, Clone)]
+pub enum NetworkAction {
+    /// Copy bytes to an upstream.
+    Tcp(Arc<TcpProxy>),
+    /// Serve HTTP.
+    Http(Arc<HttpManager>),
+}
+
+/// Envoy's TcpProxy filter.
+#[derive(Debug)]
+pub struct TcpProxy {
+    /// Statistics prefix.
+    pub stat_prefix: Arc<str>,
+    /// Where the bytes go.
+    pub clusters: WeightedClusters,
+    /// Take the cluster's name from the SNI (filter `sni_cluster`), falling back to `clusters`.
+    pub cluster_from_sni: bool,
+    /// Close after this long without a byte either way; `None` never.
+    pub idle_timeout: Option<Duration>,
+    /// Close after this long in any case.
+    pub max_duration: Option<Duration>,
+    /// Connect attempts before giving up.
+    pub max_connect_attempts: u32,
+    /// Access logs.
+    pub access_log: Vec<Arc<AccessLogConfig>>,
+}
+
+/// Envoy's HttpConnectionManager, with its route table linked.
+#[derive(Debug)]
+pub struct HttpManager {
+    /// Statistics prefix.
+    pub stat_prefix: Arc<str>,
+    /// Which HTTP version the downstream speaks.
+    pub codec: Codec,
+    /// The route table, linked when the snapshot is built. `None`: RDS named one that hasn't come (404, flag NR).
+    pub routes: Option<Arc<RouteTable>>,
+    /// Name of the RDS resource, where the table isn't inline.
+    pub route_config_name: Option<Arc<str>>,
+    /// What happens to the response's `server` header.
+    pub server_header: ServerHeader,
+    /// Generate `x-request-id` where missing.
+    pub generate_request_id: bool,
+    /// Keep the request id of the client, even at an edge.
+    pub preserve_external_request_id: bool,
+    /// Put the request id into the response as well.
+    pub request_id_in_response: bool,
+    /// Append the peer to `x-forwarded-for` and take it as the client address (`use_remote_address`).
+    pub use_remote_address: bool,
+    /// Do not append to `x-forwarded-for`.
+    pub skip_xff_append: bool,
+    /// Trusted hops in `x-forwarded-for`.
+    pub xff_trusted_hops: u32,
+    /// Add `via` with this text.
+    pub via: Option<Arc<str>>,
+    /// Drop the port of `Host` before matching.
+    pub strip_port: StripPort,
+    /// Path normalisation before matching.
+    pub normalize: Normalize,
+    /// Size, count and rate limits.
+    pub limits: HttpLimits,
+    /// Time-outs of the connection and its streams.
+    pub timeouts: HttpTimeouts,
+    /// Upgrade types that are allowed, lower-cased, e.g. `websocket`. `connect` allows CONNECT.
+    pub upgrades: Vec<Arc<str>>,
+    /// HTTP/1 switches.
+    pub http1: Http1Options,
+    /// HTTP/2 switches.
+    pub http2: Http2Options,
+    /// Send `Expect: 100-continue` to the upstream and its 100 back, instead of answering 100 here.
+    pub proxy_100_continue: bool,
+    /// HTTP peer metadata headers (istio-operations.md 7), where the control plane asked for them.
+    pub peer_metadata: PeerMetadata,
+    /// `CONNECT host:port` opens a new original destination (explicit-proxy listeners only).
+    pub explicit_proxy: bool,
+    /// Access logs.
+    pub access_log: Vec<Arc<AccessLogConfig>>,
+}
+
+/// `codec_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Codec {
+    /// Sniff the HTTP/2 preface.
+    #[default]
+    Auto,
+    /// HTTP/1 only.
+    Http1,
+    /// HTTP/2 with prior knowledge only.
+    Http2,
+}
+
+/// `server_header_transformation`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// Replace by this name.
+    Overwrite(Arc<str>),
+    /// Set this name where the upstream sent none.
+    AppendIfAbsent(Arc<str>),
+    /// Leave as it is.
+    PassThrough,
+}
+
+/// Which ports of `Host` are dropped before matching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StripPort {
+    /// None.
+    #[default]
+    No,
+    /// The one equal to the listener's port.
+    Matching,
+    /// Any.
+    Any,
+}
+
+/// Path normalisation (istio-traffic.md 8.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Normalize {
+    /// RFC 3986 dot segments, backslashes, unreserved percent-decoding.
+    pub path: bool,
+    /// `//` to `/`.
+    pub merge_slashes: bool,
+    /// What to do with escaped slashes.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+/// `path_with_escaped_slashes_action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EscapedSlashes {
+    /// Keep `%2F` and `%5C` as they are.
+    #[default]
+    Keep,
+    /// 400.
+    Reject,
+    /// Decode and redirect to the decoded path (307).
+    Redirect,
+    /// Decode and go on.
+    Decode,
+}
+
+/// Limits that a hostile client meets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Bytes of a request head (Envoy: 60 KiB).
+    pub max_request_head_bytes: u32,
+    /// Header lines of a request (Envoy: 100).
+    pub max_request_headers: u32,
+    /// Requests on one connection before it is ended politely; `None` has no limit.
+    pub max_requests_per_connection: Option<u32>,
+    /// Stream resets per second and connection that a client may cause before GOAWAY.
+    pub max_resets_per_second: u32,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            max_request_head_bytes: 60 * 1024,
+            max_request_headers: 100,
+            max_requests_per_connection: None,
+            max_resets_per_second: 200,
+        }
+    }
+}
+
+/// Time-outs of an HTTP connection manager; `None` switches one off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpTimeouts {
+    /// Connection without an active stream.
+    pub idle: Option<Duration>,
+    /// Longest life of a connection.
+    pub max_connection_duration: Option<Duration>,
+    /// Stream without progress.
+    pub stream_idle: Option<Duration>,
+    /// Longest life of a stream.
+    pub max_stream_duration: Option<Duration>,
+    /// From the first byte of a request to its last.
+    pub request: Option<Duration>,
+    /// From the first byte of a request to the end of its head.
+    pub request_headers: Option<Duration>,
+    /// Between the two GOAWAYs of a drain.
+    pub drain: Duration,
+    /// Wait for the peer's close after a local error reply.
+    pub delayed_close: Duration,
+}
+
+impl Default for HttpTimeouts {
+    fn default() -> Self {
+        Self {
+            idle: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            stream_idle: Some(Duration::from_secs(300)),
+            max_stream_duration: None,
+            request: None,
+            request_headers: None,
+            drain: Duration::from_secs(5),
+            delayed_close: Duration::from_secs(1),
+        }
+    }
+}
+
+/// `http_protocol_options`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http1Options {
+    /// Accept HTTP/1.0.
+    pub accept_http_10: bool,
+    /// Host for HTTP/1.0 requests without one.
+    pub default_host_for_http_10: Option<Arc<str>>,
+    /// Forward chunked trailers.
+    pub enable_trailers: bool,
+    /// Emit header names as they came (HTTP/1 on both sides).
+    pub preserve_header_case: bool,
+    /// Allow absolute-form targets (default true).
+    pub refuse_absolute_url: bool,
+}
+
+/// `http2_protocol_options`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http2Options {
+    /// SETTINGS_MAX_CONCURRENT_STREAMS.
+    pub max_concurrent_streams: u32,
+    /// Stream window in bytes.
+    pub initial_stream_window: u32,
+    /// Connection window in bytes.
+    pub initial_connection_window: u32,
+    /// Extended CONNECT.
+    pub allow_connect: bool,
+    /// PING interval and time-out.
+    pub keepalive: Option<(Duration, Duration)>,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 1024,
+            initial_stream_window: 1024 * 1024,
+            initial_connection_window: 4 * 1024 * 1024,
+            allow_connect: false,
+            keepalive: None,
+        }
+    }
+}
+
+/// Which peer metadata headers are written and read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerMetadata {
+    /// Add our own to requests (outbound), and to responses whose request carried some (inbound).
+    pub send: bool,
+    /// Read the peer's, and remove them before the application sees them.
+    pub receive: bool,
+}
+
+/// One access log of a listener, chain or route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLogConfig {
+    /// Where lines go.
+    pub sink: AccessLogSink,
+    /// Text format with `%COMMAND%`s, or JSON keys with formats; `None` is Istio's default text format.
+    pub format: AccessLogFormat,
+}
+
+/// Target of an access log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum AccessLogSink {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// A file, appended to.
+    File(Arc<str>),
+}
+
+/// Shape of an access log line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AccessLogFormat {
+    /// Istio's default line (istio-operations.md 9.1).
+    #[default]
+    Default,
+    /// Text with `%COMMAND%`s.
+    Text(Arc<str>),
+    /// JSON object: key and text with `%COMMAND%`s, in order.
+    Json(Arc<[(Arc<str>, Arc<str>)]>),
+}
+
+impl ConnectionInputs {
+    /// True where the peer is this host itself, as `source_type` means it.
+    pub fn is_local(&self) -> bool {
+        let source: IpAddr = self.source.ip();
+        source.is_loopback() || source == self.destination.ip()
+    }
+}

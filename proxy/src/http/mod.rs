@@ -1,0 +1,3 @@
+//! HTTP on the request path: codecs, routing, one request from start to finish, and the answers that the proxy makes itself.
+
+pub mod template;

@@ -1,0 +1,10 @@
+//! The data plane of Osier: a sidecar proxy that is configured over xDS v3.
+//!
+//! Reading order: `app` (start to drain), `listener` (a connection arrives), `http::exchange` (one request from start
+//! to finish), `upstream` (from a cluster to a sent request), `compile` (xDS to the representation in `config`).
+
+pub mod config;
+pub mod error;
+pub mod http;
+pub mod upstream;
+pub mod xds;
