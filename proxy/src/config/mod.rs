@@ -9,5 +9,6 @@
 pub mod cluster;
 pub mod endpoint;
 pub mod listener;
+pub mod regex;
 pub mod route;
 pub mod snapshot;
