@@ -1,1 +1,8 @@
-//! placeholder
+//! The control plane of Osier: reads the mesh from Kubernetes and Istio YAML and serves it to proxies over xDS v3.
+//!
+//! Reading order: `app` (start to drain), `source` (YAML arrives), `snapshot` (the whole mesh, immutable),
+//! `push` (who must hear of a change), `xds` (one stream), `gen` (one resource).
+
+pub mod metrics;
+pub mod push;
+pub mod settings;

@@ -1,0 +1,148 @@
+//! What `osier-pilot` can be told: every flag is also an environment variable.
+//!
+//! The few knobs here are the whole of it; mesh behaviour belongs in the mesh configuration (ConfigMap `istio`), not in flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// The control plane of Osier: reads Kubernetes and Istio YAML from a folder and serves it to proxies as xDS v3.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "osier-pilot", version, after_help = EXAMPLES)]
+pub struct Settings {
+    /// Folder of YAML to read; it is watched and read again when a file changes.
+    #[arg(long, env = "OSIER_PILOT_SOURCE", value_name = "DIR")]
+    pub source: PathBuf,
+
+    /// Address to serve xDS (gRPC, plaintext) on.
+    #[arg(long, env = "OSIER_PILOT_XDS_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:15010")]
+    pub xds_address: SocketAddr,
+
+    /// Address to serve /metrics, /ready and /debug on.
+    #[arg(
+        long,
+        env = "OSIER_PILOT_MONITORING_ADDRESS",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:15014"
+    )]
+    pub monitoring_address: SocketAddr,
+
+    /// Push when nothing has changed for this long. Changes of endpoints alone wait a fifth of it.
+    #[arg(long, env = "PILOT_DEBOUNCE_AFTER", value_name = "TIME", default_value = "50ms", value_parser = duration)]
+    pub debounce_after: Duration,
+
+    /// Push at the latest when the first change is this old.
+    #[arg(long, env = "PILOT_DEBOUNCE_MAX", value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub debounce_max: Duration,
+
+    /// How many proxies are pushed to at the same time. [default: 15 + 5 for each core, 100 at most]
+    #[arg(long, env = "PILOT_PUSH_THROTTLE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub push_throttle: Option<u16>,
+
+    /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,osier_pilot::xds=debug`.
+    #[arg(long, env = "OSIER_PILOT_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  osier-pilot --source ./mesh
+  osier-pilot --source ./mesh --xds-address 0.0.0.0:15010 --monitoring-address 0.0.0.0:15014
+  OSIER_PILOT_SOURCE=./mesh osier-pilot
+
+The exit status is 2 for wrong usage and 1 for any other failure.";
+
+impl Settings {
+    /// Settings for a folder, everything else as by default. Ports are picked free (port 0) on the loopback address.
+    pub fn embedded(source: PathBuf) -> Self {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            source,
+            xds_address: free,
+            monitoring_address: free,
+            debounce_after: Duration::from_millis(50),
+            debounce_max: Duration::from_secs(10),
+            push_throttle: None,
+            log: "info".into(),
+        }
+    }
+
+    /// Number of concurrent pushes: as told, or istiod's formula.
+    pub fn concurrent_pushes(&self) -> usize {
+        match self.push_throttle {
+            Some(n) => usize::from(n),
+            None => {
+                let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+                (15 + 5 * cores).min(100)
+            }
+        }
+    }
+}
+
+/// Parses `250ms`, `5s`, `1m`: one number and one unit, which is all that a flag needs.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a time such as 100ms or 5s"))?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!("`{text}` needs a unit: ms, s or m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Settings, clap::Error> {
+        Settings::try_parse_from([&["osier-pilot"], args].concat())
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ports() {
+        let s = parse(&["--source", "/tmp/mesh"]).unwrap();
+        assert_eq!(s.xds_address.to_string(), "127.0.0.1:15010");
+        assert_eq!(s.monitoring_address.to_string(), "127.0.0.1:15014");
+        assert_eq!(s.debounce_after, Duration::from_millis(50));
+        assert_eq!(s.debounce_max, Duration::from_secs(10));
+        assert!(s.concurrent_pushes() >= 20 && s.concurrent_pushes() <= 100);
+    }
+
+    #[test]
+    fn wrong_usage_is_exit_status_2() {
+        for args in [
+            &["--source"][..],
+            &["--sources", "x"],
+            &["--source", "x", "--xds-address", "15010"],
+            &["--source", "x", "--debounce-after", "100"],
+            &["--source", "x", "--debounce-after", "ms"],
+            &["--source", "x", "--push-throttle", "0"],
+        ] {
+            assert_eq!(parse(args).unwrap_err().exit_code(), 2, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable() {
+        use clap::CommandFactory;
+        for arg in Settings::command().get_arguments() {
+            if ["help", "version"].contains(&arg.get_id().as_str()) {
+                continue;
+            }
+            assert!(arg.get_env().is_some(), "--{} has no environment variable", arg.get_id());
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("1h").is_err());
+        assert!(duration("-1s").is_err());
+    }
+}
