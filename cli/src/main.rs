@@ -1,2 +1,2 @@
-//! placeholder
+//! Osier for people: demo, up, run, proxy-status, proxy-config.
 fn main() {}

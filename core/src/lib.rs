@@ -1,1 +1,1 @@
-//! placeholder
+//! Words that both halves of Osier share: hosts, durations, drain, readiness, logging, the admin server.

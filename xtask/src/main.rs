@@ -1,2 +1,69 @@
-//! placeholder
-fn main() {}
+//! The project's own tasks: `cargo xtask test | licences | bench`.
+//!
+//! Reading order: `suite` (what is tested and what each suite needs), `part` (how real parts are installed),
+//! `run` (running and counting), `cache` (what is kept outside the clone).
+
+mod cache;
+mod licence;
+mod part;
+mod run;
+mod suite;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the Osier workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run all tests, or the named suites. Installs the real parts that a suite needs and says so.
+    ///
+    /// Example: cargo xtask test unit oracle
+    Test {
+        /// Suites to run; all of them when none is named.
+        suites: Vec<String>,
+        /// List the suites and what each needs.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Check licences and banned crates of the whole dependency graph against deny.toml.
+    Licences,
+    /// Remove build output of old lock files from the cache folder.
+    Prune,
+    /// Compare Osier with Envoy, haproxy, nginx and a bare relay on this machine.
+    ///
+    /// Example: cargo xtask bench http1 --rounds 3 --seconds 5 --json
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed on to the benchmark program; `--help` lists its rows and options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Test { list: true, .. } => {
+            suite::print_list();
+            Ok(true)
+        }
+        Task::Test { suites, .. } => run::test(&suites),
+        Task::Licences => licence::check(),
+        Task::Prune => cache::prune().map(|()| true),
+        Task::Bench { arguments } => run::bench(&arguments),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Runs suites and counts their tests. The last line of a test run is `N passed, N failed`.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::part;
+use crate::suite::{Runs, SUITES, Suite};
+
+/// Tests that ran.
+#[derive(Default, Clone, Copy)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs the named suites, or all. True when nothing failed.
+pub fn test(names: &[String]) -> Result<bool> {
+    for name in names {
+        if !SUITES.iter().any(|suite| suite.name == name) {
+            bail!("there is no suite `{name}`; `cargo xtask test --list` names them");
+        }
+    }
+    let chosen =
+        || SUITES.iter().filter(|suite| names.is_empty() || names.iter().any(|name| name == suite.name));
+    if chosen().any(|suite| !matches!(suite.runs, Runs::Cargo(arguments) if arguments.contains(&"--exclude")))
+    {
+        build_programs()?;
+    }
+    let mut total = Count::default();
+    let mut summary = Vec::new();
+    for suite in chosen() {
+        println!("\n=== {}: {}", suite.name, suite.about);
+        let started = std::time::Instant::now();
+        let count = run_suite(suite).unwrap_or_else(|error| {
+            println!("suite {} could not run: {error:#}", suite.name);
+            Count { passed: 0, failed: 1 }
+        });
+        summary.push(format!(
+            "{:<14}{:>6} passed {:>4} failed {:>6.0} s",
+            suite.name,
+            count.passed,
+            count.failed,
+            started.elapsed().as_secs_f64()
+        ));
+        total.passed += count.passed;
+        total.failed += count.failed;
+    }
+    println!("\n{}", summary.join("\n"));
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(total.failed == 0 && total.passed > 0)
+}
+
+/// Builds and runs the benchmark program with the release profile.
+pub fn bench(arguments: &[String]) -> Result<bool> {
+    let status = Command::new(cargo())
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--package",
+            "osier-proxy",
+            "--package",
+            "osier-pilot",
+        ])
+        .args(["--package", "osier-tests", "--bins"])
+        .current_dir(part::workspace())
+        .status()?;
+    if !status.success() {
+        bail!("the release build failed");
+    }
+    let variables = part::ensure(&crate::suite::BENCH_PARTS)?;
+    let status = Command::new(cargo())
+        .args(["run", "--quiet", "--release", "--locked", "--package", "osier-tests", "--bin", "bench", "--"])
+        .args(arguments)
+        .envs(variables)
+        .current_dir(part::workspace())
+        .status()?;
+    Ok(status.success())
+}
+
+/// The programs that suites start, in the same profile as the tests.
+fn build_programs() -> Result<()> {
+    println!("building the programs that the suites start");
+    let status = Command::new(cargo())
+        .args(["build", "--quiet", "--locked", "--workspace", "--bins"])
+        .current_dir(part::workspace())
+        .status()?;
+    if !status.success() {
+        bail!("the programs do not build");
+    }
+    Ok(())
+}
+
+fn run_suite(suite: &Suite) -> Result<Count> {
+    let variables = part::ensure(suite.parts)?;
+    match suite.runs {
+        Runs::Cargo(arguments) => {
+            let mut command = Command::new(cargo());
+            command.args(["test", "--quiet", "--locked", "--no-fail-fast"]).args(arguments);
+            count_lines(command.envs(variables), count_libtest)
+        }
+    }
+}
+
+/// Runs `command`, shows its output as it comes, and adds up what `count` finds in each line.
+fn count_lines(command: &mut Command, count: fn(&str) -> Count) -> Result<Count> {
+    let mut child = command
+        .current_dir(part::workspace())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let mut total = Count::default();
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        println!("{line}");
+        let found = count(&line);
+        total.passed += found.passed;
+        total.failed += found.failed;
+    }
+    if !child.wait()?.success() && total.failed == 0 {
+        println!("the command failed without a failed test: it did not build, or it was ended");
+        total.failed = 1;
+    }
+    Ok(total)
+}
+
+/// Reads `test result: ok. 12 passed; 0 failed; …`.
+fn count_libtest(line: &str) -> Count {
+    let Some(rest) = line.strip_prefix("test result: ") else { return Count::default() };
+    let number = |word: &str| {
+        rest.split([';', '.'])
+            .find_map(|piece| piece.trim().strip_suffix(word)?.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    Count { passed: number("passed"), failed: number("failed") }
+}
+
+fn cargo() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_libtest_prints() {
+        let count = count_libtest(
+            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        );
+        assert_eq!((count.passed, count.failed), (12, 3));
+        let count = count_libtest("running 12 tests");
+        assert_eq!((count.passed, count.failed), (0, 0));
+    }
+}
