@@ -1,1 +1,3 @@
 //! Words that both halves of Osier share: hosts, durations, drain, readiness, logging, the admin server.
+
+pub mod on_demand;
