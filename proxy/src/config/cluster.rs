@@ -1,12 +1,18 @@
 //! Clusters: what is known of an upstream service, and the live state that outlasts its updates (CDS).
+//!
+//! The order that keeps requests going while things change: a new version is made with [`Cluster::new`] (it shares the live
+//! state and, where they come from the same place, the endpoints of the version before), gets its endpoints, and is put in
+//! force with [`ClusterHandle::publish`]. Only then are endpoints that are gone marked removed and their idle connections closed.
 
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::endpoint::EndpointSet;
+use super::endpoint::{DEFAULT_OVERPROVISIONING, EndpointSet, SetSettings};
 use super::route::HeaderOps;
 use crate::upstream::live::LiveState;
 
@@ -24,6 +30,32 @@ impl ClusterHandle {
     pub fn empty(name: impl Into<Arc<str>>) -> Arc<Self> {
         Arc::new(Self { name: name.into(), current: ArcSwapOption::empty() })
     }
+
+    /// Puts a version in force. Connections stay, except idle ones whose endpoint is gone or whose settings differ.
+    pub fn publish(&self, cluster: Arc<Cluster>) {
+        let endpoints = cluster.endpoints.load_full();
+        cluster.live.welcome(&endpoints);
+        cluster.live.apply(&cluster.spec.limits, cluster.connection_settings);
+        cluster.in_force.store(true, SeqCst);
+        let before = self.current.swap(Some(cluster.clone()));
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, &cluster)) {
+            before.in_force.store(false, SeqCst);
+            // Requests that hold the old version go on with the endpoints of the new one.
+            before.endpoints.store(endpoints);
+            if !Arc::ptr_eq(&before.live, &cluster.live) {
+                before.live.retire();
+            }
+        }
+        cluster.adopt();
+    }
+
+    /// Takes the cluster away: new requests find nothing, idle connections are closed, requests in flight finish.
+    pub fn remove(&self) {
+        if let Some(before) = self.current.swap(None) {
+            before.in_force.store(false, SeqCst);
+            before.live.retire();
+        }
+    }
 }
 
 /// One version of a cluster.
@@ -31,10 +63,57 @@ impl ClusterHandle {
 pub struct Cluster {
     /// What was configured.
     pub spec: ClusterSpec,
-    /// Who is in it. EDS or DNS swaps here.
+    /// Who is in it. EDS or DNS swaps here, through [`Cluster::set_endpoints`].
     pub endpoints: ArcSwap<EndpointSet>,
     /// Counters, permits and per-endpoint state; carried over when the spec changes.
     pub live: Arc<LiveState>,
+    /// Hash of what makes connections differ; a pool uses only those made with the settings in force.
+    pub(crate) connection_settings: u64,
+    /// False until published and after being replaced: then its endpoints decide nothing about connections.
+    in_force: AtomicBool,
+}
+
+impl Cluster {
+    /// A version of a cluster, not yet in force. Live state is carried over from the version before; so are the endpoints,
+    /// until others are set, if they come from the same place.
+    pub fn new(spec: ClusterSpec, before: Option<&Cluster>) -> Arc<Self> {
+        let live = before.map_or_else(|| LiveState::new(spec.name.clone()), |before| before.live.clone());
+        let endpoints = match before {
+            Some(before) if before.spec.discovery == spec.discovery => {
+                let set = before.endpoints.load_full();
+                if before.spec.panic_threshold == spec.panic_threshold {
+                    set
+                } else {
+                    Arc::new(set.rebuilt(&live, spec.set_settings(set.hash)))
+                }
+            }
+            _ => Arc::default(),
+        };
+        Arc::new(Self {
+            connection_settings: spec.connection_settings(),
+            endpoints: ArcSwap::new(endpoints),
+            live,
+            in_force: AtomicBool::new(false),
+            spec,
+        })
+    }
+
+    /// Swaps the endpoints. Where this version is in force, endpoints that are gone get no new pick from now on, their idle
+    /// connections are closed, and what is in flight finishes.
+    pub fn set_endpoints(&self, set: Arc<EndpointSet>) {
+        self.live.welcome(&set);
+        self.endpoints.store(set);
+        if self.in_force.load(SeqCst) {
+            self.adopt();
+        }
+    }
+
+    fn adopt(&self) {
+        // The hosts of an original destination cluster come from connections, not from a list.
+        if !matches!(self.spec.discovery, Discovery::OriginalDst(_)) {
+            self.live.adopt(&self.endpoints.load(), self.spec.close_on_host_removal);
+        }
+    }
 }
 
 /// A validated Cluster resource.
@@ -76,6 +155,55 @@ pub struct ClusterSpec {
     pub service: Option<Arc<ServiceLabels>>,
     /// Content hash of the resource.
     pub hash: u64,
+}
+
+impl ClusterSpec {
+    /// A cluster with what Envoy takes for everything that isn't said.
+    pub fn plain(name: impl Into<Arc<str>>, discovery: Discovery) -> Self {
+        let name = name.into();
+        let balance = match discovery {
+            Discovery::OriginalDst(_) => BalancePolicy::ClusterProvided,
+            _ => BalancePolicy::RoundRobin,
+        };
+        Self {
+            stat_name: name.clone(),
+            name,
+            discovery,
+            balance,
+            connect_timeout: Duration::from_secs(5),
+            protocol: UpstreamProtocol::Http1,
+            limits: ClusterLimits::default(),
+            max_requests_per_connection: None,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            http2: super::listener::Http2Options::default(),
+            preserve_header_case: false,
+            tcp_keepalive: None,
+            bind_address: None,
+            panic_threshold: 50,
+            close_on_host_removal: false,
+            service: None,
+            hash: 0,
+        }
+    }
+
+    /// What an endpoint set of this cluster is built with; `hash` is that of the endpoints' resource.
+    pub fn set_settings(&self, hash: u64) -> SetSettings {
+        let seed = foldhash::fast::RandomState::default().hash_one(hash);
+        SetSettings {
+            panic_threshold: self.panic_threshold,
+            overprovisioning: DEFAULT_OVERPROVISIONING,
+            seed,
+            hash,
+        }
+    }
+
+    /// Hash of what makes connections differ. A change elsewhere (limits, time-outs) leaves connections alone.
+    fn connection_settings(&self) -> u64 {
+        let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+        (self.protocol, &self.http2, self.bind_address, self.tcp_keepalive).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// `host`, `name` and `namespace` of the service behind a cluster, as metrics show them.
@@ -199,7 +327,7 @@ impl Default for ClusterLimits {
 }
 
 /// TCP keepalive; `None` leaves the system's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TcpKeepalive {
     /// Idle time before the first probe.
     pub time: Option<Duration>,
@@ -248,5 +376,94 @@ impl WeightedClusters {
             point -= u64::from(entry.weight);
         }
         &self.entries[self.entries.len() - 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::endpoint::EndpointSpec;
+
+    fn spec(discovery: Discovery, max_connections: u32) -> ClusterSpec {
+        ClusterSpec {
+            limits: ClusterLimits { max_connections, ..ClusterLimits::default() },
+            ..ClusterSpec::plain("c", discovery)
+        }
+    }
+
+    fn set(cluster: &Cluster, ports: &[u16]) -> Arc<EndpointSet> {
+        let specs =
+            ports.iter().map(|&port| (SocketAddr::from(([10, 0, 0, 1], port)), EndpointSpec::default()));
+        Arc::new(EndpointSet::build(specs, &cluster.live, cluster.spec.set_settings(0)))
+    }
+
+    fn removed(set: &EndpointSet) -> Vec<bool> {
+        set.iter().map(|endpoint| endpoint.state.is_removed()).collect()
+    }
+
+    #[test]
+    fn an_update_keeps_live_state_and_endpoints() {
+        let handle = ClusterHandle::empty("c");
+        let one = Cluster::new(spec(Discovery::Static, 10), None);
+        one.set_endpoints(set(&one, &[1, 2]));
+        handle.publish(one.clone());
+        let two = Cluster::new(spec(Discovery::Static, 20), Some(&one));
+        handle.publish(two.clone());
+        assert!(Arc::ptr_eq(&one.live, &two.live));
+        assert_eq!(two.live.limits().max_connections, 20);
+        assert_eq!(removed(&two.endpoints.load()), [false, false]);
+    }
+
+    #[test]
+    fn endpoints_that_left_are_removed_when_the_set_is_in_force() {
+        let handle = ClusterHandle::empty("c");
+        let one = Cluster::new(spec(Discovery::Static, 10), None);
+        let old = set(&one, &[1, 2]);
+        one.set_endpoints(old.clone());
+        handle.publish(one.clone());
+        one.set_endpoints(set(&one, &[2, 3]));
+        assert_eq!(removed(&old), [true, false]);
+        one.set_endpoints(set(&one, &[1]));
+        assert_eq!(removed(&old), [false, true], "one came back, the other went");
+    }
+
+    #[test]
+    fn a_version_that_warms_removes_nothing() {
+        let handle = ClusterHandle::empty("c");
+        let one = Cluster::new(spec(Discovery::Eds("a".into()), 10), None);
+        let old = set(&one, &[1]);
+        one.set_endpoints(old.clone());
+        handle.publish(one.clone());
+        let two = Cluster::new(spec(Discovery::Eds("b".into()), 10), Some(&one));
+        assert!(!two.endpoints.load().known, "endpoints of another source are not carried over");
+        two.set_endpoints(set(&two, &[2]));
+        assert_eq!(removed(&old), [false], "the old version still serves");
+        handle.publish(two.clone());
+        assert_eq!(removed(&old), [true]);
+        let seen_by_old_requests = one.endpoints.load();
+        assert_eq!(seen_by_old_requests.iter().next().map(|endpoint| endpoint.address.port()), Some(2));
+    }
+
+    #[test]
+    fn a_removed_cluster_has_no_endpoints() {
+        let handle = ClusterHandle::empty("c");
+        let one = Cluster::new(spec(Discovery::Static, 10), None);
+        let old = set(&one, &[1]);
+        one.set_endpoints(old.clone());
+        handle.publish(one);
+        handle.remove();
+        assert!(handle.current.load().is_none());
+        assert_eq!(removed(&old), [true]);
+    }
+
+    #[test]
+    fn only_what_connections_are_made_with_changes_their_settings() {
+        let base = spec(Discovery::Static, 10);
+        let same = ClusterSpec { idle_timeout: None, hash: 9, ..spec(Discovery::Static, 20) };
+        assert_eq!(base.connection_settings(), same.connection_settings());
+        let bound = ClusterSpec { bind_address: Some(SocketAddr::from(([127, 0, 0, 6], 0))), ..base.clone() };
+        let h2 = ClusterSpec { protocol: UpstreamProtocol::Http2, ..base.clone() };
+        assert_ne!(base.connection_settings(), bound.connection_settings());
+        assert_ne!(base.connection_settings(), h2.connection_settings());
     }
 }

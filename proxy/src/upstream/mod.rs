@@ -1,3 +1,6 @@
 //! From a cluster handle to a sent request: limits, balancing, connections.
 
+pub mod balance;
 pub mod live;
+mod mailbox;
+mod waiting;

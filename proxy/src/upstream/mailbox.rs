@@ -1,0 +1,105 @@
+//! How one worker's pool learns what concerns its connections: an endpoint removed, settings changed, somebody in need.
+//!
+//! A pool joins a cluster (one [`PoolMember`]) with its first connection there. What it has to look at is kept as flags of
+//! the member, never as a list of events: a thousand updates before the worker looks are one look, and nothing is lost.
+//! Sending wakes the worker's pool task; nothing here waits or ticks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// What a pool has to look at in one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Notice {
+    /// Endpoints are gone: close their idle connections, give them no new streams.
+    EndpointsRemoved = 1,
+    /// Connections made with other settings are not used again.
+    SettingsChanged = 1 << 1,
+    /// Requests elsewhere wait for a connection: give up an idle one.
+    GiveUpIdle = 1 << 2,
+}
+
+/// One pool's part in one cluster.
+#[derive(Debug)]
+pub(super) struct PoolMember {
+    /// Where its notices go.
+    pub mailbox: Arc<Mailbox>,
+    /// The cluster, by address of its live state.
+    pub cluster: u64,
+    /// Idle connections that this pool has in the cluster; kept only where the cluster limits connections.
+    pub idle: AtomicU32,
+    notices: AtomicU8,
+}
+
+/// Wakes one pool.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    members: Mutex<Vec<Arc<PoolMember>>>,
+    /// Wakes the pool's task, also for its own reasons.
+    pub wake: Notify,
+}
+
+/// The notices of one member at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Notices(u8);
+
+impl Notices {
+    pub fn has(self, notice: Notice) -> bool {
+        self.0 & notice as u8 != 0
+    }
+}
+
+impl PoolMember {
+    pub fn new(mailbox: Arc<Mailbox>, cluster: u64) -> Arc<Self> {
+        Arc::new(Self { mailbox, cluster, idle: AtomicU32::new(0), notices: AtomicU8::new(0) })
+    }
+
+    /// Leaves a notice and wakes the pool, unless it is already there.
+    pub fn notify(self: &Arc<Self>, notice: Notice) {
+        let before = self.notices.fetch_or(notice as u8, SeqCst);
+        if before == 0 {
+            self.mailbox.members.lock().push(self.clone());
+        }
+        if before & notice as u8 == 0 {
+            self.mailbox.wake.notify_one();
+        }
+    }
+}
+
+impl Mailbox {
+    /// Takes everything that was left so far.
+    pub fn take(&self) -> Vec<(Arc<PoolMember>, Notices)> {
+        let members = std::mem::take(&mut *self.members.lock());
+        let noticed = members.into_iter().map(|member| {
+            let notices = Notices(member.notices.swap(0, SeqCst));
+            (member, notices)
+        });
+        noticed.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_merge_and_none_is_lost() {
+        let mailbox = Arc::new(Mailbox::default());
+        let (one, two) = (PoolMember::new(mailbox.clone(), 1), PoolMember::new(mailbox.clone(), 2));
+        for _ in 0..1000 {
+            one.notify(Notice::EndpointsRemoved);
+            one.notify(Notice::SettingsChanged);
+            two.notify(Notice::GiveUpIdle);
+        }
+        let taken = mailbox.take();
+        assert_eq!(taken.len(), 2);
+        assert!(taken[0].1.has(Notice::EndpointsRemoved) && taken[0].1.has(Notice::SettingsChanged));
+        assert!(!taken[0].1.has(Notice::GiveUpIdle) && taken[1].1.has(Notice::GiveUpIdle));
+        assert!(mailbox.take().is_empty());
+        one.notify(Notice::EndpointsRemoved);
+        assert_eq!(mailbox.take().len(), 1, "a notice after taking counts again");
+    }
+}
