@@ -1,0 +1,77 @@
+//! What a workload outside Kubernetes says of itself (`osier run`), carried in the xDS node's metadata.
+//!
+//! The proxy announces it with each stream; pilot turns it into a WorkloadEntry that lives as long as the stream, and ten
+//! seconds longer. So a killed program leaves nothing behind, and a restarted pilot learns it again.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Key in the node's metadata; the value is a [`Registration`] as a JSON string.
+pub const METADATA_KEY: &str = "OSIER_REGISTER";
+
+/// Port of the explicit HTTP proxy (`http_proxy`) on the workload's own address, in interception mode NONE.
+pub const EXPLICIT_PROXY_PORT: u16 = 15007;
+
+/// A workload that registers itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Registration {
+    /// Name of the workload, unique in its namespace; also the name of the WorkloadEntry.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Service that it belongs to: the label `app`.
+    pub service: String,
+    /// The label `version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Further labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Address that belongs to this workload alone; its inbound listeners bind `<address>:<service port>`.
+    pub address: IpAddr,
+    /// Port on 127.0.0.1 that the program itself listens on. Absent for a pure client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_port: Option<u16>,
+}
+
+impl Registration {
+    /// All labels of the WorkloadEntry: the given ones, with `app` and `version` unless they are given.
+    pub fn all_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        labels.entry("app".into()).or_insert_with(|| self.service.clone());
+        if let Some(version) = &self.version {
+            labels.entry("version".into()).or_insert_with(|| version.clone());
+        }
+        labels
+    }
+
+    /// Where the workload's explicit HTTP proxy listens.
+    pub fn explicit_proxy(&self) -> SocketAddr {
+        SocketAddr::new(self.address, EXPLICIT_PROXY_PORT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_given_by_hand_win() {
+        let registration = Registration {
+            name: "web-1".into(),
+            namespace: "default".into(),
+            service: "web".into(),
+            version: Some("v1".into()),
+            labels: [("app".to_owned(), "other".to_owned())].into(),
+            address: [127, 64, 0, 1].into(),
+            app_port: Some(8080),
+        };
+        let labels = registration.all_labels();
+        assert_eq!((labels["app"].as_str(), labels["version"].as_str()), ("other", "v1"));
+        let json = serde_json::to_string(&registration).unwrap();
+        assert_eq!(serde_json::from_str::<Registration>(&json).unwrap(), registration);
+    }
+}
