@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::cluster::WeightedClusters;
 use super::route::RouteTable;
+use crate::listener::filter_chain::ChainMatcher;
 
 /// One address that connections arrive on, or are handed to by their original destination.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Listener {
     pub inspect: Inspect,
     /// Ordered chains; the most specific match wins (see [`ChainMatch`]).
     pub chains: Vec<Arc<FilterChain>>,
+    /// `chains[].matches`, compiled: `ChainMatcher::new(chains.iter().map(|c| &c.matches))`, which refuses overlaps.
+    pub matcher: ChainMatcher,
     /// Chain for connections that no other chain matches. Without one they are closed (flag `NR`).
     pub default_chain: Option<Arc<FilterChain>>,
     /// Which side of the workload this is, for metrics and draining.
@@ -36,6 +39,16 @@ pub struct Listener {
     pub access_log: Vec<Arc<AccessLogConfig>>,
     /// Content hash of the resource; an update with an equal hash changes nothing.
     pub hash: u64,
+}
+
+impl Listener {
+    /// The chain that takes a connection; `None`: it is closed with flag `NR`.
+    pub fn chain_for(&self, inputs: &ConnectionInputs) -> Option<&Arc<FilterChain>> {
+        match self.matcher.find(inputs) {
+            Some(index) => self.chains.get(index),
+            None => self.default_chain.as_ref(),
+        }
+    }
 }
 
 /// The traffic direction that the control plane declared.
@@ -430,7 +443,7 @@ pub enum AccessLogFormat {
 impl ConnectionInputs {
     /// True where the peer is this host itself, as `source_type` means it.
     pub fn is_local(&self) -> bool {
-        let source: IpAddr = self.source.ip();
-        source.is_loopback() || source == self.destination.ip()
+        let source: IpAddr = self.source.ip().to_canonical();
+        source.is_loopback() || source == self.destination.ip().to_canonical()
     }
 }

@@ -1,0 +1,133 @@
+//! What a downstream connection owns beside its socket: the inputs that its filter chain was chosen by, and that chain.
+//!
+//! A configuration change breaks no connection. An HTTP connection asks [`Connection::current`] for each request; when
+//! the snapshot has moved, its chain is chosen anew from the stored inputs. Where no chain takes it any more, or the new
+//! one wants another codec or transport, it keeps the old chain and [`Current::ends`] says to finish politely.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use osier_core::drain::{Open, Phase};
+use parking_lot::Mutex;
+
+use crate::config::listener::{
+    Codec, ConnectionInputs, Direction, FilterChain, HttpManager, Listener, NetworkAction,
+};
+use crate::config::snapshot::Snapshot;
+use crate::worker::Worker;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A downstream connection whose filter chain is known.
+#[derive(Debug)]
+pub struct Connection {
+    /// Number of the connection in this process, for logs.
+    pub id: u64,
+    /// What the chain was chosen by: peer, destination, SNI, ALPN.
+    pub inputs: ConnectionInputs,
+    /// The address that the socket is bound to; differs from `inputs.destination` where traffic was captured.
+    pub local: SocketAddr,
+    /// Name of the listener whose chains apply.
+    pub listener: Arc<str>,
+    /// Which side of the workload that listener is.
+    pub direction: Direction,
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// When it was accepted, by the calendar.
+    pub accepted_at: SystemTime,
+    current: Mutex<Arc<Current>>,
+    _open: Open,
+}
+
+/// The chain of a connection at one moment. One per connection, so that cloning it touches no counter of another core.
+#[derive(Debug)]
+pub struct Current {
+    /// Generation of the snapshot that it was chosen from.
+    pub generation: u64,
+    /// The chain.
+    pub chain: Arc<FilterChain>,
+    /// The configuration has no such connection any more: finish the request in flight, then end politely.
+    pub ends: bool,
+}
+
+impl Current {
+    /// The HTTP connection manager of the chain, where it serves HTTP.
+    pub fn http(&self) -> Option<&Arc<HttpManager>> {
+        match &self.chain.action {
+            NetworkAction::Http(manager) => Some(manager),
+            NetworkAction::Tcp(_) => None,
+        }
+    }
+}
+
+impl Connection {
+    /// A connection that `chain` of `listener` takes.
+    pub fn new(
+        worker: &Worker,
+        listener: &Listener,
+        chain: Arc<FilterChain>,
+        generation: u64,
+        inputs: ConnectionInputs,
+        local: SocketAddr,
+    ) -> Self {
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            inputs,
+            local,
+            listener: listener.name.clone(),
+            direction: listener.direction,
+            accepted: Instant::now(),
+            accepted_at: SystemTime::now(),
+            current: Mutex::new(Arc::new(Current { generation, chain, ends: false })),
+            _open: worker.shared.drain.track(),
+        }
+    }
+
+    /// The chain in force for this connection, chosen anew if the configuration has moved.
+    pub fn current(&self, worker: &Worker) -> Arc<Current> {
+        let mut current = self.current.lock();
+        if current.generation != worker.shared.snapshot.generation() {
+            *current = Arc::new(self.choose(&current, &worker.snapshot()));
+        }
+        current.clone()
+    }
+
+    /// True where the process (or this side of it) is draining: answer with `connection: close`, send GOAWAY.
+    pub fn drains(&self, worker: &Worker) -> bool {
+        worker.shared.drain.phase() >= self.drain_phase()
+    }
+
+    /// The phase from which on this connection ends politely.
+    pub fn drain_phase(&self) -> Phase {
+        match self.direction {
+            Direction::Outbound => Phase::Draining,
+            Direction::Inbound | Direction::Unspecified => Phase::DrainingInbound,
+        }
+    }
+
+    fn choose(&self, old: &Current, snapshot: &Snapshot) -> Current {
+        let listener = snapshot.listeners.get(&self.listener);
+        let chain = listener.and_then(|listener| listener.chain_for(&self.inputs));
+        let (chain, ends) = match chain {
+            Some(chain) if serves_alike(&old.chain, chain) => (chain, false),
+            _ => (&old.chain, true),
+        };
+        Current { generation: snapshot.generation, chain: chain.clone(), ends }
+    }
+}
+
+/// True where a connection that `old` accepted can go on under `new`.
+fn serves_alike(old: &FilterChain, new: &FilterChain) -> bool {
+    if old.transport != new.transport {
+        return false;
+    }
+    match (&old.action, &new.action) {
+        (NetworkAction::Tcp(_), NetworkAction::Tcp(_)) => true,
+        (NetworkAction::Http(old), NetworkAction::Http(new)) => {
+            old.codec == new.codec || old.codec == Codec::Auto || new.codec == Codec::Auto
+        }
+        _ => false,
+    }
+}
