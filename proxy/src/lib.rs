@@ -6,6 +6,7 @@
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod io;
 pub mod listener;
 pub mod upstream;
 pub mod worker;

@@ -1,3 +1,6 @@
 //! HTTP on the request path: codecs, routing, one request from start to finish, and the answers that the proxy makes itself.
 
+pub mod fields;
+pub mod head;
+pub mod name;
 pub mod template;

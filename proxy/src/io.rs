@@ -1,0 +1,285 @@
+//! A byte stream whose reader and writer share it without a lock or a split.
+//!
+//! All operations take `&self`: tokio's sockets keep one waker for reading and one for writing, so one task may read
+//! while another future of the same task writes. Two readers at once (or two writers) would steal each other's waker and
+//! are not allowed. An enum instead of a trait object: the calls inline, and TLS joins as a variant.
+
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A connection to a peer.
+#[derive(Debug)]
+pub enum Stream {
+    /// Bytes as they are.
+    Plain(TcpStream),
+}
+
+impl Stream {
+    /// Reads what is there, without waiting. `Ok(0)` is the end of the stream; [`io::ErrorKind::WouldBlock`] means
+    /// nothing is there yet.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.try_read(buf),
+        }
+    }
+
+    /// Like [`Stream::try_read`], appending to the spare capacity of `buf` (which must have some).
+    pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.try_read_buf(buf),
+        }
+    }
+
+    /// Waits until a read would not block. Holds no buffer.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.readable().await,
+        }
+    }
+
+    /// Waits until a write would not block.
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.writable().await,
+        }
+    }
+
+    /// Ready when a read would not block.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => tcp.poll_read_ready(cx),
+        }
+    }
+
+    /// Ready when a write would not block.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => tcp.poll_write_ready(cx),
+        }
+    }
+
+    /// Reads some bytes; `Ok(0)` is the end of the stream. Cancel-safe.
+    pub async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.try_read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Appends some bytes to the spare capacity of `buf` (which must have some); `Ok(0)` is the end. Cancel-safe.
+    pub async fn read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
+        loop {
+            match self.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Polls [`Stream::read_buf`].
+    pub fn poll_read_buf<B: BufMut>(&self, cx: &mut Context<'_>, buf: &mut B) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_read_ready(cx))?,
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Writes what fits, without waiting.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.try_write(buf),
+        }
+    }
+
+    /// Writes what fits of several buffers, without waiting.
+    pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.try_write_vectored(bufs),
+        }
+    }
+
+    /// Writes everything. Not cancel-safe: how much was written is lost; use [`Stream::write_buf`] where that matters.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.write_some(bytes).await?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Writes until `buf` is empty, advancing it after each write: after an error or a cancellation `buf` holds what
+    /// wasn't handed to the kernel.
+    pub async fn write_buf<B: Buf>(&self, buf: &mut B) -> io::Result<()> {
+        while buf.has_remaining() {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let used = buf.chunks_vectored(&mut slices);
+            let written = match self.try_write_vectored(&slices[..used]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable().await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            buf.advance(written);
+        }
+        Ok(())
+    }
+
+    async fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.try_write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Sends FIN: the peer reads the end, and may go on sending.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => SockRef::from(tcp).shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Makes the coming close a reset, so that the peer learns that its stream was cut and not ended.
+    pub fn reset_on_close(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO)),
+        }
+    }
+
+    /// False where the peer has closed or reset, or where bytes wait that nobody asked for: such a connection must not
+    /// be used again. Costs one system call only if the socket was signalled since the last read.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [0u8; 1];
+        matches!(self.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Address of the peer.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(tcp) => tcp.peer_addr(),
+        }
+    }
+
+    /// Our address.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(tcp) => tcp.local_addr(),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Plain(tcp)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.shutdown_write())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::{Bytes, BytesMut};
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (Stream, Stream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(connect, listener.accept());
+        (client.unwrap().into(), accepted.unwrap().0.into())
+    }
+
+    #[tokio::test]
+    async fn one_task_reads_and_writes_the_same_stream() {
+        let (left, right) = pair().await;
+        let sent = vec![7u8; 8 << 20];
+        let echo = async {
+            let mut buf = vec![0; 65536];
+            loop {
+                let read = right.read(&mut buf).await.unwrap();
+                if read == 0 {
+                    return right.shutdown_write().unwrap();
+                }
+                right.write_all(&buf[..read]).await.unwrap();
+            }
+        };
+        let send = async {
+            let mut parts =
+                Bytes::copy_from_slice(&sent[..1000]).chain(Bytes::copy_from_slice(&sent[1000..]));
+            left.write_buf(&mut parts).await.unwrap();
+            left.shutdown_write().unwrap();
+        };
+        let receive = async {
+            let mut got = BytesMut::new();
+            loop {
+                got.reserve(65536);
+                if left.read_buf(&mut got).await.unwrap() == 0 {
+                    return got;
+                }
+            }
+        };
+        let (_, _, got) = tokio::join!(echo, send, receive);
+        assert!(got == sent);
+    }
+
+    #[tokio::test]
+    async fn quiet_until_the_peer_says_something_or_leaves() {
+        let (left, right) = pair().await;
+        assert!(left.is_quiet());
+        drop(right);
+        left.readable().await.unwrap();
+        assert!(!left.is_quiet());
+    }
+}
