@@ -7,7 +7,7 @@
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -36,10 +36,10 @@ impl ClusterHandle {
         let endpoints = cluster.endpoints.load_full();
         cluster.live.welcome(&endpoints);
         cluster.live.apply(&cluster.spec.limits, cluster.connection_settings);
-        cluster.in_force.store(true, SeqCst);
+        cluster.phase.store(IN_FORCE, SeqCst);
         let before = self.current.swap(Some(cluster.clone()));
         if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, &cluster)) {
-            before.in_force.store(false, SeqCst);
+            before.phase.store(REPLACED, SeqCst);
             // Requests that hold the old version go on with the endpoints of the new one.
             before.endpoints.store(endpoints);
             if !Arc::ptr_eq(&before.live, &cluster.live) {
@@ -52,7 +52,7 @@ impl ClusterHandle {
     /// Takes the cluster away: new requests find nothing, idle connections are closed, requests in flight finish.
     pub fn remove(&self) {
         if let Some(before) = self.current.swap(None) {
-            before.in_force.store(false, SeqCst);
+            before.phase.store(REPLACED, SeqCst);
             before.live.retire();
         }
     }
@@ -69,9 +69,16 @@ pub struct Cluster {
     pub live: Arc<LiveState>,
     /// Hash of what makes connections differ; a pool uses only those made with the settings in force.
     pub(crate) connection_settings: u64,
-    /// False until published and after being replaced: then its endpoints decide nothing about connections.
-    in_force: AtomicBool,
+    /// Whether its endpoints decide about connections.
+    phase: AtomicU8,
 }
+
+/// Not published yet: its endpoints decide nothing.
+const WARMING: u8 = 0;
+/// Published: endpoints that aren't in its set are removed.
+const IN_FORCE: u8 = 1;
+/// Another version took its place, with its endpoints.
+const REPLACED: u8 = 2;
 
 impl Cluster {
     /// A version of a cluster, not yet in force. Live state is carried over from the version before; so are the endpoints,
@@ -93,17 +100,21 @@ impl Cluster {
             connection_settings: spec.connection_settings(),
             endpoints: ArcSwap::new(endpoints),
             live,
-            in_force: AtomicBool::new(false),
+            phase: AtomicU8::new(WARMING),
             spec,
         })
     }
 
     /// Swaps the endpoints. Where this version is in force, endpoints that are gone get no new pick from now on, their idle
-    /// connections are closed, and what is in flight finishes.
+    /// connections are closed, and what is in flight finishes. A version that was replaced learns nothing any more.
     pub fn set_endpoints(&self, set: Arc<EndpointSet>) {
+        if self.phase.load(SeqCst) == REPLACED {
+            return;
+        }
         self.live.welcome(&set);
         self.endpoints.store(set);
-        if self.in_force.load(SeqCst) {
+        // Looked at after the swap: a publication at the same time either sees the new set or is seen here.
+        if self.phase.load(SeqCst) == IN_FORCE {
             self.adopt();
         }
     }

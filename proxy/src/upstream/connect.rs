@@ -1,0 +1,229 @@
+//! Opens TCP connections to endpoints: local address, keepalive, time-out, and errors that say whose fault it was.
+//!
+//! Nothing has been sent when a connect fails, so the caller may always try another endpoint.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::live::{ConnectionPermit, EndpointState};
+use crate::config::cluster::{ClusterSpec, TcpKeepalive};
+use crate::error::{Kind, Progress, ProxyError, Side};
+
+/// A raw TCP connection to an endpoint, counted at its cluster until dropped.
+#[derive(Debug)]
+pub struct TcpConnection {
+    /// The socket.
+    pub stream: TcpStream,
+    /// Its place among the cluster's connections.
+    pub permit: ConnectionPermit,
+}
+
+/// Opens a connection for opaque bytes. Where the cluster's limit is reached it fails with [`Kind::Overflow`]: unlike a
+/// request, a connection doesn't wait.
+pub async fn open_tcp(
+    endpoint: &Arc<EndpointState>,
+    spec: &ClusterSpec,
+) -> Result<TcpConnection, ProxyError> {
+    let Some(permit) = ConnectionPermit::try_new(endpoint) else {
+        endpoint.cluster.counters.connection_overflow.fetch_add(1, Relaxed);
+        return Err(endpoint.cluster.overflow("max_connections"));
+    };
+    let stream = connect(&permit, spec).await?;
+    Ok(TcpConnection { stream, permit })
+}
+
+/// Connects to the permit's endpoint and counts the outcome.
+pub(super) async fn connect(permit: &ConnectionPermit, spec: &ClusterSpec) -> Result<TcpStream, ProxyError> {
+    let endpoint = permit.endpoint();
+    let attempt = dial(endpoint.address, spec);
+    let outcome = match tokio::time::timeout(spec.connect_timeout, attempt).await {
+        Ok(outcome) => outcome.map_err(|failure| failure.into_error(endpoint)),
+        Err(_) => {
+            endpoint.cluster.counters.connect_timeouts.fetch_add(1, Relaxed);
+            let detail = format!("{} did not accept within {:?}", endpoint.address, spec.connect_timeout);
+            Err(ProxyError::new(Kind::ConnectTimeout, Side::Upstream, Progress::NothingSent, detail))
+        }
+    };
+    let (cluster, counters) = (&endpoint.cluster.counters, &endpoint.counters);
+    let [of_cluster, of_endpoint] = match &outcome {
+        Ok(_) => [&cluster.connections_opened, &counters.connections_opened],
+        Err(_) => [&cluster.connect_failures, &counters.connect_failures],
+    };
+    of_cluster.fetch_add(1, Relaxed);
+    of_endpoint.fetch_add(1, Relaxed);
+    outcome
+}
+
+/// Why a dial failed: before the peer was asked, or by the way to it.
+#[derive(Debug, thiserror::Error)]
+enum DialFailure {
+    #[error("local address {0} cannot reach {1}: one is IPv4, the other IPv6")]
+    Family(SocketAddr, SocketAddr),
+    #[error("local connection failure: {0}")]
+    Local(io::Error),
+    #[error("remote connection failure: {0}")]
+    Remote(io::Error),
+}
+
+impl DialFailure {
+    fn into_error(self, endpoint: &EndpointState) -> ProxyError {
+        let side = match self {
+            Self::Remote(_) => Side::Upstream,
+            Self::Local(_) | Self::Family(..) => Side::Internal,
+        };
+        let detail: Cow<'static, str> = format!("{}: {self}", endpoint.address).into();
+        ProxyError::new(Kind::ConnectFailed, side, Progress::NothingSent, detail)
+    }
+}
+
+async fn dial(address: SocketAddr, spec: &ClusterSpec) -> Result<TcpStream, DialFailure> {
+    let socket = prepare(address, spec)?;
+    socket.connect(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => {
+            DialFailure::Local(error)
+        }
+        _ => DialFailure::Remote(error),
+    })
+}
+
+fn prepare(address: SocketAddr, spec: &ClusterSpec) -> Result<TcpSocket, DialFailure> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+        .map_err(DialFailure::Local)?;
+    socket.set_nonblocking(true).map_err(DialFailure::Local)?;
+    socket.set_tcp_nodelay(true).map_err(DialFailure::Local)?;
+    if let Some(local) = spec.bind_address {
+        if local.is_ipv4() != address.is_ipv4() {
+            return Err(DialFailure::Family(local, address));
+        }
+        // The port is chosen at connect, per destination: else one local address has 28,000 connections in all.
+        // Kernels that don't know the option only lose that.
+        let _ = setsockopt(&socket, IpBindAddressNoPort, &true);
+        socket.bind(&local.into()).map_err(DialFailure::Local)?;
+    }
+    if let Some(keepalive) = &spec.tcp_keepalive {
+        set_keepalive(&socket, keepalive).map_err(DialFailure::Local)?;
+    }
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+fn set_keepalive(socket: &Socket, keepalive: &TcpKeepalive) -> io::Result<()> {
+    let mut settings = socket2::TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        settings = settings.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        settings = settings.with_interval(interval);
+    }
+    if let Some(probes) = keepalive.probes {
+        settings = settings.with_retries(probes);
+    }
+    SockRef::from(socket).set_tcp_keepalive(&settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::cluster::{ClusterLimits, Discovery};
+    use crate::upstream::live::LiveState;
+
+    fn spec() -> ClusterSpec {
+        ClusterSpec::plain("c", Discovery::Static)
+    }
+
+    async fn listen() -> (TcpListener, Arc<EndpointState>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = LiveState::new("c").endpoint(listener.local_addr().unwrap());
+        (listener, endpoint)
+    }
+
+    #[tokio::test]
+    async fn connects_from_the_bind_address_with_its_options() {
+        let (listener, endpoint) = listen().await;
+        let keepalive = TcpKeepalive {
+            time: Some(Duration::from_secs(30)),
+            interval: Some(Duration::from_secs(5)),
+            probes: Some(4),
+        };
+        let spec = ClusterSpec {
+            bind_address: Some("127.0.0.6:0".parse().unwrap()),
+            tcp_keepalive: Some(keepalive),
+            ..spec()
+        };
+        let connection = open_tcp(&endpoint, &spec).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer.ip().to_string(), "127.0.0.6");
+        let socket = SockRef::from(&connection.stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!((endpoint.connections(), endpoint.counters.connections_opened.load(Relaxed)), (1, 1));
+        drop(connection);
+        assert_eq!(endpoint.connections(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connect_is_the_upstreams_failure_and_nothing_was_sent() {
+        let (listener, endpoint) = listen().await;
+        drop(listener);
+        let error = open_tcp(&endpoint, &spec()).await.expect_err("nobody listens");
+        assert_eq!((error.kind, error.side), (Kind::ConnectFailed, Side::Upstream));
+        assert_eq!(error.progress, Progress::NothingSent);
+        assert!(error.detail.contains("remote connection failure: Connection refused"), "{}", error.detail);
+        assert_eq!((endpoint.connections(), endpoint.counters.connect_failures.load(Relaxed)), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_local_address_that_is_not_ours_is_our_failure() {
+        let (_listener, endpoint) = listen().await;
+        for (local, text) in [("192.0.2.1:0", "local connection failure"), ("[::1]:0", "one is IPv4")] {
+            let spec = ClusterSpec { bind_address: Some(local.parse().unwrap()), ..spec() };
+            let error = open_tcp(&endpoint, &spec).await.expect_err("not our address");
+            assert_eq!((error.kind, error.side), (Kind::ConnectFailed, Side::Internal), "{local}");
+            assert!(error.detail.contains(text), "{}", error.detail);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_peer_ends_in_a_time_out() {
+        // A full backlog drops SYNs: the only way on loopback to be met with silence.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let endpoint = LiveState::new("c").endpoint(address);
+        let spec = ClusterSpec { connect_timeout: Duration::from_millis(300), ..spec() };
+        let mut connections = Vec::new();
+        let error = loop {
+            match open_tcp(&endpoint, &spec).await {
+                Ok(connection) => connections.push(connection),
+                Err(error) => break error,
+            }
+            assert!(connections.len() < 100, "the backlog never fills");
+        };
+        assert_eq!((error.kind, error.side), (Kind::ConnectTimeout, Side::Upstream));
+        assert_eq!(endpoint.cluster.counters.connect_timeouts.load(Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn the_limit_closes_the_door_without_waiting() {
+        let (_listener, endpoint) = listen().await;
+        endpoint.cluster.apply(&ClusterLimits { max_connections: 1, ..ClusterLimits::default() }, 0);
+        let _first = open_tcp(&endpoint, &spec()).await.unwrap();
+        let error = open_tcp(&endpoint, &spec()).await.expect_err("over the limit");
+        assert_eq!(error.kind, Kind::Overflow);
+        assert_eq!(error.detail, "cluster c has reached max_connections");
+        assert_eq!(endpoint.cluster.counters.connection_overflow.load(Relaxed), 1);
+    }
+}
