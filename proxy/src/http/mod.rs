@@ -3,4 +3,5 @@
 pub mod fields;
 pub mod head;
 pub mod name;
+pub mod normalize;
 pub mod template;
