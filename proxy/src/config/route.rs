@@ -8,6 +8,8 @@ use bytes::Bytes;
 use regex::bytes::Regex;
 
 use super::cluster::{ClusterHandle, WeightedClusters};
+use crate::http::head::{Known, Name};
+use crate::http::template::Template;
 
 /// One RouteConfiguration.
 #[derive(Debug)]
@@ -35,17 +37,108 @@ pub enum VirtualHosts {
     OnDemand(Arc<crate::xds::on_demand::HostTable>),
 }
 
-/// Virtual hosts by lower-cased domain.
+/// Virtual hosts by lower-cased domain; [`HostIndex::insert`] fills it, `http::router` looks up.
 #[derive(Debug, Default)]
 pub struct HostIndex {
     /// Domains without a wildcard.
-    pub exact: HashMap<Box<str>, Arc<VirtualHost>, foldhash::fast::RandomState>,
-    /// `*.foo.com` as `.foo.com`, longest first.
-    pub suffixes: Vec<(Box<str>, Arc<VirtualHost>)>,
-    /// `foo.*` as `foo.`, longest first.
-    pub prefixes: Vec<(Box<str>, Arc<VirtualHost>)>,
+    pub exact: HostMap,
+    /// `*.foo.com` as `.foo.com`, by length, longest first.
+    pub suffixes: Vec<(usize, HostMap)>,
+    /// `foo.*` as `foo.`, by length, longest first.
+    pub prefixes: Vec<(usize, HostMap)>,
     /// Domain `*`.
     pub catch_all: Option<Arc<VirtualHost>>,
+}
+
+/// Virtual hosts by exact text.
+pub type HostMap = HashMap<Box<[u8]>, Arc<VirtualHost>, foldhash::fast::RandomState>;
+
+impl HostIndex {
+    /// Adds a domain: exact, `*.suffix`, `prefix.*` or `*`. False, and no change, where it is there already.
+    pub fn insert(&mut self, domain: &str, host: &Arc<VirtualHost>) -> bool {
+        let domain = domain.to_ascii_lowercase();
+        let map = match (domain.strip_prefix('*'), domain.strip_suffix('*')) {
+            (Some(""), _) => {
+                let free = self.catch_all.is_none();
+                self.catch_all.get_or_insert_with(|| host.clone());
+                return free;
+            }
+            (Some(suffix), _) => (Self::of_length(&mut self.suffixes, suffix.len()), suffix),
+            (_, Some(prefix)) => (Self::of_length(&mut self.prefixes, prefix.len()), prefix),
+            (None, None) => (&mut self.exact, domain.as_str()),
+        };
+        let (map, text) = map;
+        match map.entry(text.as_bytes().into()) {
+            std::collections::hash_map::Entry::Occupied(_) => false,
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(host.clone());
+                true
+            }
+        }
+    }
+
+    fn of_length(maps: &mut Vec<(usize, HostMap)>, length: usize) -> &mut HostMap {
+        let at = maps.partition_point(|(other, _)| *other > length);
+        if maps.get(at).is_none_or(|(other, _)| *other != length) {
+            maps.insert(at, (length, HostMap::default()));
+        }
+        &mut maps[at].1
+    }
+}
+
+/// A header name of the configuration: lower-cased, and looked up among the known ones once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderName {
+    /// One that the proxy knows.
+    Known(Known),
+    /// Any other.
+    Other(Box<[u8]>),
+}
+
+impl HeaderName {
+    /// For look-ups.
+    pub fn as_name(&self) -> Name<'_> {
+        match self {
+            Self::Known(known) => Name::Known(*known),
+            Self::Other(name) => Name::Other(name),
+        }
+    }
+}
+
+impl From<&str> for HeaderName {
+    fn from(name: &str) -> Self {
+        match Known::find(name.as_bytes()) {
+            Some(known) => Self::Known(known),
+            None => Self::Other(name.to_ascii_lowercase().into_bytes().into()),
+        }
+    }
+}
+
+/// What a header condition or `%REQ()%` looks at: a pseudo header or a header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// `:method`.
+    Method,
+    /// `:path`, with the query.
+    Path,
+    /// `:authority`, or `host`.
+    Authority,
+    /// `:scheme`.
+    Scheme,
+    /// A header; names that begin with `:` and aren't above find nothing.
+    Header(HeaderName),
+}
+
+impl From<&str> for Subject {
+    fn from(name: &str) -> Self {
+        match name.to_ascii_lowercase().as_str() {
+            ":method" => Self::Method,
+            ":path" => Self::Path,
+            ":authority" | "host" => Self::Authority,
+            ":scheme" => Self::Scheme,
+            name => Self::Header(name.into()),
+        }
+    }
 }
 
 /// A named group of routes.
@@ -134,8 +227,8 @@ pub struct Text {
 /// Condition on one header.
 #[derive(Debug)]
 pub struct HeaderMatch {
-    /// Lower-cased name, or a pseudo header's.
-    pub name: Box<str>,
+    /// Which one.
+    pub subject: Subject,
     /// What its values (joined with `,`) must be.
     pub value: ValueMatch,
     /// Turn the result round.
@@ -148,7 +241,7 @@ pub struct HeaderMatch {
 #[derive(Debug)]
 pub struct QueryMatch {
     /// Name, decoded.
-    pub name: Box<str>,
+    pub name: Box<[u8]>,
     /// What its first value must be.
     pub value: ValueMatch,
 }
@@ -220,7 +313,7 @@ pub enum ForwardTarget {
     /// By weight, with one random number a request.
     Weighted(WeightedClusters),
     /// The cluster whose name a request header carries.
-    Header(Box<str>),
+    Header(HeaderName),
 }
 
 /// Path rewrite of a forward.
@@ -244,7 +337,7 @@ pub enum HostRewrite {
     /// The host name of the endpoint that is picked.
     Auto,
     /// The value of this request header.
-    Header(Box<str>),
+    Header(HeaderName),
     /// Regex over the path.
     PathRegex(Regex, Box<[u8]>),
 }
@@ -356,12 +449,12 @@ pub struct DirectResponse {
 /// Header operations of one level, on requests and on responses.
 #[derive(Debug, Default, Clone)]
 pub struct HeaderOps {
-    /// Names to delete from requests, lower-cased.
-    pub request_remove: Box<[Box<str>]>,
+    /// Names to delete from requests.
+    pub request_remove: Box<[HeaderName]>,
     /// Values to add to requests, in order.
     pub request_add: Box<[HeaderAdd]>,
     /// Names to delete from responses.
-    pub response_remove: Box<[Box<str>]>,
+    pub response_remove: Box<[HeaderName]>,
     /// Values to add to responses.
     pub response_add: Box<[HeaderAdd]>,
 }
@@ -369,8 +462,8 @@ pub struct HeaderOps {
 /// One header to add.
 #[derive(Debug, Clone)]
 pub struct HeaderAdd {
-    /// Name, as configured.
-    pub name: Arc<str>,
+    /// Its name.
+    pub name: HeaderName,
     /// Value with its `%COMMAND%`s parsed.
     pub value: Template,
     /// What to do where the header is there.
@@ -390,20 +483,4 @@ pub enum AppendAction {
     OverwriteIfExistsOrAdd,
     /// Replace only where it is there.
     OverwriteIfExists,
-}
-
-/// A text with `%COMMAND%`s, parsed.
-#[derive(Debug, Clone)]
-pub struct Template {
-    /// Literal pieces and commands, in order.
-    pub parts: Box<[TemplatePart]>,
-}
-
-/// A piece of a [`Template`].
-#[derive(Debug, Clone)]
-pub enum TemplatePart {
-    /// Text as it is.
-    Literal(Bytes),
-    /// A command to evaluate.
-    Command(crate::http::template::Command),
 }

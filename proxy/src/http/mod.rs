@@ -4,4 +4,6 @@ pub mod fields;
 pub mod head;
 pub mod name;
 pub mod normalize;
+pub mod peer_metadata;
+pub mod router;
 pub mod template;

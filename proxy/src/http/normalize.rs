@@ -65,7 +65,10 @@ fn without_fragment(target: &[u8]) -> &[u8] {
 fn is_plain(path: &[u8]) -> bool {
     let mut before = 0;
     for &byte in path {
-        if must_escape(byte) || matches!(byte, b'%' | b'\\') || (before == b'/' && matches!(byte, b'/' | b'.')) {
+        if must_escape(byte)
+            || matches!(byte, b'%' | b'\\')
+            || (before == b'/' && matches!(byte, b'/' | b'.'))
+        {
             return false;
         }
         before = byte;

@@ -1,0 +1,187 @@
+//! Which virtual host and route take a request: pure look-ups in a route table.
+//!
+//! Hosts: exact, longest `*.suffix`, longest `prefix.*`, `*`. Routes: the first in order whose conditions all hold.
+//! Envoy's rules to the letter: paths are compared without query, values of repeated headers are joined by commas,
+//! the first occurrence of a query parameter counts, a missing header fails every condition on its value, even an inverted one,
+//! unless it counts as empty.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use percent_encoding::percent_decode;
+use smallvec::SmallVec;
+
+use super::head::{Method, RequestHead};
+use super::template::request_value;
+use crate::config::route::{
+    HeaderMatch, HostIndex, HostMap, PathMatch, QueryMatch, Route, RouteMatch, Subject, Text, ValueMatch,
+    VirtualHost,
+};
+
+/// The virtual host that serves `authority`.
+pub fn find_host<'t>(
+    index: &'t HostIndex,
+    authority: &[u8],
+    ignore_port: bool,
+) -> Option<&'t Arc<VirtualHost>> {
+    if index.exact.is_empty() && index.suffixes.is_empty() && index.prefixes.is_empty() {
+        return index.catch_all.as_ref();
+    }
+    let host = if ignore_port { without_port(authority) } else { authority };
+    let host = lower_case(host);
+    index
+        .exact
+        .get(&*host)
+        .or_else(|| longest(&index.suffixes, host.len(), |length| &host[host.len() - length..]))
+        .or_else(|| longest(&index.prefixes, host.len(), |length| &host[..length]))
+        .or(index.catch_all.as_ref())
+}
+
+/// Of maps by length, longest first, the first that holds its part of the host. A wildcard stands for at least one byte.
+fn longest<'t, 'h>(
+    maps: &'t [(usize, HostMap)],
+    host_length: usize,
+    part: impl Fn(usize) -> &'h [u8],
+) -> Option<&'t Arc<VirtualHost>> {
+    maps.iter().filter(|(length, _)| *length < host_length).find_map(|(length, map)| map.get(part(*length)))
+}
+
+/// Lower-cased without an allocation for hosts of usual length.
+fn lower_case(host: &[u8]) -> SmallVec<[u8; 128]> {
+    let mut lower = SmallVec::from_slice(host);
+    lower.make_ascii_lowercase();
+    lower
+}
+
+/// A host without its port: `a:80`, `[::1]:80` (the brackets stay).
+pub fn without_port(authority: &[u8]) -> &[u8] {
+    let Some(colon) = authority.iter().rposition(|b| *b == b':') else { return authority };
+    let (host, port) = (&authority[..colon], &authority[colon + 1..]);
+    let bare_v6 = host.contains(&b':') && host.last() != Some(&b']');
+    if bare_v6 || !port.iter().all(u8::is_ascii_digit) { authority } else { host }
+}
+
+/// The first route of `host` that takes `head`. `random` decides runtime fractions.
+pub fn find_route<'t>(host: &'t VirtualHost, head: &RequestHead, random: u64) -> Option<&'t Arc<Route>> {
+    let path = head.path_only();
+    host.routes.iter().find(|route| holds(&route.matches, head, path, random))
+}
+
+fn holds(matches: &RouteMatch, head: &RequestHead, path: &[u8], random: u64) -> bool {
+    path_holds(&matches.path, head, path)
+        && (!matches.grpc || head.is_grpc())
+        && matches.headers.iter().all(|header| header_holds(header, head))
+        && (matches.query.is_empty() || query_holds(&matches.query, head.query().unwrap_or_default()))
+        && matches.runtime_fraction.is_none_or(|share| fraction(random) < u64::from(share))
+}
+
+/// The draw for runtime fractions, in parts per million. Other bits than those that choose a weighted cluster, so that
+/// the two are independent.
+fn fraction(random: u64) -> u64 {
+    (random >> 32) % 1_000_000
+}
+
+fn path_holds(matches: &PathMatch, head: &RequestHead, path: &[u8]) -> bool {
+    // A CONNECT without a path matches nothing else.
+    if path.is_empty() || matches!(matches, PathMatch::Connect) {
+        return matches!(matches, PathMatch::Connect) && head.method() == Method::Connect;
+    }
+    match matches {
+        PathMatch::Prefix(prefix) => prefix.begins(path),
+        PathMatch::Exact(exact) => exact.equals(path),
+        PathMatch::SegmentPrefix(prefix) => {
+            prefix.begins(path) && matches!(path.get(prefix.value.len()), None | Some(b'/'))
+        }
+        PathMatch::Regex(regex) => regex.is_match(path),
+        PathMatch::Connect => false,
+    }
+}
+
+fn header_holds(matches: &HeaderMatch, head: &RequestHead) -> bool {
+    let value = joined_value(head, &matches.subject);
+    if let ValueMatch::Present(present) = matches.value {
+        return (value.is_some() == present) != matches.invert;
+    }
+    match value {
+        Some(value) => value_holds(&matches.value, &value) != matches.invert,
+        None if matches.missing_as_empty => value_holds(&matches.value, b"") != matches.invert,
+        None => false,
+    }
+}
+
+/// The value that conditions see: all lines of a header, joined by commas.
+fn joined_value<'h>(head: &'h RequestHead, subject: &'h Subject) -> Option<Cow<'h, [u8]>> {
+    let Subject::Header(name) = subject else { return request_value(head, subject).map(Cow::Borrowed) };
+    let mut values = head.fields.get_all(name.as_name());
+    let mut joined = Cow::Borrowed(values.next()?);
+    for value in values {
+        let joined = joined.to_mut();
+        joined.push(b',');
+        joined.extend_from_slice(value);
+    }
+    Some(joined)
+}
+
+fn value_holds(matches: &ValueMatch, value: &[u8]) -> bool {
+    match matches {
+        ValueMatch::Present(present) => *present,
+        ValueMatch::Exact(text) => text.equals(value),
+        ValueMatch::Prefix(text) => text.begins(value),
+        ValueMatch::Suffix(text) => text.ends(value),
+        ValueMatch::Contains(text) => text.is_in(value),
+        ValueMatch::Regex(regex) => regex.is_match(value),
+        ValueMatch::Range(start, end) => {
+            let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
+            number.is_some_and(|number| (*start..*end).contains(&number))
+        }
+    }
+}
+
+fn query_holds(matches: &[QueryMatch], query: &[u8]) -> bool {
+    matches.iter().all(|wanted| {
+        let value = query_value(query, &wanted.name);
+        match (&wanted.value, value) {
+            (ValueMatch::Present(present), value) => value.is_some() == *present,
+            (_, None) => false,
+            (condition, Some(value)) => value_holds(condition, &value),
+        }
+    })
+}
+
+/// The decoded value of the first parameter `name`.
+fn query_value<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
+    query.split(|b| *b == b'&').find_map(|pair| {
+        let (key, value) = match pair.iter().position(|b| *b == b'=') {
+            Some(at) => (&pair[..at], &pair[at + 1..]),
+            None => (pair, &b""[..]),
+        };
+        let key: Cow<'_, [u8]> = percent_decode(key).into();
+        (!pair.is_empty() && *key == *name).then(|| percent_decode(value).into())
+    })
+}
+
+impl Text {
+    /// True for the whole of `value`.
+    pub fn equals(&self, value: &[u8]) -> bool {
+        if self.ignore_case { self.value.eq_ignore_ascii_case(value) } else { *self.value == *value }
+    }
+
+    /// True where `value` starts with this.
+    pub fn begins(&self, value: &[u8]) -> bool {
+        value.get(..self.value.len()).is_some_and(|start| self.equals(start))
+    }
+
+    /// True where `value` ends with this.
+    pub fn ends(&self, value: &[u8]) -> bool {
+        let rest = value.len().checked_sub(self.value.len());
+        rest.is_some_and(|start| self.equals(&value[start..]))
+    }
+
+    /// True where `value` contains this.
+    pub fn is_in(&self, value: &[u8]) -> bool {
+        self.value.is_empty() || value.windows(self.value.len()).any(|part| self.equals(part))
+    }
+}
+
+#[cfg(test)]
+mod tests;

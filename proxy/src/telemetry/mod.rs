@@ -1,0 +1,3 @@
+//! What happened: records of requests and connections, and what is made of them (metrics, access logs).
+
+pub mod record;
