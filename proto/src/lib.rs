@@ -12,6 +12,7 @@ pub mod any;
 pub mod json;
 pub mod schema;
 pub mod types;
+pub mod xds;
 
 pub use any::{Any, AnyError};
 
