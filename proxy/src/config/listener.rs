@@ -31,6 +31,9 @@ pub struct Listener {
     pub matcher: ChainMatcher,
     /// Chain for connections that no other chain matches. Without one they are closed (flag `NR`).
     pub default_chain: Option<Arc<FilterChain>>,
+    /// The chains above are not all: for a connection with an SNI, ask for the one that takes it
+    /// (`ListenerTable::get_server_name`); these are for connections without, and for names that are answered absent.
+    pub chains_by_server_name: bool,
     /// Which side of the workload this is, for metrics and draining.
     pub direction: Direction,
     /// Listen back-log; `None` is the kernel's maximum.
@@ -42,6 +45,26 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// A listener without chains, and with what Envoy takes for everything that isn't said.
+    pub fn plain(name: impl Into<Arc<str>>, address: SocketAddr) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            bind_to_port: true,
+            use_original_dst: false,
+            original_dst_filter: false,
+            inspect: Inspect { timeout: Some(Duration::from_secs(15)), ..Inspect::default() },
+            chains: Vec::new(),
+            matcher: ChainMatcher::default(),
+            default_chain: None,
+            chains_by_server_name: false,
+            direction: Direction::default(),
+            backlog: None,
+            access_log: Vec::new(),
+            hash: 0,
+        }
+    }
+
     /// The chain that takes a connection; `None`: it is closed with flag `NR`.
     pub fn chain_for(&self, inputs: &ConnectionInputs) -> Option<&Arc<FilterChain>> {
         match self.matcher.find(inputs) {
