@@ -25,7 +25,7 @@ pub const WILDCARD: &str = "*";
 /// A resource in the form in which it is sent: encoded once, shared by all streams.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
-    /// Its name; for virtual hosts see [`virtual_host_name`].
+    /// Its name; that of a virtual host is `<route config>/<host>`.
     pub name: Name,
     /// Hash of `body`.
     pub version: Version,
@@ -66,16 +66,6 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
-}
-
-/// Name of a virtual host as a resource: `<route config>/<host>`.
-pub fn virtual_host_name(route_config: &str, host: &str) -> String {
-    format!("{route_config}/{host}")
-}
-
-/// Route config and host of a virtual host's resource name. The host has no slash; the route config may have.
-pub fn split_virtual_host_name(name: &str) -> Option<(&str, &str)> {
-    name.rsplit_once('/')
 }
 
 /// Place of a type in a push: what is referred to goes before what refers to it. Removals go the other way round.
@@ -123,12 +113,5 @@ mod tests {
             Version::of(&Any::pack(&Metadata { filter_metadata }))
         };
         assert_eq!(build(&["a", "b", "c", "d"]), build(&["d", "c", "b", "a"]));
-    }
-
-    #[test]
-    fn virtual_host_names_split_at_the_last_slash() {
-        assert_eq!(split_virtual_host_name(&virtual_host_name("80", "a.b")), Some(("80", "a.b")));
-        assert_eq!(split_virtual_host_name("ns/gw/a.b"), Some(("ns/gw", "a.b")));
-        assert_eq!(split_virtual_host_name("80"), None);
     }
 }
