@@ -33,8 +33,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .enable_type_names()
         .type_name_domain(["."], TYPE_URL_DOMAIN)
         .bytes(["."])
-        // Ordered maps encode the same way each time: versions are hashes of encoded content.
-        .btree_map(["."])
         .extern_path(".google.protobuf.Any", "crate::any::Any");
     tonic_prost_build::configure().compile_fds_with_config(set, config)?;
     Ok(())

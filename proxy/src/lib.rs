@@ -3,12 +3,13 @@
 //! Reading order: `app` (start to drain), `listener` (a connection arrives), `http::exchange` (one request from start
 //! to finish), `upstream` (from a cluster to a sent request), `compile` (xDS to the representation in `config`).
 
+pub mod bootstrap;
+pub mod compile;
 pub mod config;
 pub mod error;
 pub mod http;
 pub mod io;
 pub mod listener;
-pub mod tcp;
 pub mod telemetry;
 pub mod upstream;
 pub mod worker;

@@ -28,7 +28,7 @@ pub struct Listener {
     /// Ordered chains; the most specific match wins (see [`ChainMatch`]).
     pub chains: Vec<Arc<FilterChain>>,
     /// `chains[].matches`, compiled: `ChainMatcher::new(chains.iter().map(|c| &c.matches))`, which refuses overlaps.
-    pub matcher: ChainMatcher,
+    pub matcher: Arc<ChainMatcher>,
     /// Chain for connections that no other chain matches. Without one they are closed (flag `NR`).
     pub default_chain: Option<Arc<FilterChain>>,
     /// The chains above are not all: for a connection with an SNI, ask for the one that takes it
@@ -55,7 +55,7 @@ impl Listener {
             original_dst_filter: false,
             inspect: Inspect { timeout: Some(Duration::from_secs(15)), ..Inspect::default() },
             chains: Vec::new(),
-            matcher: ChainMatcher::default(),
+            matcher: Arc::default(),
             default_chain: None,
             chains_by_server_name: false,
             direction: Direction::default(),
@@ -210,7 +210,7 @@ pub struct TcpProxy {
 }
 
 /// Envoy's HttpConnectionManager, with its route table linked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HttpManager {
     /// Statistics prefix.
     pub stat_prefix: Arc<str>,

@@ -1,0 +1,136 @@
+//! What keeps the tables small: bounds on names, least recently used out first, and forgetting what nobody uses.
+//!
+//! Names that exist and names that were answered absent are counted apart, so that a flood of invented hosts cannot push out
+//! those that work. A name that an open connection or a running request holds is never taken out. All of this runs on the xDS task.
+
+use std::time::Duration;
+
+use super::OnDemand;
+use super::names::{Asked, Names, Usage};
+
+/// Bounds of on-demand names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Names that exist.
+    pub known: usize,
+    /// Names that were answered absent.
+    pub absent: usize,
+    /// Names that are waited for.
+    pub waiting: usize,
+    /// Longest wait of a request or connection for a name.
+    pub patience: Duration,
+    /// A name that nobody used for this long is forgotten.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            known: 4096,
+            absent: 1024,
+            waiting: 1024,
+            patience: Duration::from_secs(5),
+            idle: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A bound that is passed is undercut by this share of itself, so that the search for the oldest is rare.
+const SLACK: usize = 8;
+
+impl OnDemand {
+    /// The bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Takes out the names that are too many, and returns them.
+    pub(in crate::xds) fn trim(&self) -> Vec<Asked> {
+        let (known, absent) = self.shared.answered();
+        let mut out = Vec::new();
+        for (count, limit, is_absent) in
+            [(known, self.limits.known, false), (absent, self.limits.absent, true)]
+        {
+            if count > limit {
+                let excess = count - limit + limit / SLACK;
+                out.extend(self.oldest(excess, |usage| usage.absent == is_absent && !usage.in_use));
+            }
+        }
+        if self.shared.waiting() > self.limits.waiting / 2 {
+            out.extend(self.abandoned_before(u32::MAX));
+        }
+        self.forget_all(&out);
+        out
+    }
+
+    /// Takes out names that were not used since `epoch`, and returns them.
+    pub(in crate::xds) fn forget_idle(&self, epoch: u32) -> Vec<Asked> {
+        let mut out = self.oldest(usize::MAX, |usage| usage.used <= epoch && !usage.in_use);
+        out.extend(self.abandoned_before(epoch));
+        self.forget_all(&out);
+        out
+    }
+
+    /// Starts a new epoch: what is looked up from now on counts as used later.
+    pub(in crate::xds) fn next_epoch(&self) -> u32 {
+        self.shared.next_epoch()
+    }
+
+    /// Names that exist, the last used first.
+    pub(in crate::xds) fn recently_used(&self) -> Vec<Asked> {
+        let mut all = self.usage();
+        all.retain(|(_, usage)| !usage.absent);
+        all.sort_by(|(_, a), (_, b)| b.used.cmp(&a.used).then_with(|| a.name.cmp(&b.name)));
+        all.into_iter().map(|(asked, _)| asked).collect()
+    }
+
+    /// True where nothing was asked for yet.
+    pub(in crate::xds) fn is_empty(&self) -> bool {
+        self.shared.answered() == (0, 0) && self.shared.waiting() == 0
+    }
+
+    fn usage(&self) -> Vec<(Asked, Usage)> {
+        let mut all = labelled(None, &self.listeners.names);
+        for table in self.hosts.lock().iter() {
+            all.extend(labelled(Some(&table.route_config), &table.names));
+        }
+        all
+    }
+
+    fn oldest(&self, count: usize, eligible: impl Fn(&Usage) -> bool) -> Vec<Asked> {
+        let mut found = self.usage();
+        found.retain(|(_, usage)| eligible(usage));
+        if found.len() > count {
+            found.select_nth_unstable_by_key(count, |(_, usage)| usage.used);
+            found.truncate(count);
+        }
+        found.into_iter().map(|(asked, _)| asked).collect()
+    }
+
+    fn abandoned_before(&self, epoch: u32) -> Vec<Asked> {
+        let mut out = Vec::new();
+        let mut add = |table: Option<&std::sync::Arc<str>>, names: Vec<(Box<str>, u32)>| {
+            let old = names.into_iter().filter(|(_, since)| *since <= epoch);
+            out.extend(old.map(|(name, _)| Asked { table: table.cloned(), name }));
+        };
+        add(None, self.listeners.names.abandoned());
+        for table in self.hosts.lock().iter() {
+            add(Some(&table.route_config), table.names.abandoned());
+        }
+        out
+    }
+
+    fn forget_all(&self, names: &[Asked]) {
+        for Asked { table, name } in names {
+            match table {
+                None => self.listeners.names.forget(name),
+                Some(route_config) => self.hosts(route_config).names.forget(name),
+            }
+        }
+    }
+}
+
+fn labelled<T>(label: Option<&std::sync::Arc<str>>, names: &Names<T>) -> Vec<(Asked, Usage)> {
+    let usage = names.usage().into_iter();
+    usage.map(|u| (Asked { table: label.cloned(), name: u.name.clone() }, u)).collect()
+}
