@@ -48,11 +48,11 @@ pub enum Kind {
     UpstreamTimeout,
     /// Per-try time-out with no try left (504, UT).
     PerTryTimeout,
-    /// Stream without progress (408 or reset, SI).
+    /// Stream without progress (408 or 504 before a response, SI).
     StreamIdle,
-    /// Request took too long to arrive (408).
+    /// Request took too long to arrive (408 or 504).
     RequestTimeout,
-    /// Stream lived too long (408 or 504, UMSDR).
+    /// Stream lived too long (408 or 504, DT).
     MaxStreamDuration,
     /// The client broke the protocol (400, DPE).
     DownstreamProtocol,

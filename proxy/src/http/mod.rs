@@ -5,5 +5,6 @@ pub mod head;
 pub mod name;
 pub mod normalize;
 pub mod peer_metadata;
+pub mod reply;
 pub mod router;
 pub mod template;
