@@ -234,6 +234,8 @@ pub struct HttpManager {
     pub skip_xff_append: bool,
     /// Trusted hops in `x-forwarded-for`.
     pub xff_trusted_hops: u32,
+    /// Addresses whose requests are internal (`internal_address_config`); Envoy's default, and Istio's, is none.
+    pub internal_addresses: Box<[IpNet]>,
     /// Add `via` with this text.
     pub via: Option<Arc<str>>,
     /// Drop the port of `Host` before matching.

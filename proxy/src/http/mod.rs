@@ -1,6 +1,7 @@
 //! HTTP on the request path: codecs, routing, one request from start to finish, and the answers that the proxy makes itself.
 
 pub mod fields;
+pub mod filters;
 pub mod head;
 pub mod name;
 pub mod normalize;
@@ -8,3 +9,6 @@ pub mod peer_metadata;
 pub mod reply;
 pub mod router;
 pub mod template;
+
+#[cfg(test)]
+mod test_support;
