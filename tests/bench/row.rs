@@ -1,0 +1,237 @@
+//! The rows: what is measured, for whom, and with which load.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use osier_tests::process::{self, Program};
+use osier_tests::raw;
+
+use crate::Arguments;
+use crate::load::{self, Done};
+use crate::report::Figures;
+use crate::subject::{Kind, Subject, Targets};
+use crate::usage::{Memory, Usage};
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Row {
+    /// One hop, 1 KiB, 64 kept connections, saturated.
+    Http1,
+    /// Two proxies in a line.
+    Http1TwoHops,
+    /// The same with 64 KiB.
+    #[value(name = "http1-64k")]
+    Http164k,
+    /// A new connection for each request.
+    Http1NewConnection,
+    /// HTTP/2 on both sides, 64 connections with one stream each.
+    Http2,
+    /// gRPC unary calls, 4 connections with 16 streams each.
+    Grpc,
+    /// 1 KiB echo over plain TCP.
+    Tcp,
+    /// 1,000 requests per second, open loop.
+    #[value(name = "latency-1000rps")]
+    Latency1000rps,
+    /// Nothing happens.
+    Idle,
+    /// Memory right after the start.
+    MemoryIdle,
+    /// Memory with 1,000 idle connections, upstream ones beside them.
+    #[value(name = "memory-1000-connections")]
+    Memory1000Connections,
+}
+
+impl Row {
+    /// All rows in the order of the table.
+    pub fn all() -> Vec<Row> {
+        <Row as clap::ValueEnum>::value_variants().to_vec()
+    }
+
+    /// Name on the command line and in reports.
+    pub fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self).map_or(String::new(), |value| value.get_name().to_owned())
+    }
+
+    /// Protocol towards the backend.
+    fn cluster(self) -> &'static str {
+        if matches!(self, Row::Http2 | Row::Grpc) { "http2" } else { "http1" }
+    }
+
+    /// Why a subject has no figure in this row.
+    fn absent(self, kind: Kind) -> Option<&'static str> {
+        match (self, kind) {
+            (Row::Http2 | Row::Grpc, Kind::Nginx) => {
+                Some("nginx has no HTTP/2 upstream with prior knowledge")
+            }
+            (Row::Idle, Kind::Relay) => Some("a relay has nothing to keep alive"),
+            _ => None,
+        }
+    }
+}
+
+/// The backend: nginx from memory, a gRPC server and a TCP echo.
+struct Backend {
+    targets: Targets,
+    _programs: Vec<Program>,
+}
+
+impl Backend {
+    fn start(row: Row, folder: &Path) -> Result<Self> {
+        let (http1, nginx2, grpc, echo) = (
+            process::free_address(),
+            process::free_address(),
+            process::free_address(),
+            process::free_address(),
+        );
+        std::fs::write(folder.join("64k"), vec![b'x'; 64 * 1024])?;
+        let config = include_str!("config/backend.conf")
+            .replace("{{FOLDER}}", &folder.display().to_string())
+            .replace("{{BACKEND}}", &http1.port().to_string())
+            .replace("{{BACKEND2}}", &nginx2.port().to_string())
+            .replace("{{BODY}}", &"x".repeat(1024));
+        let file = folder.join("backend.conf");
+        std::fs::write(&file, config)?;
+        let own = |flag: &str, address: std::net::SocketAddr| -> Result<Command> {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.args([flag, &address.to_string()]);
+            Ok(command)
+        };
+        let mut nginx = Program::start("backend", Command::new("nginx").arg("-c").arg(&file), folder);
+        let mut echo_program = Program::start("echo", &mut own("--echo", echo)?, folder);
+        let mut grpc_program = Program::start("grpc", &mut own("--grpc", grpc)?, folder);
+        nginx.wait_listening(http1);
+        echo_program.wait_listening(echo);
+        grpc_program.wait_listening(grpc);
+        let http2 = if row == Row::Grpc { grpc } else { nginx2 };
+        Ok(Self {
+            targets: Targets { http1, http2, echo },
+            _programs: vec![nginx, echo_program, grpc_program],
+        })
+    }
+
+    /// Connections that nginx has accepted since its start.
+    fn accepted(&self) -> u64 {
+        let answer = raw::exchange(self.targets.http1, "GET", b"GET /status HTTP/1.1\r\nhost: bench\r\n\r\n");
+        let text = answer.map(|answer| answer.text()).unwrap_or_default();
+        text.lines().nth(2).and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// Measures one row for all subjects that it applies to, in turns.
+pub fn run(row: Row, arguments: &Arguments, time: Duration) -> Result<Vec<Figures>> {
+    let folder = tempfile::tempdir()?;
+    let backend = Backend::start(row, folder.path())?;
+    let chosen = |kind: &Kind| arguments.subjects.is_empty() || arguments.subjects.contains(kind);
+    let mut figures = Vec::new();
+    let mut lines = Vec::new();
+    for kind in Kind::ALL.into_iter().filter(chosen) {
+        match row.absent(kind) {
+            Some(reason) => figures.push(Figures::absent(row.name(), kind, reason)),
+            None => lines.push(start_line(row, kind, &backend, folder.path())?),
+        }
+    }
+    let mut measured: Vec<Vec<Round>> = lines.iter().map(|_| Vec::new()).collect();
+    let rounds = if matches!(row, Row::Idle | Row::MemoryIdle | Row::Memory1000Connections) {
+        1
+    } else {
+        arguments.rounds
+    };
+    for _ in 0..rounds {
+        if row == Row::Idle {
+            measured = idle(&lines)?.into_iter().map(|round| vec![round]).collect();
+            continue;
+        }
+        for (line, rounds) in lines.iter().zip(&mut measured) {
+            rounds.push(round(row, line, &backend, folder.path(), time)?);
+        }
+    }
+    figures.extend(lines.iter().zip(&measured).map(|(line, rounds)| Figures::new(row, line[0].kind, rounds)));
+    Ok(figures)
+}
+
+/// One subject, or two in a line: the first is the one that is called.
+fn start_line(row: Row, kind: Kind, backend: &Backend, folder: &Path) -> Result<Vec<Subject>> {
+    let last = Subject::start(kind, backend.targets, row.cluster(), folder)?;
+    if row != Row::Http1TwoHops {
+        return Ok(vec![last]);
+    }
+    let targets = Targets { http1: last.http, ..backend.targets };
+    Ok(vec![Subject::start(kind, targets, row.cluster(), folder)?, last])
+}
+
+/// What one round measured.
+#[derive(Debug, Clone, Default)]
+pub struct Round {
+    /// What the load did.
+    pub done: Done,
+    /// What the proxies used for it.
+    pub usage: Usage,
+    /// What they hold after it.
+    pub memory: Memory,
+}
+
+fn round(row: Row, line: &[Subject], backend: &Backend, folder: &Path, time: Duration) -> Result<Round> {
+    let pids: Vec<u32> = line.iter().flat_map(Subject::pids).collect();
+    let first = &line[0];
+    if row == Row::MemoryIdle {
+        return Ok(Round { memory: Memory::of(&pids), ..Round::default() });
+    }
+    if row == Row::Memory1000Connections {
+        let kept = load::idle_connections(first.http, 1000)?;
+        let memory = Memory::of(&pids);
+        drop(kept);
+        return Ok(Round { memory, ..Round::default() });
+    }
+    send(row, first, folder, Duration::from_secs(1))?;
+    let (accepted, before) = (backend.accepted(), Usage::of(&pids)?);
+    let done = send(row, first, folder, time)?;
+    let usage = Usage::of(&pids)?.since(before);
+    let opened = backend.accepted().saturating_sub(accepted + 1);
+    let kept = matches!(row, Row::Http1 | Row::Http1TwoHops | Row::Http164k | Row::Latency1000rps);
+    if kept && opened > 256 + done.requests / 100 {
+        bail!(
+            "{}: {opened} backend connections for {} requests: they are not kept",
+            first.kind.name(),
+            done.requests
+        );
+    }
+    Ok(Round { done, usage, memory: Memory::of(&pids) })
+}
+
+fn send(row: Row, subject: &Subject, folder: &Path, time: Duration) -> Result<Done> {
+    match row {
+        Row::Http1 | Row::Http1TwoHops => load::http1(subject.http, "/", time),
+        Row::Http164k => load::http1(subject.http, "/64k", time),
+        Row::Http1NewConnection => load::new_connections(subject.http, time),
+        Row::Http2 => load::http2(subject.http, 64, 1, None, time),
+        Row::Grpc => {
+            let message = folder.join("message");
+            let mut bytes = vec![0, 0, 0, 4, 0];
+            bytes.resize(5 + 1024, b'x');
+            std::fs::write(&message, bytes).context("cannot write the message")?;
+            load::http2(subject.http, 4, 16, Some(&message), time)
+        }
+        Row::Tcp => load::tcp(subject.tcp, time),
+        Row::Latency1000rps => load::open_loop(subject.http, 1000, time),
+        Row::Idle | Row::MemoryIdle | Row::Memory1000Connections => Ok(Done::default()),
+    }
+}
+
+/// All subjects at once over two minutes: nobody sends anything.
+fn idle(lines: &[Vec<Subject>]) -> Result<Vec<Round>> {
+    const WATCH: Duration = Duration::from_secs(120);
+    let pids: Vec<Vec<u32>> = lines.iter().map(|line| line[0].pids()).collect();
+    let before: Vec<Usage> = pids.iter().map(|pids| Usage::of(pids)).collect::<Result<_>>()?;
+    let started = Instant::now();
+    std::thread::sleep(WATCH);
+    pids.iter()
+        .zip(before)
+        .map(|(pids, before)| {
+            let done = Done { elapsed: started.elapsed(), ..Done::default() };
+            Ok(Round { done, usage: Usage::of(pids)?.since(before), memory: Memory::of(pids) })
+        })
+        .collect()
+}

@@ -1,0 +1,102 @@
+//! Programs under test and their peers as child processes that end with the test, by their own pid.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait;
+
+/// A running program; ended when dropped. Its output is in a file that is shown when the test fails.
+pub struct Program {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts `command` with its output in `folder/<name>.log`.
+    pub fn start(name: &str, command: &mut Command, folder: &Path) -> Self {
+        let log = folder.join(format!("{name}.log"));
+        let file = std::fs::File::create(&log).expect("the test's folder can be written");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a file handle can be duplicated"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until something listens on `address`; panics with the program's output when it ends before.
+    pub fn wait_listening(&mut self, address: SocketAddr) {
+        let what = format!("{} listens on {address}", self.name);
+        wait::until(&what, || {
+            if let Some(status) = self.child.try_wait().expect("a child can be asked") {
+                panic!("{} ended ({status}):\n{}", self.name, self.output());
+            }
+            TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()
+        });
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).expect("a pid fits");
+        kill(Pid::from_raw(pid), signal).expect("the program is there");
+    }
+
+    /// Waits for its end.
+    pub fn wait_end(&mut self) -> std::process::ExitStatus {
+        let what = format!("{} ends", self.name);
+        wait::until(&what, || self.child.try_wait().expect("a child can be asked"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let output = self.output();
+            let tail: Vec<&str> = output.lines().rev().take(40).collect();
+            eprintln!("--- last lines of {}:", self.name);
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+/// One of our own programs, built by the test command beside the tests.
+pub fn own(name: &str) -> Command {
+    let tests = std::env::current_exe().expect("a test knows its path");
+    let folder = tests.ancestors().nth(2).expect("tests lie in target/<profile>/deps");
+    let program = folder.join(name);
+    assert!(program.is_file(), "{} is not built: run `cargo build --workspace --bins`", program.display());
+    Command::new(program)
+}
+
+/// A part that the test command installed, by the environment variable that says where it is.
+pub fn part(variable: &str) -> Command {
+    match std::env::var_os(variable) {
+        Some(path) => Command::new(path),
+        None => panic!("{variable} is not set: run this suite with `cargo xtask test`"),
+    }
+}
+
+/// A loopback address with a port that was free a moment ago.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket has an address")
+}

@@ -1,0 +1,18 @@
+//! Waiting for a condition: never for a time.
+
+use std::time::{Duration, Instant};
+
+/// How long a condition may take on a machine that is busy with other work.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tries `probe` until it gives a value; panics with `what` when it didn't within [`PATIENCE`].
+pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
