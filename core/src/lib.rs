@@ -1,5 +1,8 @@
 //! Words that both halves of Osier share: hosts, durations, drain, readiness, logging, the admin server.
 
 pub mod drain;
+pub mod duration;
+pub mod host;
+pub mod labels;
 pub mod on_demand;
 pub mod registration;

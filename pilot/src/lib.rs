@@ -4,5 +4,8 @@
 //! `push` (who must hear of a change), `xds` (one stream), `gen` (one resource).
 
 pub mod metrics;
+pub mod model;
 pub mod push;
 pub mod settings;
+pub mod snapshot;
+pub mod source;

@@ -1,0 +1,120 @@
+//! Mesh-wide configuration: the supported part of Istio's MeshConfig, with its defaults filled in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::export::ExportTo;
+use super::policy::TcpKeepalive;
+use super::route::RetryPolicy;
+
+/// Mesh-wide configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// Namespace whose rules hold for all.
+    pub root_namespace: Arc<str>,
+    /// Domain of identities.
+    pub trust_domain: Arc<str>,
+    /// Traffic to unknown destinations.
+    pub outbound: OutboundTraffic,
+    /// How proxies reach their own application.
+    pub inbound: InboundTraffic,
+    /// `exportTo` of services that say nothing.
+    pub service_export: ExportTo,
+    /// `exportTo` of VirtualServices that say nothing.
+    pub route_export: ExportTo,
+    /// `exportTo` of DestinationRules that say nothing.
+    pub policy_export: ExportTo,
+    /// TCP connect limit where no DestinationRule sets one.
+    pub connect_timeout: Duration,
+    /// How long to wait for a client's first bytes on ports with automatic detection; `None` waits without limit.
+    pub detection_timeout: Option<Duration>,
+    /// Retries of routes that say nothing; `None` is the built-in policy.
+    pub retries: Option<RetryPolicy>,
+    /// Access log file; `None` switches it off.
+    pub access_log_file: Option<Arc<str>>,
+    /// Format; `None` is Istio's default.
+    pub access_log_format: Option<Arc<str>>,
+    /// Text or JSON.
+    pub access_log_encoding: AccessLogEncoding,
+    /// What happens to paths before they are matched.
+    pub path_normalization: PathNormalization,
+    /// HTTP/1.1 to HTTP/2 where no DestinationRule says otherwise.
+    pub upgrade: UpgradePolicy,
+    /// TCP keepalive where no DestinationRule sets it.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Time between DNS look-ups where an answer has no TTL or fails.
+    pub dns_refresh: Duration,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            root_namespace: "istio-system".into(),
+            trust_domain: "cluster.local".into(),
+            outbound: OutboundTraffic::AllowAny,
+            inbound: InboundTraffic::Passthrough,
+            service_export: ExportTo::default(),
+            route_export: ExportTo::default(),
+            policy_export: ExportTo::default(),
+            connect_timeout: Duration::from_secs(10),
+            detection_timeout: None,
+            retries: None,
+            access_log_file: None,
+            access_log_format: None,
+            access_log_encoding: AccessLogEncoding::Text,
+            path_normalization: PathNormalization::Base,
+            upgrade: UpgradePolicy::Keep,
+            tcp_keepalive: None,
+            dns_refresh: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `outboundTrafficPolicy.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutboundTraffic {
+    /// Unknown destinations pass through.
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
+
+/// `inboundTrafficPolicy.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InboundTraffic {
+    /// Connect to the original destination from 127.0.0.6.
+    Passthrough,
+    /// Connect to 127.0.0.1.
+    Localhost,
+}
+
+/// `accessLogEncoding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccessLogEncoding {
+    /// Lines of text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `pathNormalization.normalization`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PathNormalization {
+    /// Paths are taken as they come.
+    None,
+    /// RFC 3986: dots resolved, escaped unreserved characters decoded.
+    Base,
+    /// Base, and repeated slashes merged.
+    MergeSlashes,
+    /// `%2F` and `%5C` decoded first, then as MergeSlashes.
+    DecodeAndMergeSlashes,
+}
+
+/// Whether HTTP/1.1 goes upstream as HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UpgradePolicy {
+    /// As it came.
+    Keep,
+    /// As HTTP/2.
+    Upgrade,
+}

@@ -1,0 +1,39 @@
+//! The mesh in our own words: plain, validated values without protobuf, YAML or Kubernetes in them.
+//!
+//! Sources make them, `store` and `registry` keep them, `snapshot` indexes them, `gen` turns them into xDS.
+//! Host names are lower-cased and fully qualified, durations are checked, and what is unsupported never gets here.
+
+mod endpoint;
+mod export;
+mod mesh;
+mod policy;
+mod resource;
+mod route;
+mod service;
+mod view;
+mod workload;
+
+pub use endpoint::{Address, Endpoint, Health, Locality, TlsMode};
+pub use export::{ExportTo, Exports};
+pub use mesh::{
+    AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, UpgradePolicy,
+};
+pub use policy::{
+    ConnectionPool, DestinationPolicy, EffectivePolicy, HttpPool, LoadBalancer, PortPolicy, Subset,
+    TcpKeepalive, TcpPool, TrafficPolicy,
+};
+pub use resource::{Age, Kind, Origin, Report, ResourceKey, Severity};
+pub use route::{
+    Authority, Destination, DirectResponse, GatewayRef, HeaderChange, HeaderOps, HttpAction, HttpMatch,
+    HttpRoute, L4Match, L4Route, Redirect, RedirectPath, RedirectPort, RegexRewrite, RetryOn, RetryPolicy,
+    Rewrite, RewritePath, RouteRule, StringMatch, TlsMatch, TlsRoute, ValueMatch, WeightedDestination,
+    WeightedL4,
+};
+pub use service::{
+    Location, Protocol, Service, ServiceKey, ServiceKind, ServicePort, ServiceSource, TargetPort,
+};
+pub use view::{Interception, ProxyKind, ProxyView};
+pub use workload::{Workload, WorkloadName};
+
+/// The domain under which Kubernetes services live where nothing else is said.
+pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
