@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use osier_proto::types::{
     self, core,
     http_connection_manager::{
@@ -17,7 +18,8 @@ use osier_proto::types::{
 };
 
 use super::value::{
-    aggregated, bounded, enumeration, extension, not_empty, positive, required, switch, unsupported_extension,
+    aggregated, bounded, enumeration, extension, not_empty, positive, ranges, required, switch,
+    unsupported_extension,
 };
 use super::{At, Invalid, access_log, refs::Collector, route};
 use crate::config::listener::{
@@ -38,7 +40,6 @@ pub(super) fn compile(
         message.forward_client_cert_details,
     )?;
     request_id_extension(message)?;
-    internal_addresses(message)?;
     let filters = http_filters(&message.http_filters)?;
     let (route_config_name, routes) = routes(message, refs)?;
     Ok(HttpManager {
@@ -57,6 +58,7 @@ pub(super) fn compile(
         use_remote_address: message.use_remote_address.unwrap_or(false),
         skip_xff_append: message.skip_xff_append,
         xff_trusted_hops: message.xff_num_trusted_hops,
+        internal_addresses: internal_addresses(message)?,
         via: Some(message.via.as_str()).filter(|v| !v.is_empty()).map(Into::into),
         strip_port: strip_port(message)?,
         normalize: Normalize {
@@ -159,17 +161,13 @@ fn request_id_extension(message: &xds::HttpConnectionManager) -> Result<(), Inva
     Err(unsupported_extension(config)).at("typed_config").at("request_id_extension")
 }
 
-/// Trust in peers by address isn't implemented: an empty list is what Osier does anyway.
-fn internal_addresses(message: &xds::HttpConnectionManager) -> Result<(), Invalid> {
-    let Some(config) = &message.internal_address_config else { return Ok(()) };
-    for (field, given) in
-        [("unix_sockets", config.unix_sockets), ("cidr_ranges", !config.cidr_ranges.is_empty())]
-    {
-        if given {
-            return Err(Invalid::new(field, "is not supported")).at("internal_address_config");
-        }
+/// Peers whose requests are internal; without the field, none are (Envoy's default since 1.33).
+fn internal_addresses(message: &xds::HttpConnectionManager) -> Result<Box<[IpNet]>, Invalid> {
+    let Some(config) = &message.internal_address_config else { return Ok(Box::default()) };
+    if config.unix_sockets {
+        return Err(Invalid::new("unix_sockets", "is not supported")).at("internal_address_config");
     }
-    Ok(())
+    Ok(ranges("cidr_ranges", &config.cidr_ranges).at("internal_address_config")?.into())
 }
 
 fn server_header(message: &xds::HttpConnectionManager) -> Result<ServerHeader, Invalid> {

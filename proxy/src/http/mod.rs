@@ -7,8 +7,10 @@ pub mod name;
 pub mod normalize;
 pub mod peer_metadata;
 pub mod reply;
+pub mod retry;
 pub mod router;
 pub mod template;
+pub mod timeout;
 
 #[cfg(test)]
 mod test_support;

@@ -1,13 +1,16 @@
 //! Configuration for tests of this module: the least that works.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::cluster::ClusterHandle;
 use crate::config::listener::{
     Codec, Http1Options, Http2Options, HttpLimits, HttpManager, HttpTimeouts, Normalize, PeerMetadata,
     ServerHeader, StripPort,
 };
-use crate::config::route::{Forward, ForwardTarget, HostRewrite, PathMatch, PathRewrite, RouteMatch};
+use crate::config::route::{
+    Forward, ForwardTarget, HostRewrite, PathMatch, PathRewrite, RetryOn, RetryPolicy, RouteMatch,
+};
 
 /// A connection manager without routes, with Envoy's defaults.
 pub fn manager() -> HttpManager {
@@ -59,4 +62,20 @@ pub fn forward() -> Forward {
 /// A condition on the path alone.
 pub fn path_match(path: PathMatch) -> RouteMatch {
     RouteMatch { path, headers: vec![], query: vec![], runtime_fraction: None, grpc: false }
+}
+
+/// No condition, one retry, Envoy's back-off.
+pub fn retry_policy() -> RetryPolicy {
+    RetryPolicy {
+        on: RetryOn::default(),
+        status_codes: Box::default(),
+        attempts: 1,
+        per_try_timeout: None,
+        per_try_idle_timeout: None,
+        avoid_previous_hosts: false,
+        host_selection_attempts: 1,
+        previous_priorities: None,
+        backoff_base: Duration::from_millis(25),
+        backoff_max: Duration::from_millis(250),
+    }
 }
