@@ -32,9 +32,15 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Starts one that calls itself `name`.
+    /// Starts one that calls itself `name`, on a free port of 127.0.0.1.
     pub fn start(name: &str) -> Self {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        Self::start_at(name, (Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Starts one at an address.
+    pub fn start_at(name: &str, address: SocketAddr) -> Self {
+        let listener =
+            std::net::TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
         let backend = Self {
             address: listener.local_addr().expect("a bound socket has an address"),

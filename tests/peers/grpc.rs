@@ -1,0 +1,80 @@
+//! Python's gRPC as a proxyless client (`xds:///`) of osier-pilot.
+
+use std::collections::HashMap;
+
+use osier_tests::process::{self, Program};
+use serde::Deserialize;
+
+use crate::mesh::Mesh;
+
+#[derive(Deserialize)]
+struct Outcome {
+    answers: HashMap<String, u32>,
+    errors: Vec<String>,
+}
+
+fn peer(arguments: &[&str]) -> std::process::Command {
+    let mut command = process::part("OSIER_TEST_PYTHON");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/grpc_peer.py")).args(arguments);
+    command
+}
+
+fn servers(mesh: &Mesh) -> Vec<Program> {
+    [1, 2]
+        .map(|version| {
+            let address = mesh.endpoint(version);
+            let name = format!("v{version}");
+            let mut program =
+                Program::start(&name, &mut peer(&["serve", &name, &address.to_string()]), mesh.folder.path());
+            program.wait_listening(address);
+            program
+        })
+        .into()
+}
+
+fn call(mesh: &Mesh, target: &str, count: u32) -> Outcome {
+    let bootstrap = serde_json::json!({
+        "xds_servers": [{
+            "server_uri": mesh.xds.to_string(),
+            "channel_creds": [{"type": "insecure"}],
+            "server_features": ["xds_v3"],
+        }],
+        "node": {
+            "id": "sidecar~127.0.0.1~client.default~default.svc.cluster.local",
+            "metadata": {"NAMESPACE": "default", "GENERATOR": "grpc"},
+        },
+    });
+    let output = peer(&["call", target, &count.to_string()])
+        .env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string())
+        .output()
+        .expect("Python starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn a_proxyless_client_follows_the_split() {
+    let mesh = Mesh::start("grpc", 75);
+    let _servers = servers(&mesh);
+    let outcome = call(&mesh, &format!("xds:///echo.default.svc.cluster.local:{}", mesh.port), 400);
+    assert_eq!(outcome.errors, Vec::<String>::new());
+    let v1 = outcome.answers.get("v1").copied().unwrap_or(0);
+    // Four standard deviations around 300 of 400.
+    assert!((265..=335).contains(&v1), "{:?}", outcome.answers);
+    mesh.assert_nothing_refused();
+}
+
+#[test]
+fn a_proxyless_client_may_use_the_short_name() {
+    let mesh = Mesh::start("grpc", 0);
+    let _servers = servers(&mesh);
+    let outcome = call(&mesh, &format!("xds:///echo:{}", mesh.port), 20);
+    assert_eq!(
+        (outcome.errors.len(), outcome.answers.get("v2").copied()),
+        (0, Some(20)),
+        "{:?}",
+        outcome.errors
+    );
+    mesh.assert_nothing_refused();
+}
