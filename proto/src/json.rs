@@ -14,6 +14,8 @@ use prost_reflect::{
 use serde_json::{Map, Value};
 
 use crate::any::Any;
+use crate::types::xds_typed_struct::TypedStruct;
+use crate::unknown::is_accepted_name;
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     let bytes: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
@@ -122,19 +124,72 @@ fn readable_any(any: &DynamicMessage) -> DynamicMessage {
     result
 }
 
-fn undecoded(any: &Any) -> crate::types::xds_typed_struct::TypedStruct {
+fn undecoded(any: &Any) -> TypedStruct {
     use prost_types::value::Kind;
     let hex = any.value.iter().map(|byte| format!("{byte:02x}")).collect();
     let bytes = prost_types::Value { kind: Some(Kind::StringValue(hex)) };
     let value = prost_types::Struct { fields: [("undecoded_hex".to_owned(), bytes)].into() };
-    crate::types::xds_typed_struct::TypedStruct { type_url: any.type_url.clone(), value: Some(value) }
+    TypedStruct { type_url: any.type_url.clone(), value: Some(value) }
 }
 
 fn dynamic_from_value(descriptor: &MessageDescriptor, value: &Value) -> Result<DynamicMessage, JsonError> {
-    deserialize(descriptor, value).map_err(|reason| {
+    if let Ok(message) = deserialize(descriptor, value) {
+        return Ok(message);
+    }
+    let mut value = value.clone();
+    tolerate(descriptor, &mut value);
+    deserialize(descriptor, &value).map_err(|reason| {
         // The deserializer does not say where; the second walk finds the first field that fails on its own.
-        locate(descriptor, value, "").err().unwrap_or_else(|| JsonError::new("", reason))
+        locate(descriptor, &value, "").err().unwrap_or_else(|| JsonError::new("", reason))
     })
+}
+
+/// Takes out what the schema lacks and is tolerated all the same: fields that are accepted without effect, and the configuration of
+/// optional extensions of unknown type, which is kept as a TypedStruct.
+fn tolerate(descriptor: &MessageDescriptor, value: &mut Value) {
+    let Value::Object(object) = value else { return };
+    let name = descriptor.full_name();
+    if name == "google.protobuf.Any" {
+        let inner =
+            object.get("@type").and_then(Value::as_str).and_then(|url| self::descriptor(type_name(url)));
+        return inner.iter().for_each(|inner| tolerate(inner, value));
+    }
+    object.retain(|key, _| field_of(descriptor, key).is_some() || !is_accepted_name(name, key));
+    let optional =
+        ["is_optional", "isOptional"].iter().any(|key| object.get(*key) == Some(&Value::Bool(true)));
+    for (key, value) in object {
+        let Some(Kind::Message(inner)) = field_of(descriptor, key).map(|field| field.kind()) else {
+            continue;
+        };
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| tolerate(&inner, item)),
+            Value::Object(entries) if inner.is_map_entry() => {
+                if let Kind::Message(inner) = inner.map_entry_value_field().kind() {
+                    entries.values_mut().for_each(|value| tolerate(&inner, value));
+                }
+            }
+            value if optional && inner.full_name() == "google.protobuf.Any" => keep_unknown(value),
+            value => tolerate(&inner, value),
+        }
+    }
+}
+
+fn keep_unknown(any: &mut Value) {
+    let Value::Object(content) = any else { return };
+    let Some(Value::String(type_url)) = content.get("@type").cloned() else { return };
+    if descriptor(type_name(&type_url)).is_none() {
+        content.remove("@type");
+        let content = std::mem::take(content);
+        *any = serde_json::json!({"@type": TypedStruct::type_url(), "type_url": type_url, "value": content});
+    }
+}
+
+fn field_of(descriptor: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
+    descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key))
+}
+
+fn type_name(type_url: &str) -> &str {
+    type_url.rsplit('/').next().unwrap_or_default()
 }
 
 fn deserialize(descriptor: &MessageDescriptor, value: &Value) -> Result<DynamicMessage, String> {
@@ -159,8 +214,7 @@ fn locate(descriptor: &MessageDescriptor, value: &Value, path: &str) -> Result<(
     };
     for (name, value) in object {
         let path = join(path, name);
-        let field = descriptor.get_field_by_name(name).or_else(|| descriptor.get_field_by_json_name(name));
-        let Some(field) = field else {
+        let Some(field) = field_of(descriptor, name) else {
             return Err(JsonError::new(&path, format!("unknown field of {}", descriptor.full_name())));
         };
         locate_in_field(descriptor, &field, name, value, &path)?;
@@ -206,7 +260,7 @@ fn locate_in_any(value: &Value, path: &str) -> Result<(), JsonError> {
     let Some(type_url) = value.get("@type").and_then(Value::as_str) else {
         return Err(JsonError::new(path, "needs \"@type\""));
     };
-    let name = type_url.rsplit('/').next().unwrap_or_default();
+    let name = type_name(type_url);
     let Some(inner) = descriptor(name) else {
         return Err(JsonError::new(path, format!("type {name} is not supported")));
     };

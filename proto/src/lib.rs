@@ -6,12 +6,18 @@
 //! - `envoy`, `google`, `osier` hold the messages, in the modules of their packages ([`types`] has short names for them);
 //! - [`any`]: `google.protobuf.Any` over shared bytes;
 //! - [`json`]: any registered message to and from JSON, for `/config_dump` and bootstrap files;
-//! - [`schema`]: what two ends of a stream tell each other about themselves.
+//! - [`unknown`]: finds what a resource carries beyond the declared schema;
+//! - [`schema`]: what two ends of a stream tell each other about themselves;
+//! - [`xds`]: the protocol as two state machines without I/O;
+//! - [`transport`]: those machines on the network.
 
 pub mod any;
 pub mod json;
 pub mod schema;
+pub mod transport;
 pub mod types;
+pub mod unknown;
+pub mod xds;
 
 pub use any::{Any, AnyError};
 

@@ -115,3 +115,31 @@ fn a_dump_survives_unknown_types_and_broken_bytes() {
     assert_eq!(config["value"]["undecoded_hex"], "0102");
     assert_eq!(shown["retry_host_predicate"][0]["typed_config"]["value"]["undecoded_hex"], "0a7f");
 }
+
+#[test]
+fn fields_that_are_accepted_without_effect_are_accepted_here_too() {
+    let cluster =
+        json!({"name": "c", "track_timeout_budgets": true, "trackClusterStats": {"timeout_budgets": true}});
+    assert_eq!(from_value::<Cluster>(&cluster).unwrap().name, "c");
+    let mut inside = listener();
+    inside["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["virtual_hosts"][0]["virtual_clusters"] =
+        json!([{"name": "v"}]);
+    from_value::<Listener>(&inside).unwrap();
+    // Tolerance for one field hides no other.
+    let cluster = json!({"name": "c", "track_timeout_budgets": true, "outlier_detection": {}});
+    let error = from_value::<Cluster>(&cluster).unwrap_err();
+    assert_eq!(error.path, "outlier_detection");
+}
+
+#[test]
+fn an_optional_filter_of_unknown_type_is_kept_as_a_typed_struct() {
+    use crate::types::http_connection_manager::{HttpFilter, http_filter::ConfigType};
+    let filter = |optional: bool| json!({"name": "f", "is_optional": optional, "typed_config": {"@type": "x/acme.Lua", "code": "?"}});
+    let Some(ConfigType::TypedConfig(config)) = from_value::<HttpFilter>(&filter(true)).unwrap().config_type
+    else {
+        panic!("it has a config")
+    };
+    assert_eq!(config.unpack::<TypedStruct>().unwrap().type_url, "x/acme.Lua");
+    let error = from_value::<HttpFilter>(&filter(false)).unwrap_err();
+    assert_eq!(error.to_string(), "typed_config: type acme.Lua is not supported");
+}

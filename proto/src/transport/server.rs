@@ -1,0 +1,189 @@
+//! The server's end: both ADS methods as one kind of link, one task each.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Status, Streaming};
+
+use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_REQUEST_BYTES};
+use crate::types::discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use crate::types::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use crate::xds::server::{Options, Request, Response, Stream};
+
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// A gRPC server with the settings that long-lived streams need.
+pub fn server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW)
+}
+
+/// The ADS service. Each stream is handed to `handler` in a task of its own.
+pub fn service<H: Handler>(handler: H) -> AggregatedDiscoveryServiceServer<impl AggregatedDiscoveryService> {
+    let service = Service { handler: Arc::new(handler) };
+    AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES)
+}
+
+/// Serves one client from its first request to its end.
+pub trait Handler: Send + Sync + 'static {
+    /// What is returned ends the stream; an error is told to the client.
+    fn serve(&self, link: Link) -> impl Future<Output = Result<(), Status>> + Send;
+}
+
+/// Which of the two methods was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// `DeltaAggregatedResources`.
+    Incremental,
+    /// `StreamAggregatedResources`.
+    StateOfTheWorld,
+}
+
+impl Variant {
+    /// The state machine for it.
+    pub fn stream(self, options: Options) -> Stream {
+        match self {
+            Self::Incremental => Stream::incremental(options),
+            Self::StateOfTheWorld => Stream::state_of_the_world(options),
+        }
+    }
+}
+
+/// The two directions of one stream.
+pub struct Link {
+    /// Which method was called.
+    pub variant: Variant,
+    /// The client's address.
+    pub remote: Option<SocketAddr>,
+    /// What came with the call, e.g. `authorization`.
+    pub metadata: MetadataMap,
+    requests: Requests,
+    responses: Responses,
+}
+
+enum Requests {
+    Incremental(Box<Streaming<DeltaDiscoveryRequest>>),
+    StateOfTheWorld(Box<Streaming<DiscoveryRequest>>),
+}
+
+#[derive(Clone)]
+enum Responses {
+    Incremental(mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>),
+    StateOfTheWorld(mpsc::Sender<Result<DiscoveryResponse, Status>>),
+}
+
+impl Link {
+    /// The next request; `None` at the end of the stream. Cancel safe.
+    pub async fn request(&mut self) -> Result<Option<Request>, Status> {
+        match &mut self.requests {
+            Requests::Incremental(stream) => Ok(stream.message().await?.map(Request::Incremental)),
+            Requests::StateOfTheWorld(stream) => Ok(stream.message().await?.map(Request::StateOfTheWorld)),
+        }
+    }
+
+    /// Waits until there is room for a response. Only then is it worth asking the machine for one: what changes until then merges.
+    /// Cancel safe. Returns false where the client is gone.
+    pub async fn ready(&self) -> bool {
+        match &self.responses {
+            Responses::Incremental(sender) => sender.reserve().await.is_ok(),
+            Responses::StateOfTheWorld(sender) => sender.reserve().await.is_ok(),
+        }
+    }
+
+    /// True where there is room for a response right now.
+    pub fn is_ready(&self) -> bool {
+        match &self.responses {
+            Responses::Incremental(sender) => sender.capacity() > 0,
+            Responses::StateOfTheWorld(sender) => sender.capacity() > 0,
+        }
+    }
+
+    /// Sends a response; waits where there is no room. Returns false where the client is gone. Not cancel safe: use [`Link::ready`]
+    /// to wait.
+    pub async fn send(&self, response: Response) -> bool {
+        match (&self.responses, response) {
+            (Responses::Incremental(sender), Response::Incremental(response)) => {
+                sender.send(Ok(response)).await.is_ok()
+            }
+            (Responses::StateOfTheWorld(sender), Response::StateOfTheWorld(response)) => {
+                sender.send(Ok(response)).await.is_ok()
+            }
+            // A machine of the other variant: its responses are not for this client.
+            _ => false,
+        }
+    }
+}
+
+impl Responses {
+    async fn end(self, status: Status) {
+        // Where the client is gone there is nobody to tell.
+        let _gone = match self {
+            Self::Incremental(sender) => sender.send(Err(status)).await.is_err(),
+            Self::StateOfTheWorld(sender) => sender.send(Err(status)).await.is_err(),
+        };
+    }
+}
+
+struct Service<H> {
+    handler: Arc<H>,
+}
+
+impl<H: Handler> Service<H> {
+    fn spawn(&self, link: Link) {
+        let handler = self.handler.clone();
+        tokio::spawn(async move {
+            let responses = link.responses.clone();
+            if let Err(status) = handler.serve(link).await {
+                responses.end(status).await;
+            }
+        });
+    }
+}
+
+#[tonic::async_trait]
+impl<H: Handler> AggregatedDiscoveryService for Service<H> {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        call: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let (sender, receiver) = mpsc::channel(1);
+        self.spawn(Link {
+            variant: Variant::Incremental,
+            remote: call.remote_addr(),
+            metadata: call.metadata().clone(),
+            requests: Requests::Incremental(Box::new(call.into_inner())),
+            responses: Responses::Incremental(sender),
+        });
+        Ok(tonic::Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn stream_aggregated_resources(
+        &self,
+        call: tonic::Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let (sender, receiver) = mpsc::channel(1);
+        self.spawn(Link {
+            variant: Variant::StateOfTheWorld,
+            remote: call.remote_addr(),
+            metadata: call.metadata().clone(),
+            requests: Requests::StateOfTheWorld(Box::new(call.into_inner())),
+            responses: Responses::StateOfTheWorld(sender),
+        });
+        Ok(tonic::Response::new(ReceiverStream::new(receiver)))
+    }
+}
