@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A connection to a peer.
@@ -25,15 +25,17 @@ impl Stream {
     /// Reads what is there, without waiting. `Ok(0)` is the end of the stream; [`io::ErrorKind::WouldBlock`] means
     /// nothing is there yet.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let room = buf.len();
         match self {
-            Self::Plain(tcp) => tcp.try_read(buf),
+            Self::Plain(tcp) => read_and_note(tcp, room, || tcp.try_read(buf)),
         }
     }
 
     /// Like [`Stream::try_read`], appending to the spare capacity of `buf` (which must have some).
     pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
+        let room = buf.chunk_mut().len();
         match self {
-            Self::Plain(tcp) => tcp.try_read_buf(buf),
+            Self::Plain(tcp) => read_and_note(tcp, room, || tcp.try_read_buf(buf)),
         }
     }
 
@@ -184,6 +186,25 @@ impl Stream {
     }
 }
 
+/// Reads, and notes that the socket is empty where the read left room: else the next read would ask the kernel only to hear
+/// so, one system call per message. Tokio's own `poll_read` does the same.
+fn read_and_note(
+    tcp: &TcpStream,
+    room: usize,
+    read: impl FnOnce() -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut partial = None;
+    let outcome = tcp.try_io(Interest::READABLE, || match read()? {
+        // This error makes tokio forget that the socket was readable; bytes that arrive from now on make it so again.
+        count if 0 < count && count < room => {
+            partial = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        count => Ok(count),
+    });
+    partial.map_or(outcome, Ok)
+}
+
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         Self::Plain(tcp)
@@ -272,6 +293,24 @@ mod tests {
         };
         let (_, _, got) = tokio::join!(echo, send, receive);
         assert!(got == sent);
+    }
+
+    #[tokio::test]
+    async fn a_short_read_empties_the_socket_and_later_bytes_and_the_end_are_seen() {
+        let (left, right) = pair().await;
+        let mut buf = [0; 16];
+        for _ in 0..3 {
+            right.write_all(b"abc").await.unwrap();
+            assert_eq!(left.read(&mut buf).await.unwrap(), 3);
+            assert_eq!(left.try_read(&mut buf).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        right.write_all(&[1; 20]).await.unwrap();
+        assert_eq!(left.read(&mut buf).await.unwrap(), 16);
+        assert_eq!(left.read(&mut buf).await.unwrap(), 4);
+        right.write_all(b"end").await.unwrap();
+        right.shutdown_write().unwrap();
+        assert_eq!(left.read(&mut buf).await.unwrap(), 3);
+        assert_eq!(left.read(&mut buf).await.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
+use crate::listener::orig_dst::OriginalDestination;
 
 /// Capacity of a pooled buffer.
 pub const BUFFER_SIZE: usize = 16 * 1024;
@@ -33,6 +34,8 @@ pub struct Shared {
     pub clusters: Arc<Clusters>,
     /// How far the end has come.
     pub drain: Arc<Drain>,
+    /// How the original destination of a captured connection is found.
+    pub original_destination: OriginalDestination,
 }
 
 /// One thread's share of the work.

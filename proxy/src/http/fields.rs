@@ -107,6 +107,11 @@ impl Fields {
         self.iter().map(|field| field.name.len() + field.value.len() + 4).sum()
     }
 
+    /// An upper estimate of [`Fields::wire_len`] that costs nothing.
+    pub(super) fn text_len(&self) -> usize {
+        self.text.len() + self.list.len() * 32
+    }
+
     /// Bytes that the list's buffers hold, used or not.
     pub fn capacity(&self) -> usize {
         self.text.capacity() + self.list.capacity() * size_of::<Entry>()

@@ -1,7 +1,9 @@
 //! HTTP on the request path: codecs, routing, one request from start to finish, and the answers that the proxy makes itself.
 
+pub mod body;
 pub mod fields;
 pub mod filters;
+pub mod h1;
 pub mod head;
 pub mod name;
 pub mod normalize;

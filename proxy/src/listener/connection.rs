@@ -20,6 +20,21 @@ use crate::worker::Worker;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// Where a connection finds the newest version of its listener.
+#[derive(Debug, Clone)]
+pub enum ListenerSource {
+    /// In the snapshot, by name.
+    Named(Arc<str>),
+}
+
+impl ListenerSource {
+    fn current(&self, snapshot: &Snapshot) -> Option<Arc<Listener>> {
+        match self {
+            Self::Named(name) => snapshot.listeners.get(name).cloned(),
+        }
+    }
+}
+
 /// A downstream connection whose filter chain is known.
 #[derive(Debug)]
 pub struct Connection {
@@ -31,6 +46,7 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Name of the listener whose chains apply.
     pub listener: Arc<str>,
+    source: ListenerSource,
     /// Which side of the workload that listener is.
     pub direction: Direction,
     /// When it was accepted.
@@ -67,6 +83,7 @@ impl Connection {
     pub fn new(
         worker: &Worker,
         listener: &Listener,
+        source: ListenerSource,
         chain: Arc<FilterChain>,
         generation: u64,
         inputs: ConnectionInputs,
@@ -77,6 +94,7 @@ impl Connection {
             inputs,
             local,
             listener: listener.name.clone(),
+            source,
             direction: listener.direction,
             accepted: Instant::now(),
             accepted_at: SystemTime::now(),
@@ -108,9 +126,8 @@ impl Connection {
     }
 
     fn choose(&self, old: &Current, snapshot: &Snapshot) -> Current {
-        let listener = snapshot.listeners.get(&self.listener);
-        let chain = listener.and_then(|listener| listener.chain_for(&self.inputs));
-        let (chain, ends) = match chain {
+        let listener = self.source.current(snapshot);
+        let (chain, ends) = match listener.as_ref().and_then(|listener| listener.chain_for(&self.inputs)) {
             Some(chain) if serves_alike(&old.chain, chain) => (chain, false),
             _ => (&old.chain, true),
         };

@@ -48,6 +48,11 @@ impl Tried {
         }
     }
 
+    /// Nothing tried yet; an endpoint that was tried is left out if there is another one.
+    pub fn avoiding(repicks: u32) -> Self {
+        Self { repicks: Some(repicks), ..Self::default() }
+    }
+
     /// Remembers an attempt.
     pub fn record(&mut self, picked: Picked<'_>) {
         self.attempts.push((picked.endpoint.state.id, picked.priority));

@@ -1,0 +1,275 @@
+//! Listening sockets: bound, accepted from, handed over to workers, and updated without closing anything.
+//!
+//! A socket belongs to an address, not to a version of a listener: an update at the same address keeps the socket, and
+//! connections find the newest version by the listener's name. A removed listener takes what the kernel has queued for it
+//! already and then closes its socket; connections that it accepted go on.
+//!
+//! The accept loop of a socket runs on a worker, so that with one worker (the usual sidecar) a connection never crosses a
+//! thread. With more, each goes to the least loaded one.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::config::listener::{Direction, Listener};
+use crate::config::snapshot::Snapshot;
+use crate::worker::{Worker, least_loaded};
+
+/// The kernel cuts a larger back-log down to `net.core.somaxconn`.
+const MAX_BACKLOG: u32 = 65_535;
+
+/// What no longer accepts: nothing, what isn't outbound, everything.
+const NONE: u8 = 0;
+const INBOUND: u8 = 1;
+const ALL: u8 = 2;
+
+/// Pause after accept failed because the process ran out of something.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What happens to an accepted connection; `super::arrival::serve` but for tests.
+pub type Serve = fn(Accepted);
+
+/// A connection that was just accepted, on the worker that will keep it.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The worker, which counts the connection.
+    pub occupied: crate::worker::Occupied,
+    /// The socket.
+    pub tcp: TcpStream,
+    /// The peer.
+    pub peer: SocketAddr,
+    /// Address that the listening socket is bound to.
+    pub bound: SocketAddr,
+    /// Name of the listener.
+    pub listener: Arc<str>,
+}
+
+/// A listening socket could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("listener {name}: cannot listen on {address}: {reason}")]
+pub struct BindError {
+    /// The listener.
+    pub name: Arc<str>,
+    /// Its address.
+    pub address: SocketAddr,
+    /// What the system says.
+    pub reason: Arc<str>,
+}
+
+/// All listening sockets of the process.
+#[derive(Debug)]
+pub struct Acceptors {
+    workers: Box<[Arc<Worker>]>,
+    serve: Serve,
+    sockets: Mutex<HashMap<Key, Bound>>,
+    /// Directions that [`Acceptors::close`] has ended for good.
+    closed: AtomicU8,
+}
+
+/// A socket is known by its address; listeners on port 0 each have their own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key(SocketAddr, Option<Arc<str>>);
+
+impl Key {
+    fn of(listener: &Listener) -> Self {
+        Self(listener.address, (listener.address.port() == 0).then(|| listener.name.clone()))
+    }
+}
+
+#[derive(Debug)]
+struct Bound {
+    address: SocketAddr,
+    direction: Direction,
+    /// Not yet accepting while it is here.
+    socket: Option<std::net::TcpListener>,
+    /// Name of the listener that connections belong to; dropped to stop.
+    name: watch::Sender<Arc<str>>,
+}
+
+impl Acceptors {
+    /// Sockets whose connections go to `workers` (at least one) and are served by `serve`.
+    pub fn new(workers: &[Arc<Worker>], serve: Serve) -> Self {
+        Self { workers: workers.into(), serve, sockets: Mutex::default(), closed: AtomicU8::new(NONE) }
+    }
+
+    /// Binds the socket of `listener` if it isn't there. Connections wait in the kernel until [`Acceptors::apply`].
+    /// A control plane's listener that fails here is refused, and what is in force stays.
+    pub fn open(&self, listener: &Listener) -> Result<SocketAddr, BindError> {
+        let key = Key::of(listener);
+        let mut sockets = self.sockets.lock();
+        if let Some(bound) = sockets.get(&key) {
+            return Ok(bound.address);
+        }
+        let opened = bind(listener.address, listener.backlog).and_then(|s| Ok((s.local_addr()?, s)));
+        let (address, socket) = opened.map_err(|error| BindError {
+            name: listener.name.clone(),
+            address: listener.address,
+            reason: error.to_string().into(),
+        })?;
+        let name = watch::Sender::new(listener.name.clone());
+        sockets.insert(key, Bound { address, direction: listener.direction, socket: Some(socket), name });
+        Ok(address)
+    }
+
+    /// Accepts for all listeners of `snapshot` and stops for those that are gone. Returns the listeners whose socket could
+    /// not be had; the others are in force.
+    pub fn apply(&self, snapshot: &Snapshot) -> Vec<BindError> {
+        let mut failed = Vec::new();
+        let mut wanted = HashMap::new();
+        for listener in snapshot.listeners.values().filter(|l| l.bind_to_port && self.accepts(l.direction)) {
+            match self.open(listener) {
+                Ok(_) => drop(wanted.insert(Key::of(listener), listener)),
+                Err(error) => failed.push(error),
+            }
+        }
+        let mut sockets = self.sockets.lock();
+        sockets.retain(|key, _| wanted.contains_key(key));
+        for (key, bound) in sockets.iter_mut() {
+            let listener = wanted[key];
+            bound.direction = listener.direction;
+            bound.name.send_if_modified(|name| {
+                let renamed = *name != listener.name;
+                *name = listener.name.clone();
+                renamed
+            });
+            if let Some(socket) = bound.socket.take() {
+                self.start(socket, bound.address, bound.name.subscribe());
+            }
+        }
+        failed
+    }
+
+    /// Stops accepting for good, on inbound listeners only or on all.
+    pub fn close(&self, inbound_only: bool) {
+        self.closed.fetch_max(if inbound_only { INBOUND } else { ALL }, Ordering::Relaxed);
+        self.sockets.lock().retain(|_, bound| self.accepts(bound.direction));
+    }
+
+    fn accepts(&self, direction: Direction) -> bool {
+        match self.closed.load(Ordering::Relaxed) {
+            NONE => true,
+            INBOUND => direction == Direction::Outbound,
+            _ => false,
+        }
+    }
+
+    /// Addresses in use with the names of their listeners, sorted by name.
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        let sockets = self.sockets.lock();
+        let mut all: Vec<_> = sockets.values().map(|b| (b.name.borrow().clone(), b.address)).collect();
+        all.sort();
+        all
+    }
+
+    fn start(&self, socket: std::net::TcpListener, bound: SocketAddr, name: watch::Receiver<Arc<str>>) {
+        let home = usize::from(bound.port()) % self.workers.len();
+        let (workers, serve) = (self.workers.clone(), self.serve);
+        self.workers[home].spawn(async move {
+            match TcpListener::from_std(socket) {
+                Ok(socket) => Accept { socket, bound, name, workers, home, serve }.run().await,
+                Err(error) => tracing::error!(%bound, %error, "cannot accept"),
+            }
+        });
+    }
+}
+
+/// The accept loop of one socket.
+struct Accept {
+    socket: TcpListener,
+    bound: SocketAddr,
+    name: watch::Receiver<Arc<str>>,
+    workers: Box<[Arc<Worker>]>,
+    home: usize,
+    serve: Serve,
+}
+
+impl Accept {
+    async fn run(mut self) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                renamed = self.name.changed() => match renamed {
+                    Ok(()) => continue,
+                    Err(_) => break,
+                },
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => self.hand_over(tcp, peer),
+                Err(error) => self.pause_after(&error).await,
+            }
+        }
+        self.drain_queue();
+    }
+
+    /// Connections whose handshake is complete would be reset by closing the socket; they are ours to serve.
+    fn drain_queue(self) {
+        let queue = SockRef::from(&self.socket).try_clone();
+        let Ok(queue) = queue.map(std::net::TcpListener::from) else { return };
+        // Not through tokio: it waits for a readiness event that may not have been polled yet.
+        while let Ok((tcp, peer)) = queue.accept() {
+            match tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)) {
+                Ok(tcp) => self.hand_over(tcp, peer),
+                Err(error) => tracing::warn!(%peer, %error, "lost a connection that was queued"),
+            }
+        }
+    }
+
+    fn hand_over(&self, tcp: TcpStream, peer: SocketAddr) {
+        let occupied = least_loaded(&self.workers, self.home).occupy();
+        let listener = self.name.borrow().clone();
+        let (bound, serve) = (self.bound, self.serve);
+        if occupied.worker().id == self.home {
+            return serve(Accepted { occupied, tcp, peer, bound, listener });
+        }
+        // Out of this runtime's poller and into the other's.
+        let Ok(socket) = tcp.into_std() else { return };
+        let worker = occupied.worker().clone();
+        worker.spawn(async move {
+            match TcpStream::from_std(socket) {
+                Ok(tcp) => serve(Accepted { occupied, tcp, peer, bound, listener }),
+                Err(error) => tracing::warn!(%peer, %error, "lost a connection at the hand-over"),
+            }
+        });
+    }
+
+    /// Errors of accept belong to the connection that was lost, except those that say that the process ran out of something:
+    /// with these the loop would spin.
+    async fn pause_after(&self, error: &io::Error) {
+        use nix::errno::Errno;
+        let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+        let code = error.raw_os_error().map(Errno::from_raw);
+        if code.is_some_and(|code| exhausted.contains(&code)) {
+            tracing::error!(listener = %*self.name.borrow(), %error, "cannot accept");
+            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        } else {
+            tracing::debug!(listener = %*self.name.borrow(), %error, "a connection was lost before it was accepted");
+        }
+    }
+}
+
+/// A listening socket. Options that accepted sockets inherit on Linux (TCP_NODELAY) are set here once.
+fn bind(address: SocketAddr, backlog: Option<u32>) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    SockRef::from(&socket).set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog.unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG) as i32)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+#[path = "accept_tests.rs"]
+mod tests;

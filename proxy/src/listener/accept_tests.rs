@@ -1,0 +1,141 @@
+//! Real sockets: listener updates close nothing, removal stops politely, a taken port is an error that says so.
+
+use std::io::{Read, Write};
+use std::net::TcpStream as Client;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::worker::Workers;
+
+/// Answers each line with the listener's name, to show which version of what served.
+fn echo_name(mut accepted: Accepted) {
+    tokio::spawn(async move {
+        let mut byte = [0; 1];
+        while accepted.tcp.read(&mut byte).await.is_ok_and(|n| n == 1) {
+            let name = format!("{}\n", accepted.listener);
+            if accepted.tcp.write_all(name.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn snapshot(listeners: Vec<Listener>) -> Snapshot {
+    Snapshot::new(listeners.into_iter().map(Arc::new))
+}
+
+fn listener(name: &str, address: SocketAddr) -> Listener {
+    Listener::plain(name, address)
+}
+
+fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().expect("address")
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind(any_port()).and_then(|l| l.local_addr()).expect("a free port")
+}
+
+fn connect(address: SocketAddr) -> Client {
+    let client = Client::connect(address).expect("connect");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
+    client
+}
+
+fn ask(client: &mut Client) -> String {
+    client.write_all(b"?").expect("ask");
+    let mut answer = String::new();
+    let mut byte = [0; 1];
+    while client.read(&mut byte).expect("answer") == 1 && byte[0] != b'\n' {
+        answer.push(byte[0].into());
+    }
+    answer
+}
+
+fn refused(address: SocketAddr) -> bool {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        if Client::connect(address).is_err() {
+            return true;
+        }
+        std::thread::yield_now();
+    }
+    false
+}
+
+#[test]
+fn updates_close_nothing_and_removal_lets_connections_finish() {
+    let workers = Workers::start(2, &Arc::default()).expect("threads");
+    let acceptors = Acceptors::new(workers.all(), echo_name);
+    let (first, second) = (free_address(), free_address());
+    assert!(acceptors.apply(&snapshot(vec![listener("one", first), listener("two", second)])).is_empty());
+    let mut clients: Vec<_> = (0..8).map(|_| connect(first)).collect();
+    assert!(clients.iter_mut().all(|c| ask(c) == "one"));
+    let mut other = connect(second);
+
+    // A new version at the same address, under another name: the socket stays, new connections see the new name.
+    assert!(acceptors.apply(&snapshot(vec![listener("uno", first), listener("two", second)])).is_empty());
+    let begun = std::time::Instant::now();
+    while ask(&mut connect(first)) != "uno" {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the new name never shows");
+    }
+    assert!(clients.iter_mut().all(|c| ask(c) == "one"), "open connections don't notice");
+
+    // Removed: no new connections, open ones go on.
+    assert!(acceptors.apply(&snapshot(vec![listener("two", second)])).is_empty());
+    assert!(refused(first));
+    assert!(clients.iter_mut().all(|c| ask(c) == "one"));
+    assert_eq!(ask(&mut other), "two");
+    assert_eq!(acceptors.addresses(), [("two".into(), second)]);
+    acceptors.close(false);
+    assert!(refused(second));
+    assert_eq!(ask(&mut other), "two");
+    workers.stop();
+}
+
+#[test]
+fn a_port_in_use_is_an_error_and_the_others_serve() {
+    let workers = Workers::start(1, &Arc::default()).expect("threads");
+    let acceptors = Acceptors::new(workers.all(), echo_name);
+    let taken = std::net::TcpListener::bind(any_port()).expect("bind");
+    let address = taken.local_addr().expect("address");
+    let good = free_address();
+    let failed = acceptors.apply(&snapshot(vec![listener("bad", address), listener("good", good)]));
+    let texts: Vec<_> = failed.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [format!("listener bad: cannot listen on {address}: Address already in use (os error 98)")]
+    );
+    assert_eq!(ask(&mut connect(good)), "good");
+    drop(taken);
+    assert_eq!(acceptors.open(&listener("bad", address)).expect("free now"), address);
+    workers.stop();
+}
+
+#[test]
+fn closing_inbound_leaves_outbound_open_and_drained_queues_are_served() {
+    let workers = Workers::start(1, &Arc::default()).expect("threads");
+    let acceptors = Acceptors::new(workers.all(), echo_name);
+    let inbound = Listener { direction: Direction::Inbound, ..listener("in", any_port()) };
+    let outbound = Listener { direction: Direction::Outbound, ..listener("out", any_port()) };
+    // Bound but not accepting yet: the kernel queues.
+    let address = acceptors.open(&inbound).expect("bind");
+    let mut early: Vec<_> = (0..4).map(|_| connect(address)).collect();
+    assert!(acceptors.apply(&snapshot(vec![inbound, outbound])).is_empty());
+    acceptors.close(true);
+    assert!(early.iter_mut().all(|c| ask(c) == "in"), "queued connections are served");
+    assert!(refused(address));
+    let [(_, outbound)] = &acceptors.addresses()[..] else { panic!("one is left") };
+    assert_eq!(ask(&mut connect(*outbound)), "out");
+    workers.stop();
+}
+
+#[test]
+fn accepted_sockets_have_no_delay() {
+    let socket = bind(any_port(), None).expect("bind");
+    let _client = connect(socket.local_addr().expect("address"));
+    socket.set_nonblocking(false).expect("blocking");
+    let (accepted, _) = socket.accept().expect("accept");
+    assert!(accepted.nodelay().expect("option"), "inherited from the listening socket");
+}
