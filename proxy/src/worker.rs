@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
+use crate::http::head::RequestHead;
 use crate::listener::orig_dst::OriginalDestination;
 
 /// Capacity of a pooled buffer.
@@ -24,6 +25,9 @@ pub const BUFFER_SIZE: usize = 16 * 1024;
 
 /// Buffers that a worker keeps for reuse at most.
 const KEPT_BUFFERS: usize = 16;
+
+/// Request heads with more memory than this are not kept.
+const MAX_KEPT_HEAD: usize = 8 * 1024;
 
 /// What belongs to the whole process and every worker reads.
 #[derive(Debug, Default)]
@@ -51,6 +55,7 @@ pub struct Worker {
     random: AtomicU64,
     connections: AtomicUsize,
     buffers: Mutex<Vec<BytesMut>>,
+    heads: Mutex<Vec<RequestHead>>,
 }
 
 /// The snapshot in an `Arc` of this worker, so that a clone touches a counter that no other core touches.
@@ -77,6 +82,7 @@ impl Worker {
             random: AtomicU64::new(rand::random()),
             connections: AtomicUsize::new(0),
             buffers: Mutex::default(),
+            heads: Mutex::default(),
         })
     }
 
@@ -126,9 +132,30 @@ impl Worker {
         }
     }
 
+    /// An empty request head, with the allocations of an earlier one where possible.
+    pub fn take_head(&self) -> RequestHead {
+        self.heads.lock().pop().unwrap_or_default()
+    }
+
+    /// Takes a request head back. It is kept if it did not grow.
+    pub fn give_head(&self, mut head: RequestHead) {
+        head.clear();
+        let mut kept = self.heads.lock();
+        if kept.len() < KEPT_BUFFERS && head.capacity() <= MAX_KEPT_HEAD {
+            kept.push(head);
+        }
+    }
+
+    /// Buffers that lie here for reuse.
+    #[cfg(test)]
+    pub fn kept_buffers(&self) -> usize {
+        self.buffers.lock().len()
+    }
+
     /// Drops the kept buffers; for a worker that has become idle.
     pub fn shrink(&self) {
         *self.buffers.lock() = Vec::new();
+        *self.heads.lock() = Vec::new();
     }
 
     /// Open downstream connections, by which the least loaded worker is found.

@@ -193,6 +193,19 @@ impl Fields {
         list.retain(|entry| keep(field(text, entry)));
     }
 
+    /// All text, of which fields are ranges.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// All fields in order, with the ranges of their values in [`Fields::text`].
+    pub(super) fn iter_ranges(&self) -> impl Iterator<Item = (Field<'_>, std::ops::Range<usize>)> + '_ {
+        self.list.iter().map(|entry| {
+            let start = entry.value.start as usize;
+            (self.field(entry), start..start + entry.value.of(&self.text).len())
+        })
+    }
+
     /// Takes over a block of text whose fields follow through [`Fields::adopt_field`]. For parsers, on an empty list.
     pub(super) fn adopt_text(&mut self, block: &[u8]) {
         debug_assert!(self.list.is_empty());

@@ -4,6 +4,7 @@ pub mod body;
 pub mod fields;
 pub mod filters;
 pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod name;
 pub mod normalize;
@@ -11,6 +12,7 @@ pub mod peer_metadata;
 pub mod reply;
 pub mod retry;
 pub mod router;
+pub mod server;
 pub mod template;
 pub mod timeout;
 

@@ -12,8 +12,11 @@ use crate::http::fields::Fields;
 
 /// Bytes of one chunk's size line.
 const MAX_SIZE_LINE: usize = 1024;
-/// Bytes of all chunk extensions of a body together: they are thrown away, and must not be a way to keep us busy.
-const MAX_EXTENSIONS: usize = 16 * 1024;
+/// Bytes of chunk extensions beyond what goes with the data (some per chunk, and twice the data): they are thrown away, and
+/// must not be a way to keep us busy.
+const MAX_EXTENSIONS: u64 = 16 * 1024;
+/// Bytes of extension that a chunk of any size may have.
+const FREE_EXTENSION: u64 = 16;
 /// Hexadecimal digits of a chunk size; leading zeros count.
 const MAX_SIZE_DIGITS: usize = 16;
 
@@ -46,7 +49,7 @@ enum State {
 pub struct BodyDecoder {
     state: State,
     limits: Limits,
-    extensions: usize,
+    extensions: u64,
 }
 
 impl BodyDecoder {
@@ -152,7 +155,8 @@ impl BodyDecoder {
             Some(_) => return Err(Malformed::Syntax("CR without LF")),
         }
         let (size, digits) = size_of_line(&buf[..end], true)?;
-        self.extensions += end - digits;
+        let free = size.saturating_mul(2).saturating_add(FREE_EXTENSION);
+        self.extensions = (self.extensions + (end - digits) as u64).saturating_sub(free);
         if self.extensions > MAX_EXTENSIONS {
             return Err(Malformed::Syntax("chunk extensions too long"));
         }

@@ -1,4 +1,4 @@
-//! HTTP/1 as bytes: a codec without I/O, for both sides (RFC 9112, with the message rules of RFC 9110).
+//! HTTP/1 as bytes: a codec without I/O (but for [`transfer`], which joins it with a stream), for both sides (RFC 9112, with the message rules of RFC 9110).
 //!
 //! A peer that is parsed differently by two proxies can smuggle requests, so nothing is repaired here: a message that is
 //! not plainly valid is refused. Steps: [`scan`] finds the end of a head in what was read so far and refuses stray CR, LF
@@ -11,6 +11,7 @@ pub mod encode;
 pub mod hop_by_hop;
 pub mod parse;
 pub mod scan;
+pub mod transfer;
 
 #[cfg(test)]
 mod properties;
