@@ -3,9 +3,11 @@
 //! Reading order: `app` (start to drain), `source` (YAML arrives), `snapshot` (the whole mesh, immutable),
 //! `push` (who must hear of a change), `xds` (one stream), `gen` (one resource).
 
+pub mod debug;
+pub mod r#gen;
 pub mod metrics;
 pub mod model;
 pub mod push;
 pub mod settings;
 pub mod snapshot;
-pub mod source;
+pub mod xds;

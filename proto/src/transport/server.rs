@@ -69,64 +69,94 @@ pub struct Link {
     pub remote: Option<SocketAddr>,
     /// What came with the call, e.g. `authorization`.
     pub metadata: MetadataMap,
-    requests: Requests,
-    responses: Responses,
+    /// From the client.
+    pub requests: Requests,
+    /// To the client.
+    pub responses: Responses,
 }
 
-enum Requests {
+/// Requests of one stream.
+pub enum Requests {
+    /// Delta.
     Incremental(Box<Streaming<DeltaDiscoveryRequest>>),
+    /// SotW.
     StateOfTheWorld(Box<Streaming<DiscoveryRequest>>),
 }
 
+/// Where the responses of one stream go. There is room for one that the client hasn't read.
 #[derive(Clone)]
-enum Responses {
+pub enum Responses {
+    /// Delta.
     Incremental(mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>),
+    /// SotW.
     StateOfTheWorld(mpsc::Sender<Result<DiscoveryResponse, Status>>),
 }
 
 impl Link {
     /// The next request; `None` at the end of the stream. Cancel safe.
     pub async fn request(&mut self) -> Result<Option<Request>, Status> {
-        match &mut self.requests {
-            Requests::Incremental(stream) => Ok(stream.message().await?.map(Request::Incremental)),
-            Requests::StateOfTheWorld(stream) => Ok(stream.message().await?.map(Request::StateOfTheWorld)),
-        }
+        self.requests.next().await
     }
 
+    /// [`Responses::ready`].
+    pub async fn ready(&self) -> bool {
+        self.responses.ready().await
+    }
+
+    /// [`Responses::is_ready`].
+    pub fn is_ready(&self) -> bool {
+        self.responses.is_ready()
+    }
+
+    /// [`Responses::send`].
+    pub async fn send(&self, response: Response) -> bool {
+        self.responses.send(response).await
+    }
+}
+
+impl Requests {
+    /// The next request; `None` at the end of the stream. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<Request>, Status> {
+        match self {
+            Self::Incremental(stream) => Ok(stream.message().await?.map(Request::Incremental)),
+            Self::StateOfTheWorld(stream) => Ok(stream.message().await?.map(Request::StateOfTheWorld)),
+        }
+    }
+}
+
+impl Responses {
     /// Waits until there is room for a response. Only then is it worth asking the machine for one: what changes until then merges.
     /// Cancel safe. Returns false where the client is gone.
     pub async fn ready(&self) -> bool {
-        match &self.responses {
-            Responses::Incremental(sender) => sender.reserve().await.is_ok(),
-            Responses::StateOfTheWorld(sender) => sender.reserve().await.is_ok(),
+        match self {
+            Self::Incremental(sender) => sender.reserve().await.is_ok(),
+            Self::StateOfTheWorld(sender) => sender.reserve().await.is_ok(),
         }
     }
 
     /// True where there is room for a response right now.
     pub fn is_ready(&self) -> bool {
-        match &self.responses {
-            Responses::Incremental(sender) => sender.capacity() > 0,
-            Responses::StateOfTheWorld(sender) => sender.capacity() > 0,
+        match self {
+            Self::Incremental(sender) => sender.capacity() > 0,
+            Self::StateOfTheWorld(sender) => sender.capacity() > 0,
         }
     }
 
-    /// Sends a response; waits where there is no room. Returns false where the client is gone. Not cancel safe: use [`Link::ready`]
-    /// to wait.
+    /// Sends a response; waits where there is no room. Returns false where the client is gone. Not cancel safe: use
+    /// [`Responses::ready`] to wait.
     pub async fn send(&self, response: Response) -> bool {
-        match (&self.responses, response) {
-            (Responses::Incremental(sender), Response::Incremental(response)) => {
+        match (self, response) {
+            (Self::Incremental(sender), Response::Incremental(response)) => {
                 sender.send(Ok(response)).await.is_ok()
             }
-            (Responses::StateOfTheWorld(sender), Response::StateOfTheWorld(response)) => {
+            (Self::StateOfTheWorld(sender), Response::StateOfTheWorld(response)) => {
                 sender.send(Ok(response)).await.is_ok()
             }
             // A machine of the other variant: its responses are not for this client.
             _ => false,
         }
     }
-}
 
-impl Responses {
     async fn end(self, status: Status) {
         // Where the client is gone there is nobody to tell.
         let _gone = match self {

@@ -1,0 +1,113 @@
+//! The monitoring port: metrics, readiness, and what the control plane knows and has told to whom.
+//!
+//! Paths and keys are istiod's where istiod has them; what is ours alone is added beside.
+
+mod sync;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+
+use crate::metrics::Metrics;
+use crate::xds::stream::Shared;
+
+/// What the pages show.
+#[derive(Debug, Clone)]
+pub struct Pages {
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Connections and the snapshot in force.
+    pub shared: Arc<Shared>,
+    /// What was read and what was refused.
+    pub config: Arc<dyn ConfigView>,
+}
+
+/// Where the page about configuration gets its content from.
+pub trait ConfigView: Send + Sync + std::fmt::Debug {
+    /// The first snapshot is in force.
+    fn is_ready(&self) -> bool;
+    /// Resources in force and reports, as JSON.
+    fn show(&self) -> Value;
+}
+
+const INDEX: &str = "\
+/metrics         counters in Prometheus' text format
+/ready           200 once the source was read
+/debug/syncz     clients, and how far each one is
+/debug/configz   resources in force, and what was refused
+/debug/registryz services and their endpoints
+";
+
+/// All pages.
+pub fn router(pages: Pages) -> Router {
+    Router::new()
+        .route("/", get(async || INDEX))
+        .route("/debug", get(async || INDEX))
+        .route("/metrics", get(metrics))
+        .route("/ready", get(ready))
+        .route("/debug/syncz", get(syncz))
+        .route("/debug/configz", get(configz))
+        .route("/debug/registryz", get(registryz))
+        .with_state(pages)
+}
+
+async fn metrics(State(pages): State<Pages>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pages.metrics.render()).into_response()
+}
+
+async fn ready(State(pages): State<Pages>) -> Response {
+    if pages.config.is_ready() {
+        (StatusCode::OK, "ready\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the source has not been read yet\n").into_response()
+    }
+}
+
+async fn syncz(State(pages): State<Pages>) -> Json<Value> {
+    let clients = pages.shared.connected.all();
+    Json(Value::Array(clients.iter().map(|c| sync::page(c)).collect()))
+}
+
+async fn configz(State(pages): State<Pages>) -> Json<Value> {
+    Json(pages.config.show())
+}
+
+async fn registryz(State(pages): State<Pages>) -> Json<Value> {
+    let snapshot = pages.shared.fanout.snapshot();
+    let services = snapshot.services.iter().map(|service| {
+        let ports = service.ports.iter().map(|port| {
+            let endpoints = snapshot.endpoints(&service.key, port.number);
+            let endpoints: Vec<Value> = endpoints
+                .iter()
+                .flat_map(|e| e.iter())
+                .map(|e| {
+                    json!({
+                        "address": e.address.to_string(),
+                        "port": e.port,
+                        "health": format!("{:?}", e.health),
+                        "labels": e.labels,
+                    })
+                })
+                .collect();
+            json!({
+                "number": port.number,
+                "name": port.name,
+                "protocol": format!("{:?}", port.protocol),
+                "endpoints": endpoints,
+            })
+        });
+        json!({
+            "host": service.host().as_str(),
+            "namespace": service.key.namespace,
+            "kind": format!("{:?}", service.kind),
+            "addresses": service.addresses.iter().map(|a| a.addr().to_string()).collect::<Vec<_>>(),
+            "ports": ports.collect::<Vec<_>>(),
+        })
+    });
+    Json(Value::Array(services.collect()))
+}

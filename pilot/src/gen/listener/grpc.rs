@@ -1,0 +1,94 @@
+//! API listeners for gRPC libraries, and the listeners of gRPC servers (xDS reference, section 11).
+
+use osier_core::host::Host;
+use osier_proto::Any;
+use osier_proto::types::http_connection_manager::{
+    HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier,
+};
+use osier_proto::types::listener::{ApiListener, Listener};
+use osier_proto::types::route::{
+    NonForwardingAction, Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
+    route_match::PathSpecifier,
+};
+use std::net::SocketAddr;
+
+use super::filter;
+use crate::r#gen::name::{self, OutboundName};
+use crate::r#gen::scope::Scope;
+use crate::r#gen::wire;
+
+/// The listener of a target (`host`, `host:port`, full or short names) or of a server's own address.
+pub(super) fn generate(scope: &Scope<'_>, name: &str) -> Option<Listener> {
+    if let Some(address) = name.strip_prefix(name::GRPC_INBOUND) {
+        return server(address.parse().ok()?);
+    }
+    let (host, port) = match name.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port.parse().ok()?)),
+        None => (name, None),
+    };
+    let service = full_names(scope, host).find_map(|full| scope.service(&full))?;
+    let port = match port {
+        Some(port) => service.port(port)?,
+        None => service.ports.iter().find(|p| p.protocol.is_http2()).or(service.ports.first())?,
+    };
+    let routes = OutboundName { port: port.number, subset: "".into(), host: service.host().shared().clone() };
+    let rds = Rds { config_source: Some(wire::over_ads()), route_config_name: routes.to_string() };
+    let manager = HttpConnectionManager {
+        stat_prefix: "grpc".into(),
+        route_specifier: Some(RouteSpecifier::Rds(rds)),
+        http_filters: vec![filter::router()],
+        ..Default::default()
+    };
+    Some(Listener {
+        api_listener: Some(ApiListener { api_listener: Some(Any::pack(&manager)) }),
+        ..Default::default()
+    })
+}
+
+/// A host as written, and what its short forms may stand for.
+fn full_names<'a>(scope: &'a Scope<'_>, host: &'a str) -> impl Iterator<Item = String> + 'a {
+    let domain = &scope.snapshot.cluster_domain;
+    let namespace = &scope.view().proxy.namespace;
+    let written = Host::new(host).as_str().trim_end_matches('.').to_string();
+    let forms = [
+        written.clone(),
+        format!("{written}.{domain}"),
+        format!("{written}.svc.{domain}"),
+        format!("{written}.{namespace}.svc.{domain}"),
+    ];
+    forms.into_iter()
+}
+
+/// A gRPC server handles everything that arrives itself.
+fn server(address: SocketAddr) -> Option<Listener> {
+    let route = Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".into())),
+            ..Default::default()
+        }),
+        action: Some(Action::NonForwardingAction(NonForwardingAction {})),
+        ..Default::default()
+    };
+    let routes = RouteConfiguration {
+        name: format!("inbound|{}||", address.port()),
+        virtual_hosts: vec![VirtualHost {
+            name: format!("inbound|http|{}", address.port()),
+            domains: vec!["*".into()],
+            routes: vec![route],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: "grpc".into(),
+        route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
+        http_filters: vec![filter::router()],
+        ..Default::default()
+    };
+    let filter = wire::network_filter("envoy.filters.network.http_connection_manager", &manager);
+    Some(Listener {
+        address: Some(wire::socket(address)),
+        filter_chains: vec![wire::chain("inbound", filter)],
+        ..Default::default()
+    })
+}

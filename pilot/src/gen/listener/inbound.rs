@@ -1,0 +1,159 @@
+//! Listeners for connections to the workload (istio-traffic 7.5), in plaintext.
+
+use std::net::SocketAddr;
+
+use osier_proto::types::core::TrafficDirection;
+use osier_proto::types::listener::{FilterChain, FilterChainMatch, Listener};
+use osier_proto::types::original_dst::OriginalDst;
+use osier_proto::types::route::{
+    Decorator, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    route::Action,
+    route_action::{ClusterSpecifier, MaxStreamDuration},
+    route_match::PathSpecifier,
+};
+
+use super::filter::{self, Routes, Side, TcpTimes};
+use super::{http_protocols, inspect, wildcards};
+use crate::r#gen::name;
+use crate::r#gen::scope::Scope;
+use crate::r#gen::wire;
+use crate::model::Protocol;
+use crate::snapshot::InboundPort;
+
+/// `virtualInbound`: every captured inbound connection.
+pub(super) fn captured(scope: &Scope<'_>) -> Listener {
+    let ports = scope.snapshot.inbound_ports(&scope.view().proxy);
+    let mut chains = vec![loop_guard(scope)];
+    chains.extend(unknown(scope));
+    for port in &ports {
+        chains.extend(of_port(scope, port));
+    }
+    let mut listener = Listener {
+        address: Some(wire::socket(SocketAddr::new(wildcards(scope)[0], name::INBOUND_PORT))),
+        traffic_direction: TrafficDirection::Inbound as i32,
+        listener_filters: vec![wire::listener_filter("envoy.filters.listener.original_dst", &OriginalDst {})],
+        filter_chains: chains,
+        ..Default::default()
+    };
+    let detects = ports.iter().any(|p| p.protocol == Protocol::Auto);
+    inspect(scope, &mut listener, false, detects);
+    listener
+}
+
+/// Connections to our own port would go round and round.
+fn loop_guard(scope: &Scope<'_>) -> FilterChain {
+    let nowhere = filter::tcp(scope, &[(name::BLACK_HOLE.to_string(), 1)], TcpTimes::default());
+    let mut chain = wire::chain("virtualInbound-blackhole", nowhere);
+    chain.filter_chain_match = Some(FilterChainMatch {
+        destination_port: Some(u32::from(name::INBOUND_PORT)),
+        ..Default::default()
+    });
+    chain
+}
+
+/// Ports without a service: bytes as they are, to where they were going.
+fn unknown(scope: &Scope<'_>) -> Vec<FilterChain> {
+    let own = &scope.view().proxy.addresses;
+    let mut families = Vec::new();
+    if own.iter().any(|ip| ip.is_ipv4()) || own.is_empty() {
+        families.push((name::INBOUND_PASSTHROUGH_V4, wire::range([0, 0, 0, 0].into(), 0)));
+    }
+    if own.iter().any(|ip| ip.is_ipv6()) {
+        families.push((name::INBOUND_PASSTHROUGH_V6, wire::range(std::net::Ipv6Addr::UNSPECIFIED.into(), 0)));
+    }
+    let chain = |(cluster, range): (&str, _)| {
+        let mut chain = wire::chain(
+            "virtualInbound",
+            filter::tcp(scope, &[(cluster.to_string(), 1)], TcpTimes::default()),
+        );
+        chain.filter_chain_match =
+            Some(FilterChainMatch { prefix_ranges: vec![range], ..Default::default() });
+        chain
+    };
+    families.into_iter().map(chain).collect()
+}
+
+/// The chains of one port of the workload.
+fn of_port(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterChain> {
+    let mut chains = chains(scope, port);
+    for chain in &mut chains {
+        let matched = chain.filter_chain_match.get_or_insert_default();
+        matched.destination_port = Some(u32::from(port.port));
+    }
+    chains
+}
+
+/// What is done with connections to a port, without saying which port.
+pub(super) fn chains(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterChain> {
+    let chain_name = format!("0.0.0.0_{}", port.port);
+    let http = || {
+        let stat_prefix = format!("inbound_0.0.0.0_{};", port.port);
+        wire::chain(
+            &chain_name,
+            filter::http(scope, &stat_prefix, Routes::Inline(routes(port)), Side::Inbound),
+        )
+    };
+    let tcp = || {
+        let times = times(scope, port);
+        wire::chain(&chain_name, filter::tcp(scope, &[(name::inbound(port.port), 1)], times))
+    };
+    match port.protocol {
+        Protocol::Auto => {
+            let mut http = http();
+            http.filter_chain_match = Some(FilterChainMatch {
+                transport_protocol: "raw_buffer".into(),
+                application_protocols: http_protocols(scope),
+                ..Default::default()
+            });
+            vec![http, tcp()]
+        }
+        protocol if protocol.is_http() => vec![http()],
+        _ => vec![tcp()],
+    }
+}
+
+fn times(scope: &Scope<'_>, port: &InboundPort<'_>) -> TcpTimes {
+    let Some((service, service_port)) = port.services.first() else { return TcpTimes::default() };
+    let policy = scope.snapshot.effective_policy(&scope.view().proxy, service, service_port.number, None);
+    policy.connection_pool.map_or_else(TcpTimes::default, |pool| TcpTimes {
+        idle: pool.tcp.idle_timeout,
+        longest: pool.tcp.max_connection_duration,
+    })
+}
+
+/// Everything to the application.
+fn routes(port: &InboundPort<'_>) -> RouteConfiguration {
+    let cluster = name::inbound(port.port);
+    let operation =
+        port.services.first().map(|(s, p)| format!("{}:{}/*", s.host(), p.number)).unwrap_or_default();
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.clone())),
+        timeout: Some(prost_types::Duration::default()),
+        max_stream_duration: Some(MaxStreamDuration {
+            max_stream_duration: None,
+            grpc_timeout_header_max: Some(prost_types::Duration::default()),
+        }),
+        ..Default::default()
+    };
+    let route = Route {
+        name: "default".into(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".into())),
+            ..Default::default()
+        }),
+        action: Some(Action::Route(action)),
+        decorator: Some(Decorator { operation, propagate: None }),
+        ..Default::default()
+    };
+    RouteConfiguration {
+        name: cluster,
+        virtual_hosts: vec![VirtualHost {
+            name: format!("inbound|http|{}", port.services.first().map_or(port.port, |(_, p)| p.number)),
+            domains: vec!["*".into()],
+            routes: vec![route],
+            ..Default::default()
+        }],
+        validate_clusters: Some(false),
+        ..Default::default()
+    }
+}

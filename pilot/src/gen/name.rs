@@ -1,0 +1,91 @@
+//! Names of resources, written and read in one place: istiod's own, so that tools that know them work.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Original destination, where nothing better is known.
+pub const PASSTHROUGH: &str = "PassthroughCluster";
+/// No endpoints: connections are closed, requests answered 503.
+pub const BLACK_HOLE: &str = "BlackHoleCluster";
+/// Original destination of inbound connections to ports without a service.
+pub const INBOUND_PASSTHROUGH_V4: &str = "InboundPassthroughCluster";
+/// The same over IPv6.
+pub const INBOUND_PASSTHROUGH_V6: &str = "InboundPassthroughClusterIpv6";
+/// Listener of captured outbound connections.
+pub const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
+/// Listener of captured inbound connections.
+pub const VIRTUAL_INBOUND: &str = "virtualInbound";
+/// Route configuration of explicit-proxy listeners.
+pub const HTTP_PROXY: &str = "http_proxy";
+/// Prefix of the listeners that proxyless gRPC servers ask for.
+pub const GRPC_INBOUND: &str = "xds.istio.io/grpc/lds/inbound/";
+/// Where captured outbound connections arrive.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Where captured inbound connections arrive.
+pub const INBOUND_PORT: u16 = 15006;
+/// Ports of the proxy itself; no service listener takes them.
+pub const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, INBOUND_PORT, 15021, 15090];
+
+/// Name of a cluster that belongs to a service port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OutboundName {
+    /// Service port.
+    pub port: u16,
+    /// Subset; empty for all endpoints.
+    pub subset: Arc<str>,
+    /// Host name of the service.
+    pub host: Arc<str>,
+}
+
+impl OutboundName {
+    /// Reads `outbound|<port>|<subset>|<host>`.
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.split('|');
+        let (direction, port, subset, host) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        if direction != "outbound" || parts.next().is_some() || host.is_empty() {
+            return None;
+        }
+        Some(Self { port: port.parse().ok()?, subset: subset.into(), host: host.into() })
+    }
+}
+
+impl fmt::Display for OutboundName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "outbound|{}|{}|{}", self.port, self.subset, self.host)
+    }
+}
+
+/// `inbound|<port>||`.
+pub fn inbound(port: u16) -> String {
+    format!("inbound|{port}||")
+}
+
+/// Port of `inbound|<port>||`.
+pub fn parse_inbound(name: &str) -> Option<u16> {
+    name.strip_prefix("inbound|")?.strip_suffix("||")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outbound_names_are_istiods() {
+        let name =
+            OutboundName { port: 80, subset: "v1".into(), host: "reviews.default.svc.cluster.local".into() };
+        assert_eq!(name.to_string(), "outbound|80|v1|reviews.default.svc.cluster.local");
+        assert_eq!(OutboundName::parse(&name.to_string()), Some(name));
+        for wrong in
+            ["", "outbound|80|v1", "outbound|x||h", "inbound|80||", "outbound|80||", "outbound|80||h|x"]
+        {
+            assert_eq!(OutboundName::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn inbound_names() {
+        assert_eq!(inbound(8080), "inbound|8080||");
+        assert_eq!(parse_inbound("inbound|8080||"), Some(8080));
+        assert_eq!(parse_inbound("inbound|8080|x|"), None);
+    }
+}

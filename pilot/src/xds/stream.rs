@@ -1,0 +1,418 @@
+//! The life of one stream, as one task that owns all of its state.
+//!
+//! Requests go before pushes: an ACK is cheap, and a client at its start waits. Nothing is taken from the state machine before
+//! the transport has room for it, so that behind a client that does not read changes merge instead of piling up.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use osier_proto::transport::{Link, Requests, Responses, Variant};
+use osier_proto::types;
+use osier_proto::xds::server::{
+    Options, ProtocolError, Request, Response, Scope, Status as TypeStatus, Step, Stream, Verdict, Want,
+};
+use osier_proto::xds::{Name, Resource};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::cache::Cache;
+use super::node::{Client, NodeError};
+use super::status::{Connected, ConnectionStatus};
+use crate::r#gen::key::{Key, ResourceType, View};
+use crate::r#gen::name::OutboundName;
+use crate::r#gen::{self, Generated};
+use crate::metrics::{Kind, Metrics, observe};
+use crate::model::ServiceKind;
+use crate::push::PushRequest;
+use crate::push::fanout::{Fanout, Registered};
+use crate::snapshot::{Change, MeshSnapshot};
+
+/// A client that takes nothing for this long is let go: it will come back and ask for what it lacks.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// After this many resources others get a turn on the thread.
+const TURN: usize = 64;
+
+/// What all streams share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who hears of changes.
+    pub fanout: Arc<Fanout>,
+    /// Encoded resources.
+    pub cache: Cache,
+    /// Who is connected.
+    pub connected: Connected,
+    /// Bounds the pushes that are generated at a time.
+    pub pushes: Semaphore,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Ends all streams.
+    pub shutdown: CancellationToken,
+}
+
+/// Serves a stream to its end.
+pub async fn serve(shared: Arc<Shared>, link: Link) -> Result<(), Status> {
+    let Link { variant, remote, mut requests, responses, .. } = link;
+    // Registered before anything is read: no change can fall between.
+    let (registered, snapshot) = shared.fanout.register();
+    let first = tokio::select! {
+        first = requests.next() => first?,
+        () = shared.shutdown.cancelled() => None,
+    };
+    let Some(first) = first else { return Ok(()) };
+    let mut served = Served::new(shared.clone(), registered, snapshot, variant.stream(Options::default()));
+    let ended = match served.begin(first, variant == Variant::Incremental, remote) {
+        Ok(()) => served.run(&mut requests, &responses).await,
+        Err(status) => Err(status),
+    };
+    shared.connected.remove(served.registered.id());
+    if let Some(client) = &served.client {
+        let error = ended.as_ref().err().map(Status::message);
+        tracing::info!(node = %client.id, error, "client disconnected");
+    }
+    ended
+}
+
+struct Served {
+    shared: Arc<Shared>,
+    registered: Registered,
+    snapshot: Arc<MeshSnapshot>,
+    stream: Stream,
+    client: Option<Arc<Client>>,
+    status: Option<Arc<ConnectionStatus>>,
+    /// The client's view, cut down for each type.
+    views: Vec<(ResourceType, Arc<View>)>,
+    /// The machine may have something to do.
+    busy: bool,
+    /// Since when the transport has no room.
+    blocked: Option<Instant>,
+    /// When the change came whose last response isn't sent yet.
+    converging: Option<Instant>,
+}
+
+impl Served {
+    fn new(shared: Arc<Shared>, registered: Registered, snapshot: Arc<MeshSnapshot>, stream: Stream) -> Self {
+        Self {
+            shared,
+            registered,
+            snapshot,
+            stream,
+            client: None,
+            status: None,
+            views: Vec::new(),
+            busy: false,
+            blocked: None,
+            converging: None,
+        }
+    }
+
+    /// The first request says who it is.
+    fn begin(&mut self, first: Request, incremental: bool, remote: Option<SocketAddr>) -> Result<(), Status> {
+        let node = match &first {
+            Request::Incremental(request) => request.node.as_ref(),
+            Request::StateOfTheWorld(request) => request.node.as_ref(),
+        };
+        let client = Arc::new(Client::parse(node).map_err(refuse_node)?);
+        self.registered.identify(client.view.proxy.clone());
+        let status = Arc::new(ConnectionStatus::new(
+            client.id.clone(),
+            remote.map(|a| a.to_string()).unwrap_or_default(),
+            client.user_agent.clone(),
+            client.version.clone(),
+            incremental,
+            client.view.is_on_demand(),
+        ));
+        self.shared.connected.add(self.registered.id(), status.clone());
+        tracing::info!(node = %client.id, user_agent = %client.user_agent, incremental, "client connected");
+        self.status = Some(status);
+        self.client = Some(client);
+        self.see(self.snapshot.clone());
+        self.request(first)
+    }
+
+    async fn run(&mut self, requests: &mut Requests, responses: &Responses) -> Result<(), Status> {
+        let shutdown = self.shared.shutdown.clone();
+        loop {
+            let room_until = self.blocked.map(|since| since + SEND_TIMEOUT);
+            let deadline = self.stream.deadline().map(Instant::from_std);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Err(Status::unavailable("the control plane is going down")),
+                // A transport that broke has ended the stream like any other: the client comes back.
+                request = requests.next() => match request {
+                    Ok(Some(request)) => self.request(request)?,
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+                ready = responses.ready(), if self.busy => {
+                    if !ready || !self.send(responses).await {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(room_until), if self.busy => {
+                    self.shared.metrics.write_timeout.inc();
+                    return Err(Status::deadline_exceeded("the client does not read its responses"));
+                }
+                () = sleep_until(deadline), if !self.busy => self.busy = true,
+                mail = self.registered.mail(), if !self.busy => self.push(mail).await,
+            }
+        }
+    }
+
+    /// Sends the next response, if there is one; there is room for it. False where the client is gone.
+    async fn send(&mut self, responses: &Responses) -> bool {
+        self.blocked = None;
+        let Some(response) = self.next_response().await else { return true };
+        self.count(&response);
+        let started = Instant::now();
+        let sent = responses.send(response).await;
+        observe(&self.shared.metrics.send_time, started.elapsed());
+        self.blocked = Some(Instant::now());
+        sent
+    }
+
+    fn request(&mut self, request: Request) -> Result<(), Status> {
+        let reaction = self.stream.on_request(request, std::time::Instant::now()).map_err(refuse_request)?;
+        self.busy = true;
+        let kind = kind_of(&reaction.type_url);
+        let metrics = &self.shared.metrics;
+        match &reaction.verdict {
+            Verdict::Spontaneous | Verdict::Ack { .. } => {}
+            Verdict::Stale => metrics.expired_nonce.of(kind).inc(),
+            Verdict::Nack(refusal) => {
+                metrics.rejects.of(kind).inc();
+                let node = self.client.as_ref().map_or("", |c| &c.id);
+                tracing::warn!(
+                    node,
+                    r#type = kind.label(),
+                    nonce = refusal.nonce,
+                    "refused: {}",
+                    refusal.message
+                );
+            }
+        }
+        if reaction.over_limit > 0 {
+            let node = self.client.as_ref().map_or("", |c| &c.id);
+            tracing::warn!(
+                node,
+                r#type = kind.label(),
+                names = reaction.over_limit,
+                "too many names on one stream"
+            );
+        }
+        self.note(&reaction.type_url);
+        Ok(())
+    }
+
+    /// Generates what the machine asks for until it has something to send, or nothing more to do.
+    async fn next_response(&mut self) -> Option<Response> {
+        loop {
+            match self.stream.next(std::time::Instant::now()) {
+                Some(Step::Generate(want)) => self.answer(want).await,
+                Some(Step::Send(response)) => return Some(response),
+                None => {
+                    self.busy = false;
+                    if let Some(since) = self.converging.take() {
+                        observe(&self.shared.metrics.convergence, since.elapsed());
+                    }
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, want: Want) {
+        let Some(kind) = ResourceType::of_url(&want.type_url) else {
+            // Types that we don't serve have no resources.
+            self.stream.answer(want, Vec::new());
+            return;
+        };
+        let started = Instant::now();
+        let names = self.names_of(kind, &want.scope);
+        let resources = self.generate(kind, &names).await;
+        self.stream.answer(want, resources);
+        observe(self.shared.metrics.push_time.of(kind_of(kind.url())), started.elapsed());
+    }
+
+    /// The names of a scope. All: those of the wildcard, and those that were asked for beside it.
+    fn names_of(&self, kind: ResourceType, scope: &Scope) -> Vec<Name> {
+        let (Scope::All, Some(client)) = (scope, &self.client) else {
+            return if let Scope::Names(names) = scope { names.clone() } else { Vec::new() };
+        };
+        let mut names: Vec<Name> =
+            r#gen::names(kind, &client.view, &self.snapshot).into_iter().map(Name::from).collect();
+        names.extend(self.stream.names(kind.url()).cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Makes resources, and for clients that ask on demand puts what these refer to on its way ahead of them.
+    async fn generate(&mut self, kind: ResourceType, names: &[Name]) -> Vec<Resource> {
+        let mut resources = Vec::with_capacity(names.len());
+        let (mut clusters, mut routes) = (BTreeSet::new(), BTreeSet::new());
+        for (at, name) in names.iter().enumerate() {
+            if let Some(made) = self.one(kind, name) {
+                if self.is_on_demand() {
+                    clusters.extend(made.clusters.iter().cloned());
+                    routes.extend(made.routes.iter().cloned());
+                }
+                resources.push(made.resource);
+            }
+            if at % TURN == TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.ahead(ResourceType::Cluster, &clusters);
+        self.ahead(ResourceType::Endpoints, &clusters);
+        self.ahead(ResourceType::Routes, &routes);
+        resources
+    }
+
+    /// Sends what the client will need next, unless it is kept up to date already.
+    fn ahead(&mut self, kind: ResourceType, names: &BTreeSet<String>) {
+        let unknown = names.iter().filter(|name| !self.stream.wants(kind.url(), name));
+        let resources: Vec<Resource> =
+            unknown.filter_map(|name| self.one(kind, name)).map(|made| made.resource).collect();
+        if !resources.is_empty() {
+            self.stream.push_ahead(kind.url(), resources);
+        }
+    }
+
+    fn one(&self, kind: ResourceType, name: &str) -> Option<Generated> {
+        let (_, view) = self.views.iter().find(|(k, _)| *k == kind)?;
+        // The workload's own clusters depend on its addresses, which the shared view doesn't have.
+        let own = kind == ResourceType::Cluster && OutboundName::parse(name).is_none();
+        let view = if own { self.client.as_ref()?.view.clone() } else { view.clone() };
+        self.shared.cache.get(&Key { kind, name: name.into(), view }, &self.snapshot)
+    }
+
+    fn is_on_demand(&self) -> bool {
+        self.client.as_ref().is_some_and(|c| c.view.is_on_demand())
+    }
+
+    /// Takes a snapshot as the one to generate from.
+    fn see(&mut self, snapshot: Arc<MeshSnapshot>) {
+        let Some(client) = &self.client else { return };
+        let same_rules = Arc::ptr_eq(&snapshot.routes, &self.snapshot.routes)
+            && Arc::ptr_eq(&snapshot.policies, &self.snapshot.policies)
+            && Arc::ptr_eq(&snapshot.services, &self.snapshot.services);
+        if !same_rules || self.views.is_empty() {
+            let sensitivity = self.shared.cache.sensitivity(&snapshot);
+            let reduced = |kind| (kind, Arc::new(client.view.reduced(kind, &sensitivity)));
+            self.views = ResourceType::ALL.into_iter().map(reduced).collect();
+        }
+        self.snapshot = snapshot;
+    }
+
+    /// Offers the machine what a change can have touched; it sends what differs.
+    async fn push(&mut self, mail: PushRequest) {
+        let shared = self.shared.clone();
+        // A closed semaphore is one more way to be going down.
+        let Ok(_permit) = shared.pushes.acquire().await else { return };
+        self.see(mail.snapshot.clone());
+        self.converging = Some(self.converging.map_or(mail.since, |s| s.min(mail.since)));
+        let subscribed: Vec<ResourceType> =
+            ResourceType::ALL.into_iter().filter(|k| self.stream.status(k.url()).is_some()).collect();
+        for kind in subscribed {
+            let scope = match self.touched(kind, &mail.change) {
+                Touched::Nothing => continue,
+                Touched::Names(names) => Scope::Names(names),
+                Touched::Everything if self.stream.is_wildcard(kind.url()) => Scope::All,
+                Touched::Everything => Scope::Names(self.stream.names(kind.url()).cloned().collect()),
+            };
+            let names = self.names_of(kind, &scope);
+            let resources = self.generate(kind, &names).await;
+            self.stream.push(kind.url(), scope, resources);
+        }
+        self.busy = true;
+    }
+
+    /// Which resources of a type a change can have touched.
+    fn touched(&self, kind: ResourceType, change: &Change) -> Touched {
+        if !change.endpoints_only() {
+            return Touched::Everything;
+        }
+        let Some(client) = &self.client else { return Touched::Nothing };
+        let own = change.concerns_inbound(&client.view.proxy);
+        let has_kind = |wanted: &[ServiceKind]| {
+            let service = |key| self.snapshot.service_by_key(key);
+            change.endpoints.iter().filter_map(service).any(|s| wanted.contains(&s.kind))
+        };
+        match kind {
+            ResourceType::Endpoints => Touched::Names(self.names_of_hosts(kind, change)),
+            // Endpoints of DNS services are in the cluster itself, those of the workload make inbound clusters.
+            ResourceType::Cluster if own || has_kind(&[ServiceKind::Dns]) => Touched::Everything,
+            ResourceType::Listener if own || has_kind(&[ServiceKind::Headless]) => Touched::Everything,
+            _ => Touched::Nothing,
+        }
+    }
+
+    /// The subscribed names that belong to services whose endpoints changed.
+    fn names_of_hosts(&self, kind: ResourceType, change: &Change) -> Vec<Name> {
+        let hosts: BTreeSet<&str> = change.endpoints.iter().map(|key| key.host.as_str()).collect();
+        let belongs = |name: &&Name| OutboundName::parse(name).is_some_and(|n| hosts.contains(&*n.host));
+        self.stream.names(kind.url()).filter(belongs).cloned().collect()
+    }
+
+    fn count(&self, response: &Response) {
+        use prost::Message;
+        let (type_url, size) = match response {
+            Response::Incremental(r) => (&r.type_url, r.encoded_len()),
+            Response::StateOfTheWorld(r) => (&r.type_url, r.encoded_len()),
+        };
+        let kind = kind_of(type_url);
+        self.shared.metrics.pushes.of(kind).inc();
+        self.shared.metrics.config_size.of(kind).observe(size as f64);
+        self.note(type_url);
+    }
+
+    /// Keeps the status that others see up to date.
+    fn note(&self, type_url: &str) {
+        let Some(kind) = ResourceType::of_url(type_url) else { return };
+        let status: Option<TypeStatus> = self.stream.status(type_url);
+        if let (Some(seen), Some(status)) = (&self.status, status) {
+            seen.note(kind, status);
+        }
+    }
+}
+
+/// Which resources a change can have touched.
+enum Touched {
+    Nothing,
+    Names(Vec<Name>),
+    Everything,
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn kind_of(type_url: &str) -> Kind {
+    match type_url {
+        types::CLUSTER => Kind::Cds,
+        types::CLUSTER_LOAD_ASSIGNMENT => Kind::Eds,
+        types::LISTENER => Kind::Lds,
+        types::ROUTE_CONFIGURATION => Kind::Rds,
+        types::VIRTUAL_HOST => Kind::Vhds,
+        _ => Kind::Other,
+    }
+}
+
+fn refuse_node(error: NodeError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn refuse_request(error: ProtocolError) -> Status {
+    match error {
+        ProtocolError::NoNode | ProtocolError::NoType | ProtocolError::WrongVariant => {
+            Status::invalid_argument(error.to_string())
+        }
+        ProtocolError::TooManyTypes => Status::resource_exhausted(error.to_string()),
+    }
+}
