@@ -171,6 +171,13 @@ impl Stream {
         matches!(self.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Moves the connection to the caller's runtime. Nothing may be reading or writing it.
+    pub fn rehome(self) -> io::Result<Self> {
+        match self {
+            Self::Plain(tcp) => TcpStream::from_std(tcp.into_std()?).map(Self::Plain),
+        }
+    }
+
     /// Address of the peer.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self {

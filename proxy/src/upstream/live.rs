@@ -18,16 +18,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::mailbox::{Notice, PoolMember};
-use super::waiting::{Grant, WaitQueue};
+use super::waiting::WaitQueue;
 use crate::config::cluster::ClusterLimits;
-use crate::config::endpoint::EndpointSet;
+use crate::config::endpoint::{Endpoint, EndpointSet};
 use crate::error::{Kind, Progress, ProxyError, Side};
 
-static NEXT_ENDPOINT: AtomicU64 = AtomicU64::new(1);
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Live state of a cluster.
 #[derive(Debug)]
 pub struct LiveState {
+    /// Unique in this process.
+    pub id: u64,
     /// The cluster's name, for messages.
     pub name: Arc<str>,
     /// Figures for `/stats` and `/clusters`.
@@ -116,6 +118,7 @@ impl LiveState {
     /// The state of a cluster that wasn't there before, without limits.
     pub fn new(name: impl Into<Arc<str>>) -> Arc<Self> {
         Arc::new(Self {
+            id: NEXT_ID.fetch_add(1, Relaxed),
             name: name.into(),
             counters: ClusterCounters::default(),
             known: Notify::new(),
@@ -141,7 +144,7 @@ impl LiveState {
             endpoints.retain(|_, state| state.strong_count() > 0);
         }
         let state = Arc::new(EndpointState {
-            id: NEXT_ENDPOINT.fetch_add(1, Relaxed),
+            id: NEXT_ID.fetch_add(1, Relaxed),
             address,
             cluster: self.clone(),
             counters: EndpointCounters::default(),
@@ -212,14 +215,14 @@ impl LiveState {
     }
 
     /// Takes a permit for one request to `endpoint`, which counts from now on as active there.
-    pub fn admit(endpoint: &Arc<EndpointState>) -> Result<RequestPermit, ProxyError> {
-        let cluster = &endpoint.cluster;
+    pub fn admit(endpoint: Arc<Endpoint>) -> Result<RequestPermit, ProxyError> {
+        let cluster = &endpoint.state.cluster;
         if !try_take(&cluster.active_requests, cluster.limits.requests.load(Relaxed)) {
             cluster.counters.pending_overflow.fetch_add(1, Relaxed);
             return Err(cluster.overflow("max_requests"));
         }
-        endpoint.active.fetch_add(1, Relaxed);
-        Ok(RequestPermit { endpoint: endpoint.clone(), success: false })
+        endpoint.state.active.fetch_add(1, Relaxed);
+        Ok(RequestPermit { endpoint, success: false })
     }
 
     /// Takes a permit for one request that waits for a connection.
@@ -250,18 +253,13 @@ impl LiveState {
 
     /// Gives a free place to whoever waits first; false where there is no place or nobody to take it.
     fn serve_waiter(self: &Arc<Self>) -> bool {
-        self.try_connection_slot().is_some_and(|slot| match self.waiting.give(Grant::Slot(slot)) {
+        self.try_connection_slot().is_some_and(|slot| match self.waiting.give_slot(slot) {
             Ok(()) => true,
-            Err(Grant::Slot(slot)) => {
+            Err(slot) => {
                 slot.release();
                 false
             }
         })
-    }
-
-    /// Limits on connections make pools report their idle ones; without a limit nobody needs to know.
-    pub(super) fn limits_connections(&self) -> bool {
-        self.limits.connections.load(Relaxed) != u32::MAX
     }
 
     /// Connections made with other settings than these are not used again.
@@ -289,7 +287,7 @@ impl LiveState {
     /// Asks the pools that have idle connections of this cluster to give one to those who wait.
     pub(super) fn ask_for_idle(&self) {
         for member in self.members.lock().iter().filter_map(Weak::upgrade) {
-            if member.idle.load(SeqCst) > 0 {
+            if member.may_have_idle() {
                 member.notify(Notice::GiveUpIdle);
             }
         }
@@ -376,11 +374,6 @@ impl EndpointState {
         self.severed.notified().await;
     }
 
-    /// No pick finds this endpoint any more (original destinations that were idle for long).
-    pub(super) fn mark_removed(&self) {
-        self.removed.store(true, SeqCst);
-    }
-
     /// Envoy's names and the figures behind them, as `/clusters` shows them.
     pub fn stats(&self) -> [(&'static str, u64); 8] {
         let (successes, errors) = (self.counters.successes.load(Relaxed), self.counters.errors.load(Relaxed));
@@ -401,13 +394,13 @@ impl EndpointState {
 /// One request in flight: counted at its cluster and its endpoint until this is dropped.
 #[derive(Debug)]
 pub struct RequestPermit {
-    endpoint: Arc<EndpointState>,
+    endpoint: Arc<Endpoint>,
     success: bool,
 }
 
 impl RequestPermit {
     /// The endpoint that the request goes to.
-    pub fn endpoint(&self) -> &Arc<EndpointState> {
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
@@ -419,18 +412,19 @@ impl RequestPermit {
     /// No answer came in time.
     pub fn timed_out(&mut self) {
         self.success = false;
-        self.endpoint.counters.timeouts.fetch_add(1, Relaxed);
-        self.endpoint.cluster.counters.request_timeouts.fetch_add(1, Relaxed);
+        let state = &self.endpoint.state;
+        state.counters.timeouts.fetch_add(1, Relaxed);
+        state.cluster.counters.request_timeouts.fetch_add(1, Relaxed);
     }
 }
 
 impl Drop for RequestPermit {
     fn drop(&mut self) {
-        let counters = &self.endpoint.counters;
-        if self.success { &counters.successes } else { &counters.errors }.fetch_add(1, Relaxed);
-        self.endpoint.active.fetch_sub(1, Relaxed);
-        self.endpoint.cluster.active_requests.fetch_sub(1, Relaxed);
-        self.endpoint.cluster.counters.requests_completed.fetch_add(1, Relaxed);
+        let state = &self.endpoint.state;
+        if self.success { &state.counters.successes } else { &state.counters.errors }.fetch_add(1, Relaxed);
+        state.active.fetch_sub(1, Relaxed);
+        state.cluster.active_requests.fetch_sub(1, Relaxed);
+        state.cluster.counters.requests_completed.fetch_add(1, Relaxed);
     }
 }
 
@@ -473,9 +467,9 @@ impl Drop for ConnectionSlot {
         let within_limit = cluster.connections.load(SeqCst) <= cluster.limits.connections.load(Relaxed);
         let mut slot = Self(Some(cluster.clone()));
         if within_limit && cluster.waiting.any() {
-            match cluster.waiting.give(Grant::Slot(slot)) {
+            match cluster.waiting.give_slot(slot) {
                 Ok(()) => return,
-                Err(Grant::Slot(back)) => slot = back,
+                Err(back) => slot = back,
             }
         }
         slot.release();
@@ -526,10 +520,24 @@ fn try_take(counter: &AtomicU32, limit: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::waiting::Waiting;
+    use crate::config::endpoint::EndpointSpec;
+    use crate::upstream::waiting::{Grant, Waiting, Want};
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn endpoint(state: &Arc<EndpointState>) -> Arc<Endpoint> {
+        Arc::new(Endpoint { spec: EndpointSpec::default(), address: state.address, state: state.clone() })
+    }
+
+    fn join(live: &Arc<LiveState>) -> Waiting {
+        Waiting::join(live, Want { endpoint: 0, http2: false })
+    }
+
+    async fn slot(waiting: &mut Waiting) -> ConnectionSlot {
+        let Grant::Slot(slot) = waiting.granted().await else { panic!("not a slot") };
+        slot
     }
 
     fn limited(limits: ClusterLimits) -> Arc<LiveState> {
@@ -546,15 +554,15 @@ mod tests {
             max_requests: 2,
             max_retries: 1,
         });
-        let endpoint = live.endpoint(address(1));
+        let state = live.endpoint(address(1));
 
-        let (one, two) = (LiveState::admit(&endpoint), LiveState::admit(&endpoint));
-        let refused = LiveState::admit(&endpoint).expect_err("a third request");
+        let (one, two) = (LiveState::admit(endpoint(&state)), LiveState::admit(endpoint(&state)));
+        let refused = LiveState::admit(endpoint(&state)).expect_err("a third request");
         assert_eq!((refused.kind, refused.progress), (Kind::Overflow, Progress::NothingSent));
         assert_eq!(refused.detail, "cluster c has reached max_requests");
-        assert_eq!((live.active_requests(), endpoint.active()), (2, 2));
+        assert_eq!((live.active_requests(), state.active()), (2, 2));
         drop((one, two));
-        assert_eq!((live.active_requests(), endpoint.active()), (0, 0));
+        assert_eq!((live.active_requests(), state.active()), (0, 0));
 
         let pending = live.admit_pending().expect("the first");
         assert_eq!(live.admit_pending().expect_err("the second").kind, Kind::Overflow);
@@ -567,21 +575,21 @@ mod tests {
         drop(retry);
         assert!(live.admit_retry().is_some());
 
-        let connection = ConnectionPermit::try_new(&endpoint);
-        assert!(connection.is_some() && ConnectionPermit::try_new(&endpoint).is_none());
-        assert_eq!(endpoint.connections(), 1);
+        let connection = ConnectionPermit::try_new(&state);
+        assert!(connection.is_some() && ConnectionPermit::try_new(&state).is_none());
+        assert_eq!(state.connections(), 1);
         drop(connection);
-        assert_eq!((endpoint.connections(), live.connections()), (0, 0));
+        assert_eq!((state.connections(), live.connections()), (0, 0));
     }
 
     #[test]
     fn outcomes_are_counted() {
-        let endpoint = LiveState::new("c").endpoint(address(1));
+        let state = LiveState::new("c").endpoint(address(1));
         for status in [200, 404, 500] {
-            LiveState::admit(&endpoint).expect("no limit").answered(status);
+            LiveState::admit(endpoint(&state)).expect("no limit").answered(status);
         }
-        LiveState::admit(&endpoint).expect("no limit").timed_out();
-        let stats = endpoint.stats();
+        LiveState::admit(endpoint(&state)).expect("no limit").timed_out();
+        let stats = state.stats();
         for (name, wanted) in [("rq_success", 2), ("rq_error", 2), ("rq_timeout", 1), ("rq_total", 4)] {
             assert!(stats.contains(&(name, wanted)), "{name}: {stats:?}");
         }
@@ -603,20 +611,19 @@ mod tests {
     #[tokio::test]
     async fn freed_places_go_to_those_who_wait_in_order() {
         let live = limited(ClusterLimits { max_connections: 1, ..ClusterLimits::default() });
-        let endpoint = live.endpoint(address(1));
-        let held = ConnectionPermit::try_new(&endpoint).expect("the first");
-        let (mut one, gone, mut two) = (Waiting::join(&live), Waiting::join(&live), Waiting::join(&live));
+        let state = live.endpoint(address(1));
+        let held = ConnectionPermit::try_new(&state).expect("the first");
+        let (mut one, gone, mut two) = (join(&live), join(&live), join(&live));
         drop(gone);
         drop(held);
         assert!(live.try_connection_slot().is_none(), "the place is the first waiter's, nobody overtakes");
-        let Grant::Slot(slot) = one.granted().await;
-        drop(slot);
+        drop(slot(&mut one).await);
         // A granted place that nobody takes passes on.
-        let mut three = Waiting::join(&live);
-        drop(two.granted().await);
-        let Grant::Slot(_slot) = three.granted().await;
+        let mut three = join(&live);
+        drop(slot(&mut two).await);
+        let held = slot(&mut three).await;
         assert_eq!(live.connections(), 1);
-        drop((one, two, three, _slot));
+        drop((one, two, three, held));
         assert_eq!(live.connections(), 0);
         assert!(!live.waiting.any());
     }
@@ -625,15 +632,15 @@ mod tests {
     async fn a_raised_limit_lets_waiters_in_and_a_lowered_one_keeps_them_out() {
         let limits = |max_connections| ClusterLimits { max_connections, ..ClusterLimits::default() };
         let live = limited(limits(2));
-        let endpoint = live.endpoint(address(1));
-        let held = [ConnectionPermit::try_new(&endpoint), ConnectionPermit::try_new(&endpoint)];
-        let mut waiting = Waiting::join(&live);
+        let state = live.endpoint(address(1));
+        let held = [ConnectionPermit::try_new(&state), ConnectionPermit::try_new(&state)];
+        let mut waiting = join(&live);
         live.apply(&limits(1), 1);
         let [one, two] = held;
         drop(one);
         assert_eq!(live.connections(), 1, "over the limit: the place is not passed on");
         live.apply(&limits(2), 1);
-        let Grant::Slot(_slot) = waiting.granted().await;
+        let _slot = slot(&mut waiting).await;
         assert_eq!(live.connections(), 2);
         drop(two);
     }

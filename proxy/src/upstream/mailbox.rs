@@ -5,7 +5,8 @@
 //! Sending wakes the worker's pool task; nothing here waits or ticks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::SeqCst};
+use std::task::Wake;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -23,14 +24,16 @@ pub(super) enum Notice {
 }
 
 /// One pool's part in one cluster.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct PoolMember {
     /// Where its notices go.
     pub mailbox: Arc<Mailbox>,
-    /// The cluster, by address of its live state.
+    /// The cluster's `LiveState::id`.
     pub cluster: u64,
-    /// Idle connections that this pool has in the cluster; kept only where the cluster limits connections.
+    /// Idle HTTP/1 connections that this pool has in the cluster.
     pub idle: AtomicU32,
+    /// HTTP/2 connections that this pool has in the cluster.
+    pub http2: AtomicU32,
     notices: AtomicU8,
 }
 
@@ -40,6 +43,21 @@ pub(super) struct Mailbox {
     members: Mutex<Vec<Arc<PoolMember>>>,
     /// Wakes the pool's task, also for its own reasons.
     pub wake: Notify,
+    /// A watched idle connection has become readable.
+    touched: AtomicBool,
+}
+
+/// As a waker, the mailbox is what idle connections are registered with: when a peer closes one, the pool looks.
+impl Wake for Mailbox {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.touched.swap(true, SeqCst) {
+            self.wake.notify_one();
+        }
+    }
 }
 
 /// The notices of one member at one moment.
@@ -54,7 +72,12 @@ impl Notices {
 
 impl PoolMember {
     pub fn new(mailbox: Arc<Mailbox>, cluster: u64) -> Arc<Self> {
-        Arc::new(Self { mailbox, cluster, idle: AtomicU32::new(0), notices: AtomicU8::new(0) })
+        Arc::new(Self { mailbox, cluster, ..Self::default() })
+    }
+
+    /// True where this pool may have a connection in the cluster that nobody uses.
+    pub fn may_have_idle(&self) -> bool {
+        self.idle.load(SeqCst) > 0 || self.http2.load(SeqCst) > 0
     }
 
     /// Leaves a notice and wakes the pool, unless it is already there.
@@ -70,6 +93,11 @@ impl PoolMember {
 }
 
 impl Mailbox {
+    /// True once after a watched connection became readable.
+    pub fn take_touched(&self) -> bool {
+        self.touched.swap(false, SeqCst)
+    }
+
     /// Takes everything that was left so far.
     pub fn take(&self) -> Vec<(Arc<PoolMember>, Notices)> {
         let members = std::mem::take(&mut *self.members.lock());

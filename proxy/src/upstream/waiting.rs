@@ -13,12 +13,26 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::live::{ConnectionSlot, LiveState};
+use super::pool::{Http1Connection, Http2Lease};
 
 /// What ends a wait.
 #[derive(Debug)]
 pub(super) enum Grant {
     /// Open a connection.
     Slot(ConnectionSlot),
+    /// Use this one, which another request has finished with.
+    Http1(Http1Connection),
+    /// Use a stream of this one.
+    Http2(Http2Lease),
+}
+
+/// What a request waits for, beside the right to open a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Want {
+    /// Its endpoint, by `EndpointState::id`.
+    pub endpoint: u64,
+    /// A stream of an HTTP/2 connection, or an HTTP/1 connection.
+    pub http2: bool,
 }
 
 /// Who waits in one cluster.
@@ -33,6 +47,7 @@ pub(super) struct WaitQueue {
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
+    want: Want,
     grant: oneshot::Sender<Grant>,
 }
 
@@ -51,20 +66,60 @@ impl WaitQueue {
         self.length.load(SeqCst) > 0
     }
 
-    /// Gives `grant` to the first in the queue that still waits.
-    pub fn give(&self, mut grant: Grant) -> Result<(), Grant> {
-        loop {
-            let Some(waiter) = self.pop() else { return Err(grant) };
+    /// What the first in the queue waits for.
+    pub fn first(&self) -> Option<Want> {
+        self.waiters.lock().front().map(|waiter| waiter.want)
+    }
+
+    /// Gives a place to the first in the queue. `Err`: nobody waits.
+    pub fn give_slot(&self, slot: ConnectionSlot) -> Result<(), ConnectionSlot> {
+        let first = |waiters: &VecDeque<Waiter>| (!waiters.is_empty()).then_some(0);
+        self.give(Grant::Slot(slot), first).map_err(|grant| match grant {
+            Grant::Slot(slot) => slot,
+            Grant::Http1(_) | Grant::Http2(_) => unreachable!("it comes back as it was given"),
+        })
+    }
+
+    /// Gives an idle connection to the first in the queue, if that one waits for its endpoint. `Err`: it doesn't, or nobody waits.
+    pub fn give_http1(&self, connection: Http1Connection) -> Result<(), Http1Connection> {
+        let want = Want { endpoint: connection.endpoint().id, http2: false };
+        let first =
+            |waiters: &VecDeque<Waiter>| waiters.front().filter(|waiter| waiter.want == want).map(|_| 0);
+        self.give(Grant::Http1(connection), first).map_err(|grant| match grant {
+            Grant::Http1(connection) => connection,
+            Grant::Slot(_) | Grant::Http2(_) => unreachable!("it comes back as it was given"),
+        })
+    }
+
+    /// Gives a stream to the first in the queue that waits for one at its endpoint. Others in front can't use it, and lose nothing.
+    pub fn give_http2(&self, lease: Http2Lease) -> Result<(), Http2Lease> {
+        let want = Want { endpoint: lease.endpoint().id, http2: true };
+        let fitting = |waiters: &VecDeque<Waiter>| waiters.iter().position(|waiter| waiter.want == want);
+        self.give(Grant::Http2(lease), fitting).map_err(|grant| match grant {
+            Grant::Http2(lease) => lease,
+            Grant::Slot(_) | Grant::Http1(_) => unreachable!("it comes back as it was given"),
+        })
+    }
+
+    /// Gives `grant` to the waiter that `which` says; to the next one if that has given up.
+    fn give(
+        &self,
+        mut grant: Grant,
+        which: impl Fn(&VecDeque<Waiter>) -> Option<usize>,
+    ) -> Result<(), Grant> {
+        while let Some(waiter) = self.take(&which) {
             match waiter.grant.send(grant) {
                 Ok(()) => return Ok(()),
                 Err(refused) => grant = refused,
             }
         }
+        Err(grant)
     }
 
-    fn pop(&self) -> Option<Waiter> {
+    fn take(&self, which: impl Fn(&VecDeque<Waiter>) -> Option<usize>) -> Option<Waiter> {
         let mut waiters = self.waiters.lock();
-        let waiter = waiters.pop_front();
+        let place = which(&waiters)?;
+        let waiter = waiters.remove(place);
         self.length.store(waiters.len() as u32, SeqCst);
         waiter
     }
@@ -80,12 +135,12 @@ impl WaitQueue {
 
 impl Waiting {
     /// Joins the end of the queue. The caller then looks once more for a free place, since one may have come free before.
-    pub fn join(cluster: &Arc<LiveState>) -> Self {
+    pub fn join(cluster: &Arc<LiveState>, want: Want) -> Self {
         let queue = &cluster.waiting;
         let (sender, receiver) = oneshot::channel();
         let ticket = queue.next.fetch_add(1, Relaxed);
         let mut waiters = queue.waiters.lock();
-        waiters.push_back(Waiter { ticket, grant: sender });
+        waiters.push_back(Waiter { ticket, want, grant: sender });
         queue.length.store(waiters.len() as u32, SeqCst);
         drop(waiters);
         Self { cluster: cluster.clone(), ticket, grant: receiver }
