@@ -10,6 +10,7 @@ pub mod error;
 pub mod http;
 pub mod io;
 pub mod listener;
+pub mod node;
 pub mod tcp;
 pub mod telemetry;
 pub mod upstream;

@@ -18,7 +18,12 @@ use tokio::sync::oneshot;
 
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
 use crate::http::head::RequestHead;
+use crate::http::peer_metadata::PeerCache;
 use crate::listener::orig_dst::OriginalDestination;
+use crate::node::Node;
+use crate::telemetry::access_log::{AccessLogs, Gathered};
+use crate::telemetry::collector::Metrics;
+use crate::telemetry::metrics::Shard;
 
 /// Capacity of a pooled buffer.
 pub const BUFFER_SIZE: usize = 16 * 1024;
@@ -40,6 +45,12 @@ pub struct Shared {
     pub drain: Arc<Drain>,
     /// How the original destination of a captured connection is found.
     pub original_destination: OriginalDestination,
+    /// Who this proxy is.
+    pub node: Arc<Node>,
+    /// What all workers count.
+    pub metrics: Metrics,
+    /// Where all workers log.
+    pub access_logs: AccessLogs,
 }
 
 /// One thread's share of the work.
@@ -49,6 +60,12 @@ pub struct Worker {
     pub id: usize,
     /// The process's parts.
     pub shared: Arc<Shared>,
+    /// What this worker counts.
+    pub metrics: Arc<Shard>,
+    /// What this worker logs.
+    pub access_log: Arc<Gathered>,
+    /// Workloads that have told who they are.
+    pub peers: PeerCache,
     handle: Handle,
     siblings: OnceLock<Box<[Weak<Worker>]>>,
     cached: Mutex<Arc<LocalSnapshot>>,
@@ -75,6 +92,9 @@ impl Worker {
     pub fn new(id: usize, handle: Handle, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
             id,
+            metrics: shared.metrics.shard(),
+            access_log: shared.access_logs.worker(),
+            peers: PeerCache::default(),
             shared,
             handle,
             siblings: OnceLock::new(),

@@ -49,7 +49,7 @@ fn one(log: &xds::AccessLog) -> Result<AccessLogConfig, Invalid> {
         return Err(unsupported_extension(config)).at("typed_config");
     };
     let format = match format_string {
-        None => AccessLogFormat::Text(ENVOY_FORMAT.into()),
+        None => AccessLogFormat::Text(parse("access_log_format", ENVOY_FORMAT)?),
         Some(text) => format(&text).at("log_format").at("typed_config")?,
     };
     Ok(AccessLogConfig { sink, format })
@@ -68,15 +68,11 @@ fn format(message: &SubstitutionFormatString) -> Result<AccessLogFormat, Invalid
     if message.omit_empty_values {
         return Err(Invalid::new("omit_empty_values", "is not supported"));
     }
-    let checked = |field: &str, text: &str| -> Result<Arc<str>, Invalid> {
-        Template::parse(text).map_err(|e| Invalid::new(field, e))?;
-        Ok(text.into())
-    };
     match required("format", message.format.as_ref())? {
-        Format::TextFormat(text) => Ok(AccessLogFormat::Text(checked("text_format", text)?)),
+        Format::TextFormat(text) => Ok(AccessLogFormat::Text(parse("text_format", text)?)),
         Format::TextFormatSource(source) => match &source.specifier {
             Some(data_source::Specifier::InlineString(text)) => {
-                Ok(AccessLogFormat::Text(checked("text_format_source.inline_string", text)?))
+                Ok(AccessLogFormat::Text(parse("text_format_source.inline_string", text)?))
             }
             _ => Err(Invalid::new("text_format_source", "needs `inline_string`")),
         },
@@ -85,10 +81,14 @@ fn format(message: &SubstitutionFormatString) -> Result<AccessLogFormat, Invalid
                 let field = format!("json_format.{key}");
                 let text = value.kind.as_ref().and_then(as_text);
                 let text = text.ok_or_else(|| Invalid::new(field.clone(), "must be text"))?;
-                Ok((Arc::from(key.as_str()), checked(&field, text)?))
+                Ok((key.as_str().into(), parse(&field, text)?))
             };
             let entries: Result<Vec<_>, Invalid> = object.fields.iter().map(entry).collect();
             Ok(AccessLogFormat::Json(entries?.into()))
         }
     }
+}
+
+fn parse(field: &str, text: &str) -> Result<Template, Invalid> {
+    Template::parse(text).map_err(|e| Invalid::new(field, e))
 }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::cluster::WeightedClusters;
 use super::route::RouteTable;
+use crate::http::template::Template;
 use crate::listener::filter_chain::ChainMatcher;
 
 /// One address that connections arrive on, or are handed to by their original destination.
@@ -459,10 +460,10 @@ pub enum AccessLogFormat {
     /// Istio's default line (istio-operations.md 9.1).
     #[default]
     Default,
-    /// Text with `%COMMAND%`s.
-    Text(Arc<str>),
+    /// Text with `%COMMAND%`s, with its line end.
+    Text(Template),
     /// JSON object: key and text with `%COMMAND%`s, in order.
-    Json(Arc<[(Arc<str>, Arc<str>)]>),
+    Json(Box<[(Box<str>, Template)]>),
 }
 
 impl ConnectionInputs {

@@ -317,6 +317,25 @@ impl<'t> RawCommand<'t> {
 }
 
 impl Command {
+    /// True where the value is a number, which JSON writes without quotes.
+    pub fn is_number(&self) -> bool {
+        use Simple::*;
+        const NUMBERS: [Simple; 11] = [
+            ResponseCode,
+            Duration,
+            RequestDuration,
+            ResponseDuration,
+            ResponseTxDuration,
+            BytesReceived,
+            BytesSent,
+            UpstreamRequestAttemptCount,
+            DownstreamLocalPort,
+            DownstreamRemotePort,
+            ConnectionId,
+        ];
+        matches!(&self.value, Value::Simple(simple) if NUMBERS.contains(simple))
+    }
+
     /// Writes the value; false, and nothing written, where there is none.
     pub fn write(&self, context: &Context<'_>, out: &mut Vec<u8>) -> bool {
         match &self.value {

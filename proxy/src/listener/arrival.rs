@@ -14,7 +14,10 @@ use super::connection::{Connection, ListenerSource};
 use super::detect::{DetectError, detect};
 use crate::config::listener::{ConnectionInputs, FilterChain, Listener, NetworkAction};
 use crate::config::snapshot::Snapshot;
+use crate::http::template::Context;
 use crate::io::Stream;
+use crate::telemetry::record::{Downstream, Flags, RequestRecord};
+use crate::telemetry::write_logs;
 use crate::worker::Worker;
 
 /// Why a connection got no filter chain.
@@ -138,7 +141,27 @@ async fn admit(
         application_protocols: detected.application_protocols,
     };
     let generation = worker.shared.snapshot.generation();
-    let chain = listener.chain_for(&inputs).ok_or(ArrivalError::NoChain)?.clone();
+    let Some(chain) = listener.chain_for(&inputs).cloned() else {
+        log_unmatched(worker, &listener, &inputs);
+        return Err(ArrivalError::NoChain);
+    };
     let connection = Connection::new(worker, &listener, source, chain.clone(), generation, inputs, local);
     Ok(Arrived { connection: Arc::new(connection), chain, stream, received: detected.received })
+}
+
+/// The listener's own access log has a line for a connection that no chain takes.
+fn log_unmatched(worker: &Worker, listener: &Listener, inputs: &ConnectionInputs) {
+    let downstream = Downstream {
+        connection_id: 0,
+        local: inputs.destination,
+        remote: inputs.source,
+        direct_remote: inputs.source,
+        server_name: inputs.server_name.as_deref(),
+    };
+    let mut record = RequestRecord::new(downstream, None);
+    record.flags = Flags::NO_ROUTE;
+    record.details = "filter_chain_not_found".into();
+    record.complete = Some(record.started.elapsed());
+    let context = Context { record: &record, request: None, response: None, trailers: None };
+    write_logs(worker, &listener.access_log, &context);
 }

@@ -16,6 +16,7 @@ use crate::config::listener::{
     Codec, ConnectionInputs, Direction, FilterChain, HttpManager, Listener, NetworkAction,
 };
 use crate::config::snapshot::Snapshot;
+use crate::telemetry::record::{Downstream, RequestRecord};
 use crate::worker::Worker;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -110,6 +111,26 @@ impl Connection {
             *current = Arc::new(self.choose(&current, &worker.snapshot()));
         }
         current.clone()
+    }
+
+    /// Whom it came from and where it was going, for records.
+    pub fn downstream(&self) -> Downstream<'_> {
+        Downstream {
+            connection_id: self.id,
+            local: self.inputs.destination,
+            remote: self.inputs.source,
+            direct_remote: self.inputs.source,
+            server_name: self.inputs.server_name.as_deref(),
+        }
+    }
+
+    /// The record of the connection as a whole, where it is opaque.
+    pub fn record(&self) -> RequestRecord<'_> {
+        RequestRecord {
+            started: self.accepted,
+            started_at: self.accepted_at,
+            ..RequestRecord::new(self.downstream(), None)
+        }
     }
 
     /// True where the process (or this side of it) is draining: answer with `connection: close`, send GOAWAY.

@@ -1,45 +1,32 @@
-//! One opaque connection from its filter chain to its end: cluster, endpoint, connect, copy.
+//! One opaque connection from its filter chain to its end: cluster, endpoint, connect, copy, record.
 //!
 //! A failed connect moves on to another endpoint, up to the configured number of attempts: nothing was sent yet, so it is
 //! safe whatever the protocol. From the first byte on the connection stays where it is; a configuration change or a removed
 //! endpoint doesn't touch it, unless the cluster says `close_connections_on_host_health_failure`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::copy::{self, Count, End};
+use super::copy::{self, Count as _, End};
+use super::tally::Tally;
 use crate::config::cluster::{Cluster, ClusterHandle, Discovery};
+use crate::config::endpoint::{Endpoint, EndpointSpec};
 use crate::config::listener::TcpProxy;
 use crate::error::{Kind, Progress, ProxyError, Side};
+use crate::http::template::Context;
 use crate::io::Stream;
 use crate::listener::connection::Connection;
+use crate::telemetry::record::{Flags, RequestRecord};
+use crate::telemetry::write_logs;
 use crate::upstream::balance::{Tried, pick};
 use crate::upstream::connect::{TcpConnection, open_tcp};
-use crate::upstream::live::EndpointState;
 use crate::worker::Worker;
 
 /// How often to draw again where an endpoint was tried already.
 const REPICKS: u32 = 5;
-
-/// Bytes moved, for the record.
-#[derive(Debug, Default)]
-struct Moved {
-    received: AtomicU64,
-    sent: AtomicU64,
-}
-
-impl Count for Moved {
-    fn received(&self, bytes: u64) {
-        self.received.fetch_add(bytes, Relaxed);
-    }
-
-    fn sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Relaxed);
-    }
-}
 
 /// Serves `downstream`, whose first bytes `received` were read during detection, until both sides have ended.
 pub async fn run(
@@ -49,70 +36,146 @@ pub async fn run(
     downstream: Stream,
     received: BytesMut,
 ) {
-    let moved = Moved::default();
-    let outcome = match choose(worker, connection, proxy) {
-        Ok(cluster) => forward(worker, connection, proxy, &cluster, &downstream, received, &moved).await,
-        Err(error) => Err(error),
-    };
-    match outcome {
-        Ok(end) => {
-            if matches!(end, End::Broken(..)) {
-                // The client must not take a cut stream for a whole one.
-                let _ = downstream.reset_on_close();
-            }
-            tracing::debug!(connection = connection.id, ?end, "connection ended");
-        }
-        Err(error) => tracing::debug!(connection = connection.id, %error, "connection closed"),
+    let handle = choose(worker, connection, proxy);
+    let mut record = connection.record();
+    record.cluster_name = Some(&handle.name);
+    let tally = Tally::new(worker, connection.direction);
+    let exchange = Exchange { worker, connection, proxy, downstream: &downstream };
+    let outcome = exchange.forward(&handle, received, &tally, &mut record).await;
+    if matches!(outcome, Ok(End::Broken(..))) {
+        // The client must not take a cut stream for a whole one.
+        let _ = downstream.reset_on_close();
     }
+    conclude(&outcome, &mut record);
+    (record.received, record.sent) = tally.close(&record);
+    record.complete = Some(record.started.elapsed());
+    let context = Context { record: &record, request: None, response: None, trailers: None };
+    write_logs(worker, &proxy.access_log, &context);
 }
 
-/// The cluster that takes the connection.
-fn choose(worker: &Worker, connection: &Connection, proxy: &TcpProxy) -> Result<Arc<Cluster>, ProxyError> {
+/// The cluster that takes the connection: the one that the SNI names, or one by weight.
+fn choose(worker: &Worker, connection: &Connection, proxy: &TcpProxy) -> Arc<ClusterHandle> {
     let by_name = match &connection.inputs.server_name {
         Some(name) if proxy.cluster_from_sni => worker.shared.clusters.get(name),
         _ => None,
     };
-    let current = |handle: &ClusterHandle| {
-        handle.current.load_full().ok_or_else(|| {
-            let detail = format!("cluster {} does not exist", handle.name);
-            ProxyError::new(Kind::NoCluster, Side::Internal, Progress::NothingSent, detail)
-        })
+    by_name.unwrap_or_else(|| proxy.clusters.choose(worker.random()).cluster.clone())
+}
+
+/// Says in the record how it ended, in Envoy's words.
+fn conclude(outcome: &Result<End, ProxyError>, record: &mut RequestRecord<'_>) {
+    let (flags, termination): (_, Option<Cow<'static, str>>) = match outcome {
+        Ok(End::Complete | End::Broken(..)) => (Flags::default(), None),
+        Ok(End::Idle) => (Flags::STREAM_IDLE, Some("idle_timeout".into())),
+        Ok(End::TooOld) => (Flags::DURATION, Some("max_duration".into())),
+        Ok(End::Severed) => (Flags::default(), Some("endpoint_removed".into())),
+        Err(error) => {
+            let words = error.detail.split_whitespace();
+            (failure_flags(error, record), Some(words.collect::<Vec<_>>().join("_").into()))
+        }
     };
-    match by_name {
-        Some(handle) => current(&handle),
-        None => current(&proxy.clusters.choose(worker.random()).cluster),
+    record.flags.add(flags);
+    record.termination_details = termination;
+}
+
+fn failure_flags(error: &ProxyError, record: &mut RequestRecord<'_>) -> Flags {
+    match error.kind {
+        Kind::NoCluster | Kind::NoConfiguration => Flags::NO_CLUSTER,
+        Kind::NoHealthyUpstream => Flags::NO_HEALTHY_UPSTREAM,
+        Kind::Overflow => Flags::OVERFLOW,
+        Kind::UpstreamClosed => Flags::UPSTREAM_CLOSED,
+        _ => {
+            record.upstream_failure = Some(error.detail.clone());
+            record.flags.add(Flags::RETRIES_EXHAUSTED);
+            Flags::CONNECT_FAILURE
+        }
     }
 }
 
-async fn forward(
-    worker: &Worker,
-    connection: &Connection,
-    proxy: &TcpProxy,
-    cluster: &Cluster,
-    downstream: &Stream,
-    received: BytesMut,
-    moved: &Moved,
-) -> Result<End, ProxyError> {
-    let TcpConnection { stream, permit } = connect(worker, connection, proxy, cluster).await?;
-    let upstream = Stream::from(stream);
-    if !received.is_empty() {
-        let sent = upstream.write_all(&received).await;
-        sent.map_err(|error| {
-            ProxyError::new(Kind::UpstreamClosed, Side::Upstream, Progress::Sent, error.to_string())
+/// What the steps of one connection share.
+struct Exchange<'a> {
+    worker: &'a Worker,
+    connection: &'a Connection,
+    proxy: &'a TcpProxy,
+    downstream: &'a Stream,
+}
+
+impl Exchange<'_> {
+    async fn forward(
+        &self,
+        handle: &ClusterHandle,
+        received: BytesMut,
+        tally: &Tally<'_>,
+        record: &mut RequestRecord<'_>,
+    ) -> Result<End, ProxyError> {
+        let cluster = handle.current.load_full().ok_or_else(|| {
+            let detail = format!("cluster {} does not exist", handle.name);
+            ProxyError::new(Kind::NoCluster, Side::Internal, Progress::NothingSent, detail)
         })?;
-        moved.received(received.len() as u64);
-        worker.give_buffer(received);
+        record.cluster = Some(cluster.clone());
+        let TcpConnection { stream, permit } = self.connect(&cluster, record).await?;
+        let upstream = Stream::from(stream);
+        record.upstream_local = upstream.local_addr().ok();
+        let count = tally.open(record);
+        if !received.is_empty() {
+            upstream.write_all(&received).await.map_err(|error| {
+                ProxyError::new(Kind::UpstreamClosed, Side::Upstream, Progress::Sent, error.to_string())
+            })?;
+            count.received(received.len() as u64);
+        }
+        self.worker.give_buffer(received);
+        let end = tokio::select! {
+            biased;
+            end = copy::both_ways(self.worker, self.downstream, &upstream, self.proxy.idle_timeout, &count) => end,
+            () = permit.endpoint().severed(), if cluster.spec.close_on_host_removal => End::Severed,
+            () = lifetime(self.proxy.max_duration) => End::TooOld,
+        };
+        if matches!(end, End::Broken(..)) {
+            let _ = upstream.reset_on_close();
+        }
+        Ok(end)
     }
-    let end = tokio::select! {
-        biased;
-        end = copy::both_ways(worker, downstream, &upstream, proxy.idle_timeout, moved) => end,
-        () = permit.endpoint().severed(), if cluster.spec.close_on_host_removal => End::Severed,
-        () = lifetime(proxy.max_duration) => End::TooOld,
-    };
-    if matches!(end, End::Broken(..)) {
-        let _ = upstream.reset_on_close();
+
+    /// Connects to an endpoint of `cluster`, to another one where that fails.
+    async fn connect(
+        &self,
+        cluster: &Cluster,
+        record: &mut RequestRecord<'_>,
+    ) -> Result<TcpConnection, ProxyError> {
+        let mut tried = Tried::avoiding(REPICKS);
+        loop {
+            let endpoint = self.pick_endpoint(cluster, &mut tried)?;
+            record.attempts += 1;
+            record.endpoint = Some(endpoint.clone());
+            match open_tcp(&endpoint.state, &cluster.spec).await {
+                Err(error) if record.attempts < self.proxy.max_connect_attempts && may_retry(&error) => {
+                    tracing::debug!(connection = self.connection.id, %error, "connect failed, trying again");
+                }
+                outcome => return outcome,
+            }
+        }
     }
-    Ok(end)
+
+    fn pick_endpoint(&self, cluster: &Cluster, tried: &mut Tried) -> Result<Arc<Endpoint>, ProxyError> {
+        if let Discovery::OriginalDst(settings) = &cluster.spec.discovery {
+            let mut address = self.connection.inputs.destination;
+            address.set_port(settings.port_override.unwrap_or(address.port()));
+            let state = cluster.live.endpoint(address);
+            return Ok(Arc::new(Endpoint { spec: EndpointSpec::default(), address, state }));
+        }
+        let set = cluster.endpoints.load();
+        let picked = pick(&set, cluster.spec.balance, tried, || self.worker.random()).ok_or_else(|| {
+            let detail = format!("cluster {} has no healthy endpoint", cluster.spec.name);
+            ProxyError::new(Kind::NoHealthyUpstream, Side::Upstream, Progress::NothingSent, detail)
+        })?;
+        let endpoint = picked.endpoint.clone();
+        tried.record(picked);
+        Ok(endpoint)
+    }
+}
+
+fn may_retry(error: &ProxyError) -> bool {
+    matches!(error.kind, Kind::ConnectFailed | Kind::ConnectTimeout)
 }
 
 async fn lifetime(limit: Option<Duration>) {
@@ -122,44 +185,6 @@ async fn lifetime(limit: Option<Duration>) {
     }
 }
 
-/// Connects to an endpoint of `cluster`, to another one where that fails.
-async fn connect(
-    worker: &Worker,
-    connection: &Connection,
-    proxy: &TcpProxy,
-    cluster: &Cluster,
-) -> Result<TcpConnection, ProxyError> {
-    let mut tried = Tried::avoiding(REPICKS);
-    let mut attempt = 1;
-    loop {
-        let endpoint = pick_endpoint(worker, connection, cluster, &mut tried)?;
-        match open_tcp(&endpoint, &cluster.spec).await {
-            Err(error) if attempt < proxy.max_connect_attempts && error.kind != Kind::Overflow => {
-                tracing::debug!(connection = connection.id, %error, attempt, "connect failed, trying again");
-                attempt += 1;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-fn pick_endpoint(
-    worker: &Worker,
-    connection: &Connection,
-    cluster: &Cluster,
-    tried: &mut Tried,
-) -> Result<Arc<EndpointState>, ProxyError> {
-    if let Discovery::OriginalDst(settings) = &cluster.spec.discovery {
-        let mut address = connection.inputs.destination;
-        address.set_port(settings.port_override.unwrap_or(address.port()));
-        return Ok(cluster.live.endpoint(address));
-    }
-    let set = cluster.endpoints.load();
-    let picked = pick(&set, cluster.spec.balance, tried, || worker.random()).ok_or_else(|| {
-        let detail = format!("cluster {} has no healthy endpoint", cluster.spec.name);
-        ProxyError::new(Kind::NoHealthyUpstream, Side::Upstream, Progress::NothingSent, detail)
-    })?;
-    let endpoint = picked.endpoint.state.clone();
-    tried.record(picked);
-    Ok(endpoint)
-}
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;
