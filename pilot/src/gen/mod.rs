@@ -6,11 +6,15 @@
 
 pub mod cluster;
 pub mod endpoint;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod key;
 pub mod listener;
 pub mod name;
 pub mod route;
 pub mod scope;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use std::sync::Arc;

@@ -7,3 +7,5 @@ pub mod node;
 pub mod service;
 pub mod status;
 pub mod stream;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,575 @@
+//! Tables over whole meshes: which resources a client has, and what is in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use osier_proto::types::cluster::{Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType};
+use osier_proto::types::endpoint::ClusterLoadAssignment;
+use osier_proto::types::listener::Listener;
+use osier_proto::types::route::{RouteConfiguration, VirtualHost};
+use proptest::prelude::*;
+
+use super::fixture::{Fixture, endpoint, entry, key, kubernetes, route, rule, split};
+use super::key::tests::view;
+use super::key::{Key, ResourceType, View};
+use super::{Generated, generate, names};
+use crate::r#gen::route::Plan;
+use crate::r#gen::scope::Scope;
+use crate::model::{
+    DirectResponse, HttpAction, HttpMatch, Interception, OutboundTraffic, Protocol, ProxyKind, Redirect,
+    RedirectPath, ServiceKind, StringMatch,
+};
+use crate::snapshot::MeshSnapshot;
+use osier_core::host::Host;
+
+/// HTTP, TCP, automatic and headless services, with a split.
+fn mesh() -> Fixture {
+    Fixture::default()
+        .service("reviews", Some("10.96.0.1"), &[(80, Protocol::Http)])
+        .endpoints("reviews", 80, &[("10.1.0.1", 8080, "v1"), ("10.1.0.2", 8080, "v2")])
+        .subsets("reviews", &["v1", "v2"])
+        .rule("reviews", vec![split("reviews", &[("v1", 90), ("v2", 10)])])
+        .service("redis", Some("10.96.0.2"), &[(6379, Protocol::Tcp)])
+        .endpoints("redis", 6379, &[("10.1.0.3", 6379, "v1")])
+        .service("auto", Some("10.96.0.3"), &[(9000, Protocol::Auto)])
+        .endpoints("auto", 9000, &[("10.1.0.4", 9000, "v1")])
+        .service("db", None, &[(3306, Protocol::Mysql)])
+        .endpoints("db", 3306, &[("10.1.0.5", 3306, "v1"), ("10.9.0.1", 3306, "v1")])
+        .service("web", Some("10.96.0.4"), &[(80, Protocol::Http), (9090, Protocol::Grpc)])
+        .endpoints("web", 80, &[("10.9.0.1", 8080, "v1")])
+        .endpoints("web", 9090, &[("10.9.0.1", 9091, "v1")])
+}
+
+fn make(kind: ResourceType, name: &str, view: &View, snapshot: &MeshSnapshot) -> Option<Generated> {
+    let key = Key { kind, name: name.into(), view: Arc::new(view.clone()) };
+    generate(&key, snapshot, |config| Plan::build(&Scope::new(snapshot, &key.view), config).map(Arc::new))
+}
+
+fn cluster(name: &str, view: &View, snapshot: &MeshSnapshot) -> Option<Cluster> {
+    Some(make(ResourceType::Cluster, name, view, snapshot)?.resource.body.unpack().unwrap())
+}
+
+fn endpoints(name: &str, view: &View, snapshot: &MeshSnapshot) -> Option<ClusterLoadAssignment> {
+    Some(make(ResourceType::Endpoints, name, view, snapshot)?.resource.body.unpack().unwrap())
+}
+
+fn listener(name: &str, view: &View, snapshot: &MeshSnapshot) -> Option<Listener> {
+    Some(make(ResourceType::Listener, name, view, snapshot)?.resource.body.unpack().unwrap())
+}
+
+fn routes(name: &str, view: &View, snapshot: &MeshSnapshot) -> Option<RouteConfiguration> {
+    Some(make(ResourceType::Routes, name, view, snapshot)?.resource.body.unpack().unwrap())
+}
+
+fn virtual_host(name: &str, view: &View, snapshot: &MeshSnapshot) -> Option<VirtualHost> {
+    Some(make(ResourceType::VirtualHost, name, view, snapshot)?.resource.body.unpack().unwrap())
+}
+
+fn of_kind(view: &View, kind: ProxyKind) -> View {
+    let mut view = view.clone();
+    view.proxy.kind = kind;
+    view.schema = (kind == ProxyKind::OnDemand).then_some(1);
+    view
+}
+
+#[test]
+fn listeners_of_a_sidecar() {
+    let snapshot = mesh().build();
+    let client = view("default", []);
+    assert_eq!(
+        names(ResourceType::Listener, &client, &snapshot),
+        [
+            "virtualOutbound",
+            "virtualInbound",
+            "0.0.0.0_80",
+            "0.0.0.0_9090",
+            "10.1.0.5_3306", // not 10.9.0.1_3306: that is the client itself
+            "10.96.0.2_6379",
+            "10.96.0.3_9000",
+        ]
+    );
+    let on_demand = of_kind(&client, ProxyKind::OnDemand);
+    let bound = names(ResourceType::Listener, &on_demand, &snapshot);
+    assert_eq!(bound, ["virtualOutbound", "virtualInbound"], "those that are bound to a port");
+}
+
+#[test]
+fn chains_of_listeners() {
+    let snapshot = mesh().build();
+    let client = view("default", []);
+    let chains = |name: &str| {
+        let l = listener(name, &client, &snapshot).unwrap();
+        let all = l.filter_chains.iter().chain(&l.default_filter_chain);
+        all.map(|c| {
+            let m = c.filter_chain_match.clone().unwrap_or_default();
+            (c.name.clone(), m.destination_port.unwrap_or(0), m.application_protocols.join(","))
+        })
+        .collect::<Vec<_>>()
+    };
+    let row = |name: &str, port, protocols: &str| (name.to_string(), port, protocols.to_string());
+    assert_eq!(chains("0.0.0.0_80"), [row("", 0, "http/1.1,h2c"), row("PassthroughFilterChain", 0, "")]);
+    assert_eq!(chains("10.96.0.2_6379"), [row("", 0, "")]);
+    assert_eq!(chains("10.96.0.3_9000"), [row("", 0, "http/1.1,h2c"), row("", 0, "")]);
+    assert_eq!(
+        chains("virtualInbound"),
+        [
+            row("virtualInbound-blackhole", 15006, ""),
+            row("virtualInbound", 0, ""),
+            row("0.0.0.0_3306", 3306, ""),
+            row("0.0.0.0_8080", 8080, ""),
+            row("0.0.0.0_9091", 9091, ""),
+        ]
+    );
+    assert!(listener("10.96.0.1_80", &client, &snapshot).is_none(), "HTTP is found by its port");
+    assert!(listener("10.9.0.1_3306", &client, &snapshot).is_none(), "the client itself");
+    assert!(listener("0.0.0.0_15001", &client, &snapshot).is_none());
+    assert!(listener("0.0.0.0_81", &client, &snapshot).is_none());
+    let http10 = View { http10: true, ..client.clone() };
+    let l = listener("0.0.0.0_80", &http10, &snapshot).unwrap();
+    assert_eq!(
+        l.filter_chains[0].filter_chain_match.as_ref().unwrap().application_protocols,
+        ["http/1.0", "http/1.1", "h2c"]
+    );
+}
+
+#[test]
+fn inspectors_run_only_where_a_chain_needs_them() {
+    let snapshot = mesh().build();
+    let client = view("default", []);
+    let filters = |name: &str| {
+        let l = listener(name, &client, &snapshot).unwrap();
+        l.listener_filters.iter().map(|f| f.name.rsplit('.').next().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(filters("10.96.0.2_6379"), [""; 0], "a server may speak first");
+    assert_eq!(filters("10.1.0.5_3306"), [""; 0]);
+    assert_eq!(filters("10.96.0.3_9000"), ["tls_inspector", "http_inspector"]);
+    assert_eq!(filters("virtualInbound"), ["original_dst"]);
+}
+
+#[test]
+fn domains_depend_on_the_clients_namespace() {
+    let snapshot = mesh().service("stateful", None, &[(80, Protocol::Http)]).build();
+    let domains = |namespace: &str, host: &str| {
+        let config = routes("80", &view(namespace, []), &snapshot).unwrap();
+        let found = config.virtual_hosts.into_iter().find(|v| v.name == host).unwrap();
+        found.domains.into_iter().collect::<BTreeSet<String>>()
+    };
+    let set = |all: &[&str]| all.iter().map(|d| d.to_string()).collect::<BTreeSet<String>>();
+    let everywhere = [
+        "reviews.default.svc.cluster.local",
+        "reviews.default.svc.cluster.local.",
+        "reviews.default.svc",
+        "reviews.default",
+        "10.96.0.1",
+    ];
+    let host = "reviews.default.svc.cluster.local:80";
+    assert_eq!(domains("other", host), set(&everywhere));
+    assert_eq!(domains("default", host), set(&[&everywhere[..], &["reviews"]].concat()));
+    let headless = domains("default", "stateful.default.svc.cluster.local:80");
+    for name in ["stateful", "*.stateful", "*.stateful.default.svc.cluster.local", "stateful.default.svc"] {
+        assert!(headless.contains(name), "{name} of {headless:?}");
+    }
+}
+
+#[test]
+fn a_short_name_that_is_somebodys_host_is_not_taken() {
+    let mut fixture = mesh();
+    fixture.services.push(entry("reviews.default", ServiceKind::Dns, &[], &[(80, Protocol::Http)]));
+    let snapshot = fixture.build();
+    let config = routes("80", &view("default", []), &snapshot).unwrap();
+    let owner = |domain: &str| {
+        let owners: Vec<&str> = config
+            .virtual_hosts
+            .iter()
+            .filter(|v| v.domains.iter().any(|d| d == domain))
+            .map(|v| v.name.as_str())
+            .collect();
+        assert_eq!(owners.len(), 1, "{domain}: {owners:?}");
+        owners[0].to_string()
+    };
+    assert_eq!(owner("reviews.default"), "reviews.default:80");
+    assert_eq!(owner("reviews"), "reviews.default.svc.cluster.local:80");
+}
+
+#[test]
+fn unknown_hosts() {
+    let open = mesh().build();
+    let config = routes("80", &view("default", []), &open).unwrap();
+    let last = config.virtual_hosts.last().unwrap();
+    assert_eq!((last.name.as_str(), &last.domains[..]), ("allow_any", &["*".to_string()][..]));
+    assert_eq!(super::route::clusters_of(last), ["PassthroughCluster"]);
+    let mut fixture = mesh();
+    fixture.mesh.outbound = OutboundTraffic::RegistryOnly;
+    let closed = fixture.build();
+    let config = routes("80", &view("default", []), &closed).unwrap();
+    let json = osier_proto::json::to_value(config.virtual_hosts.last().unwrap());
+    assert_eq!(json["name"], "block_all");
+    assert_eq!(json["routes"][0]["direct_response"]["status"], 502);
+    let service = routes("auto.default.svc.cluster.local:9000", &view("default", []), &closed).unwrap();
+    assert_eq!(service.virtual_hosts.len(), 1, "one service's own routes have no catch-all");
+    assert_eq!(service.virtual_hosts[0].domains, ["*"]);
+}
+
+#[test]
+fn explicit_proxies_route_by_host_and_port() {
+    let snapshot = mesh().build();
+    let mut client = view("default", []);
+    client.proxy.interception = Interception::None;
+    client.explicit_proxy = Some("10.9.0.1:15007".parse().unwrap());
+    assert_eq!(
+        names(ResourceType::Listener, &client, &snapshot),
+        ["10.9.0.1_3306", "10.9.0.1_8080", "10.9.0.1_9091", "10.9.0.1_15007"]
+    );
+    let config = routes("http_proxy", &client, &snapshot).unwrap();
+    let of = |name: &str| config.virtual_hosts.iter().find(|v| v.name == name).unwrap().domains.clone();
+    let web = of("web.default.svc.cluster.local:80");
+    assert!(web.contains(&"web".to_string()) && web.contains(&"web:80".to_string()));
+    let grpc = of("web.default.svc.cluster.local:9090");
+    assert!(grpc.contains(&"web:9090".to_string()) && !grpc.contains(&"web".to_string()));
+    assert!(!config.ignore_port_in_host_matching);
+    let inbound = cluster("inbound|8080||", &client, &snapshot).unwrap();
+    let json = osier_proto::json::to_value(&inbound);
+    let address = &json["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"];
+    assert_eq!(address["socket_address"]["address"], "127.0.0.1");
+    assert_eq!(address["socket_address"]["port_value"], 8080);
+    let registered = View { app_port: Some(5000), ..client };
+    let json = osier_proto::json::to_value(&cluster("inbound|8080||", &registered, &snapshot).unwrap());
+    let address = &json["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"];
+    assert_eq!(address["socket_address"]["port_value"], 5000);
+}
+
+#[test]
+fn discovery_by_kind_of_service() {
+    let mut fixture = mesh();
+    let dns = entry("api.example.com", ServiceKind::Dns, &[], &[(443, Protocol::Tls)]);
+    fixture.endpoints.push((dns.key.clone(), 443, vec![endpoint("lb.example.com", 443, "api", "v1")]));
+    fixture.services.push(dns);
+    fixture.services.push(entry(
+        "any.example.com",
+        ServiceKind::Passthrough,
+        &["10.5.0.0/16"],
+        &[(5432, Protocol::Tcp)],
+    ));
+    let alias = ServiceKind::ExternalName(Host::new("reviews.default.svc.cluster.local"));
+    fixture.services.push(crate::model::Service { kind: alias, ..kubernetes("alias", "default", None, &[]) });
+    let snapshot = fixture.build();
+    let client = view("default", []);
+    let kind = |name: &str| match cluster(name, &client, &snapshot)?.cluster_discovery_type? {
+        ClusterDiscoveryType::Type(kind) => DiscoveryType::try_from(kind).ok(),
+    };
+    for (name, wanted) in [
+        ("outbound|80||reviews.default.svc.cluster.local", Some(DiscoveryType::Eds)),
+        ("outbound|80|v1|reviews.default.svc.cluster.local", Some(DiscoveryType::Eds)),
+        ("outbound|80|v3|reviews.default.svc.cluster.local", None),
+        ("outbound|81||reviews.default.svc.cluster.local", None),
+        ("outbound|3306||db.default.svc.cluster.local", Some(DiscoveryType::OriginalDst)),
+        ("outbound|443||api.example.com", Some(DiscoveryType::StrictDns)),
+        ("outbound|5432||any.example.com", Some(DiscoveryType::OriginalDst)),
+        ("outbound|80||alias.default.svc.cluster.local", None),
+        ("PassthroughCluster", Some(DiscoveryType::OriginalDst)),
+        ("BlackHoleCluster", Some(DiscoveryType::Static)),
+        ("inbound|8080||", Some(DiscoveryType::OriginalDst)),
+        ("inbound|1||", None),
+        ("nonsense", None),
+    ] {
+        assert_eq!(kind(name), wanted, "{name}");
+    }
+    let l = listener("0.0.0.0_5432", &client, &snapshot).unwrap();
+    assert_eq!(
+        l.filter_chains[0].filter_chain_match.as_ref().unwrap().prefix_ranges[0].address_prefix,
+        "10.5.0.0"
+    );
+    assert_eq!(l.default_filter_chain.unwrap().name, "PassthroughFilterChain");
+    let l = listener("0.0.0.0_443", &client, &snapshot).unwrap();
+    assert_eq!(l.filter_chains[0].filter_chain_match.as_ref().unwrap().server_names, ["api.example.com"]);
+    let with_alias = routes("80", &client, &snapshot).unwrap();
+    let reviews = with_alias.virtual_hosts.iter().find(|v| v.name.starts_with("reviews")).unwrap();
+    assert!(reviews.domains.contains(&"alias.default.svc.cluster.local".to_string()));
+}
+
+#[test]
+fn subsets_choose_endpoints() {
+    let snapshot = mesh().build();
+    let client = view("default", []);
+    let ips = |name: &str| {
+        let json = osier_proto::json::to_value(&endpoints(name, &client, &snapshot).unwrap());
+        let groups = json["endpoints"].as_array().cloned().unwrap_or_default();
+        let all = groups.iter().flat_map(|g| g["lb_endpoints"].as_array().unwrap().clone());
+        all.map(|e| e["endpoint"]["address"]["socket_address"]["address"].as_str().unwrap().to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ips("outbound|80||reviews.default.svc.cluster.local"), ["10.1.0.1", "10.1.0.2"]);
+    assert_eq!(ips("outbound|80|v2|reviews.default.svc.cluster.local"), ["10.1.0.2"]);
+    assert_eq!(endpoints("outbound|80|v3|reviews.default.svc.cluster.local", &client, &snapshot), None);
+    let json = osier_proto::json::to_value(
+        &endpoints("outbound|80|v2|reviews.default.svc.cluster.local", &client, &snapshot).unwrap(),
+    );
+    assert_eq!(
+        json["endpoints"][0]["lb_endpoints"][0]["metadata"]["filter_metadata"]["istio"]["workload"],
+        "reviews-v2;default;reviews;v2;Kubernetes"
+    );
+}
+
+#[test]
+fn grpc_clients_get_api_listeners_round_robin_and_localities() {
+    let snapshot = mesh()
+        .rule(
+            "web",
+            vec![
+                route(
+                    vec![HttpMatch { uri: Some(StringMatch::Prefix("/old".into())), ..HttpMatch::default() }],
+                    HttpAction::Redirect(Redirect {
+                        status: 301,
+                        path: RedirectPath::Replace("/new".into()),
+                        authority: None,
+                        scheme: None,
+                        port: None,
+                    }),
+                ),
+                split("web", &[("", 1)]),
+            ],
+        )
+        .build();
+    let client = of_kind(&view("default", []), ProxyKind::Grpc);
+    assert!(names(ResourceType::Listener, &client, &snapshot).is_empty());
+    for name in [
+        "web.default.svc.cluster.local:9090",
+        "web.default.svc.cluster.local",
+        "web:9090",
+        "web.default:9090",
+        "web.default.svc:9090",
+    ] {
+        let made = make(ResourceType::Listener, name, &client, &snapshot).unwrap();
+        let l: Listener = made.resource.body.unpack().unwrap();
+        assert_eq!(l.name, name, "the name is the one that was asked for");
+        let json = osier_proto::json::to_value(&l);
+        let manager = &json["api_listener"]["api_listener"];
+        assert_eq!(
+            manager["rds"]["route_config_name"], "outbound|9090||web.default.svc.cluster.local",
+            "{name}: {json}"
+        );
+    }
+    assert!(listener("web.default.svc.cluster.local:1", &client, &snapshot).is_none());
+    let config = routes("outbound|9090||web.default.svc.cluster.local", &client, &snapshot).unwrap();
+    assert_eq!(config.virtual_hosts.len(), 1);
+    assert_eq!(config.virtual_hosts[0].routes.len(), 1, "a redirect would be refused");
+    let json = osier_proto::json::to_value(
+        &cluster("outbound|3306||db.default.svc.cluster.local", &client, &snapshot).unwrap(),
+    );
+    assert_eq!(json["type"], "EDS", "there is nothing else for gRPC: {json}");
+    assert!(json.get("lb_policy").is_none(), "ROUND_ROBIN is the default");
+    let json = osier_proto::json::to_value(
+        &endpoints("outbound|9090||web.default.svc.cluster.local", &client, &snapshot).unwrap(),
+    );
+    assert!(json["endpoints"][0]["locality"].is_object(), "{json}");
+    assert_eq!(json["endpoints"][0]["load_balancing_weight"], 1);
+    let server = listener("xds.istio.io/grpc/lds/inbound/0.0.0.0:50051", &client, &snapshot).unwrap();
+    let json = osier_proto::json::to_value(&server);
+    assert_eq!(json["address"]["socket_address"]["port_value"], 50051);
+}
+
+#[test]
+fn filters_of_our_own_go_only_to_clients_that_announce_the_schema() {
+    let snapshot = mesh().build();
+    let text = |view: &View| {
+        osier_proto::json::to_value(&listener("0.0.0.0_80", view, &snapshot).unwrap()).to_string()
+    };
+    let stock = view("default", []);
+    assert!(!text(&stock).contains("osier."));
+    let ours = View { schema: Some(1), ..stock };
+    assert!(text(&ours).contains("osier.filters.http.peer_metadata"));
+}
+
+#[test]
+fn on_demand_configurations_carry_only_vhds() {
+    let snapshot = mesh().build();
+    let client = of_kind(&view("default", []), ProxyKind::OnDemand);
+    let config = routes("80", &client, &snapshot).unwrap();
+    assert!(config.vhds.is_some() && config.virtual_hosts.is_empty());
+    let made = make(ResourceType::VirtualHost, "80/reviews", &client, &snapshot).unwrap();
+    assert_eq!(
+        made.clusters[..],
+        [
+            "outbound|80|v1|reviews.default.svc.cluster.local".to_string(),
+            "outbound|80|v2|reviews.default.svc.cluster.local".to_string(),
+        ]
+    );
+    assert_eq!(virtual_host("80/reviews", &client, &snapshot).unwrap().domains, ["reviews"]);
+    assert_eq!(virtual_host("80/unknown.example.com", &client, &snapshot).unwrap().name, "allow_any");
+    assert!(virtual_host("81/reviews", &client, &snapshot).is_none());
+    assert!(virtual_host("x/reviews", &client, &snapshot).is_none());
+}
+
+#[test]
+fn many_server_names_are_asked_for_one_by_one() {
+    let mut fixture = mesh();
+    for n in 0..20 {
+        fixture.services.push(entry(
+            &format!("s{n}.example.com"),
+            ServiceKind::Dns,
+            &[],
+            &[(443, Protocol::Tls)],
+        ));
+    }
+    fixture.services.push(entry("*.example.com", ServiceKind::Passthrough, &[], &[(443, Protocol::Tls)]));
+    let snapshot = fixture.build();
+    let all = listener("0.0.0.0_443", &view("default", []), &snapshot).unwrap();
+    assert_eq!((all.filter_chains.len(), all.metadata), (21, None));
+    let client = of_kind(&view("default", []), ProxyKind::OnDemand);
+    let short = listener("0.0.0.0_443", &client, &snapshot).unwrap();
+    assert!(short.filter_chains.is_empty() && short.metadata.is_some());
+    let one = |sni: &str| {
+        let l = listener(&format!("0.0.0.0_443/{sni}"), &client, &snapshot)?;
+        assert_eq!(l.filter_chains.len(), 1);
+        Some(l.filter_chains[0].filter_chain_match.clone().unwrap().server_names)
+    };
+    assert_eq!(one("s3.example.com"), Some(vec!["s3.example.com".to_string()]));
+    assert_eq!(one("other.example.com"), Some(vec!["*.example.com".to_string()]));
+    assert_eq!(one("example.org"), None);
+}
+
+/// Everything that a client with wildcards has refers only to what it has as well.
+fn check_references(view: &View, snapshot: &MeshSnapshot) {
+    let clusters: BTreeSet<String> = names(ResourceType::Cluster, view, snapshot).into_iter().collect();
+    for name in &clusters {
+        let made =
+            cluster(name, view, snapshot).unwrap_or_else(|| panic!("{name} is listed and isn't there"));
+        assert_eq!(made.name, *name);
+        if made.eds_cluster_config.is_some() {
+            assert!(endpoints(name, view, snapshot).is_some(), "{name} has no endpoints resource");
+        }
+    }
+    let mut configs = BTreeSet::new();
+    for name in names(ResourceType::Listener, view, snapshot) {
+        let made = make(ResourceType::Listener, &name, view, snapshot)
+            .unwrap_or_else(|| panic!("listener {name} is listed and isn't there"));
+        for used in made.clusters.iter() {
+            assert!(clusters.contains(used), "listener {name} refers to {used}");
+        }
+        configs.extend(made.routes.iter().cloned());
+    }
+    for name in configs {
+        let config = routes(&name, view, snapshot).unwrap_or_else(|| panic!("route configuration {name}"));
+        let mut domains = BTreeMap::new();
+        for host in &config.virtual_hosts {
+            for used in super::route::clusters_of(host) {
+                assert!(clusters.contains(&used), "route configuration {name} refers to {used}");
+            }
+            for domain in &host.domains {
+                let before = domains.insert(domain.clone(), &host.name);
+                assert_eq!(before, None, "{name}: {domain} twice");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_scope_refers_only_to_what_is_in_it() {
+    let snapshot = mesh().build();
+    let client = view("default", []);
+    check_references(&client, &snapshot);
+    check_references(&view("other", []), &snapshot);
+    let mut explicit = client.clone();
+    explicit.proxy.interception = Interception::None;
+    explicit.explicit_proxy = Some("10.9.0.1:15007".parse().unwrap());
+    check_references(&explicit, &snapshot);
+}
+
+fn any_mesh() -> impl Strategy<Value = Fixture> {
+    let protocol = prop_oneof![
+        Just(Protocol::Http),
+        Just(Protocol::Grpc),
+        Just(Protocol::Tcp),
+        Just(Protocol::Tls),
+        Just(Protocol::Auto),
+        Just(Protocol::Mysql),
+    ];
+    let port = (prop_oneof![Just(80_u16), Just(443), Just(8080), Just(9090)], protocol);
+    let service = (0_u8..6, prop::bool::ANY, prop::collection::vec(port, 1..3), 0_u8..3);
+    let external = (0_u8..4, 0_u8..4, prop_oneof![Just(80_u16), Just(443)], prop::bool::ANY);
+    let hosts =
+        prop::collection::vec(prop_oneof![Just("*.example.com"), Just("a.example.com"), Just("*")], 0..3);
+    (prop::collection::vec(service, 0..6), prop::collection::vec(external, 0..4), hosts).prop_map(
+        |(services, externals, hosts)| {
+            let mut fixture = Fixture::default();
+            for (n, headless, mut ports, pods) in services {
+                let name = format!("s{n}");
+                ports.dedup_by_key(|(number, _)| *number);
+                let ip = format!("10.96.0.{n}");
+                let address = (!headless).then_some(ip.as_str());
+                for (number, _) in &ports {
+                    let made =
+                        (0..pods).map(|p| endpoint(&format!("10.1.{n}.{p}"), *number, &name, "v1")).collect();
+                    fixture.endpoints.push((key(&name, "default"), *number, made));
+                }
+                fixture = fixture.service(&name, address, &ports).subsets(&name, &["v1"]);
+            }
+            for (n, kind, port, http) in externals {
+                let host = ["a.example.com", "b.example.com", "*.example.com", "s1.default"][usize::from(n)];
+                let (kind, addresses): (ServiceKind, &[&str]) = match kind {
+                    0 => (ServiceKind::Static, &["10.7.0.1"]),
+                    1 => (ServiceKind::Passthrough, &["10.8.0.0/16"]),
+                    2 => (ServiceKind::Static, &[]),
+                    _ => (ServiceKind::Passthrough, &[]),
+                };
+                let protocol = if http { Protocol::Http } else { Protocol::Tls };
+                fixture.services.push(entry(host, kind, addresses, &[(port, protocol)]));
+            }
+            for (n, host) in hosts.into_iter().enumerate() {
+                let direct = HttpAction::Direct(DirectResponse { status: 204, body: Default::default() });
+                fixture.rules.push(Arc::new(rule(
+                    &format!("r{n}"),
+                    Host::new(host),
+                    vec![route(vec![], direct)],
+                )));
+            }
+            fixture
+        },
+    )
+}
+
+/// Envoy's look-up in a full configuration.
+fn envoys_choice<'a>(config: &'a RouteConfiguration, host: &str) -> Option<&'a VirtualHost> {
+    let rank = |domain: &String| match domain.strip_prefix('*') {
+        None => (domain == host).then_some(usize::MAX),
+        Some("") => Some(0),
+        Some(suffix) => (host.len() > suffix.len() && host.ends_with(suffix)).then_some(suffix.len()),
+    };
+    let best = |v: &&VirtualHost| v.domains.iter().filter_map(rank).max();
+    config.virtual_hosts.iter().filter(|v| best(v).is_some()).max_by_key(best)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_scope_refers_only_to_what_is_in_it(fixture in any_mesh(), own in 0_u8..6) {
+        let snapshot = fixture.build();
+        let mut client = view("default", []);
+        client.proxy.addresses = [format!("10.1.{own}.0").parse().unwrap()].into();
+        check_references(&client, &snapshot);
+        client.proxy.interception = Interception::None;
+        client.explicit_proxy = Some("10.9.0.1:15007".parse().unwrap());
+        check_references(&client, &snapshot);
+    }
+
+    /// The one virtual host that is given on demand is the one that Envoy would choose in the full configuration.
+    #[test]
+    fn on_demand_and_full_configurations_agree(fixture in any_mesh()) {
+        let snapshot = fixture.build();
+        let full = view("default", []);
+        let asking = of_kind(&full, ProxyKind::OnDemand);
+        for port in ["80", "8080"] {
+            let Some(config) = routes(port, &full, &snapshot) else {
+                let made = virtual_host(&format!("{port}/s1"), &asking, &snapshot);
+                prop_assert!(made.is_none());
+                continue;
+            };
+            for host in ["s1", "s1.default", "s2.default.svc.cluster.local", "x.s3", "10.96.0.4", "a.example.com", "b.example.com", "z.z.example.com", "example.com", "nobody"] {
+                let wanted = envoys_choice(&config, host).map(|v| (v.name.clone(), v.routes.clone()));
+                let got = virtual_host(&format!("{port}/{host}"), &asking, &snapshot).map(|v| (v.name, v.routes));
+                prop_assert_eq!(got, wanted, "{}/{}", port, host);
+            }
+        }
+    }
+}
