@@ -169,7 +169,7 @@ impl Exchange<'_> {
             ProxyError::new(Kind::NoHealthyUpstream, Side::Upstream, Progress::NothingSent, detail)
         })?;
         let endpoint = picked.endpoint.clone();
-        tried.record(picked);
+        tried.record(picked.endpoint, picked.priority);
         Ok(endpoint)
     }
 }
