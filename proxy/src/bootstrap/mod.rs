@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use osier_proto::Any;
 use osier_proto::json::{self, JsonError};
@@ -59,6 +60,10 @@ pub struct Dynamic {
     pub listeners: bool,
     /// Subscribe to all clusters.
     pub clusters: bool,
+    /// How long to wait for the first listeners at start; `None` is for ever.
+    pub listener_timeout: Option<Duration>,
+    /// How long to wait for the first clusters.
+    pub cluster_timeout: Option<Duration>,
 }
 
 /// Why a file cannot be started with.
@@ -200,28 +205,32 @@ fn unique(known: &[StaticResource], name: &str) -> Result<(), Invalid> {
 
 fn dynamic_resources(
     message: &xds::bootstrap::DynamicResources,
-    clusters: &[osier_proto::types::cluster::Cluster],
+    fixed: &[osier_proto::types::cluster::Cluster],
 ) -> Result<Option<Dynamic>, Invalid> {
     let listeners = over_ads("lds_config", message.lds_config.as_ref())?;
-    let clusters_too = over_ads("cds_config", message.cds_config.as_ref())?;
+    let clusters = over_ads("cds_config", message.cds_config.as_ref())?;
     let Some(ads) = &message.ads_config else {
-        return match (listeners, clusters_too) {
-            (false, false) => Ok(None),
+        return match (listeners, clusters) {
+            (None, None) => Ok(None),
             _ => Err(Invalid::new("ads_config", "is required by `lds_config` and `cds_config`")),
         };
     };
-    let server = server::from_ads_config(ads, clusters).at("ads_config")?;
-    Ok(Some(Dynamic { server, listeners, clusters: clusters_too }))
+    Ok(Some(Dynamic {
+        server: server::from_ads_config(ads, fixed).at("ads_config")?,
+        listeners: listeners.is_some(),
+        clusters: clusters.is_some(),
+        listener_timeout: listeners.flatten(),
+        cluster_timeout: clusters.flatten(),
+    }))
 }
 
-/// Whether a config source is there; if so it must be the aggregated stream.
-fn over_ads(field: &str, source: Option<&core::ConfigSource>) -> Result<bool, Invalid> {
-    let Some(source) = source else { return Ok(false) };
+/// How long to wait for a config source, if there is one; it must be the aggregated stream.
+fn over_ads(field: &str, source: Option<&core::ConfigSource>) -> Result<Option<Option<Duration>>, Invalid> {
+    let Some(source) = source else { return Ok(None) };
     if matches!(source.config_source_specifier, Some(config_source::ConfigSourceSpecifier::Self_(_))) {
         return Err(Invalid::new(field, "`self` has no meaning here: use `ads`"));
     }
-    compile::value::aggregated(field, Some(source))?;
-    Ok(true)
+    compile::value::aggregated(field, Some(source)).map(Some)
 }
 
 #[cfg(test)]

@@ -130,6 +130,11 @@ pub(crate) fn decode<M: Message + Name + Default>(any: &Any) -> Result<M, Invali
     if !any.is::<M>() {
         return Err(Invalid::new("", format!("expected {}, found {}", M::type_url(), any.type_url)));
     }
+    let unknown = osier_proto::unknown::unknown_fields(any);
+    if let Some((first, rest)) = unknown.split_first() {
+        let more = rest.iter().map(|u| format!("; {u}")).collect::<String>();
+        return Err(Invalid::new(first.path.clone(), format!("{}{more}", first.reason)));
+    }
     any.unpack().map_err(|e| Invalid::new("", e))
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::cluster::ClusterHandle;
 use super::listener::Listener;
+use crate::xds::on_demand::ListenerTable;
 
 /// All listeners, each with its filter chains and their route tables already linked.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Snapshot {
     /// Listeners by address, for the hand-over from a listener with `use_original_dst`:
     /// the exact `ip:port` first, then the wildcard address with the port.
     pub by_address: HashMap<SocketAddr, Arc<Listener>>,
+    /// Listeners that are asked for by original destination at first use, where the control plane agreed to that.
+    pub on_demand: Option<Arc<ListenerTable>>,
 }
 
 impl Snapshot {
@@ -29,7 +32,7 @@ impl Snapshot {
     pub fn new(listeners: impl IntoIterator<Item = Arc<Listener>>) -> Self {
         let listeners: HashMap<_, _> = listeners.into_iter().map(|l| (l.name.clone(), l)).collect();
         let by_address = listeners.values().map(|l| (l.address, l.clone())).collect();
-        Self { generation: 0, listeners, by_address }
+        Self { generation: 0, listeners, by_address, on_demand: None }
     }
 
     /// The listener that takes a connection whose original destination is `dst`: exact address, then wildcard.
@@ -113,6 +116,12 @@ impl Clusters {
         let handle = ClusterHandle::empty(name);
         clusters.insert(handle.name.clone(), handle.clone());
         handle
+    }
+
+    /// Names of handles that something else holds: a route in force, or a request that runs on an old one.
+    pub fn in_use(&self) -> Vec<Arc<str>> {
+        let clusters = self.by_name.read();
+        clusters.values().filter(|h| Arc::strong_count(h) > 1).map(|h| h.name.clone()).collect()
     }
 
     /// Forgets empty handles that nobody else holds.

@@ -1,0 +1,153 @@
+//! The order in which things come into force: clusters, then routes, then listeners, then virtual hosts.
+//!
+//! A version is ready when what it needs is there: a cluster needs its first endpoints, a listener its route tables, and on
+//! demand everything needs an answer for each cluster that it names. One that isn't ready waits until its time is up; the version
+//! before serves meanwhile.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use osier_core::on_demand as naming;
+use tokio::time::Instant;
+
+use super::held::{Held, Kind};
+use super::publish;
+use super::state::{ClusterVersion, ListenerVersion, State};
+use crate::compile::route::{CompiledRoutes, CompiledVirtualHost};
+use crate::config::cluster::Discovery;
+use crate::config::snapshot::Snapshot;
+
+impl State {
+    /// Puts in force what is ready, in order. Returns when to look again.
+    pub(super) fn settle(&mut self, now: Instant) -> Option<Instant> {
+        self.settle_clusters(now);
+        self.settle_routes(now);
+        self.settle_listeners(now);
+        self.settle_hosts(now);
+        self.publish_snapshot();
+        self.next_deadline()
+    }
+
+    fn settle_clusters(&mut self, now: Instant) {
+        let ready =
+            |_: &Held<ClusterVersion>, version: &ClusterVersion| match &version.compiled.spec.discovery {
+                Discovery::Eds(service) => {
+                    version.cluster.endpoints.load().known
+                        || self.assignments.active(service).is_some()
+                        || self.absent.contains(&(Kind::Assignment, service.clone()))
+                }
+                _ => true,
+            };
+        for name in self.clusters.due(now, ready) {
+            let Some(revision) = self.clusters.activate(&name) else { continue };
+            let version = &revision.value;
+            if let Discovery::Eds(service) = &version.compiled.spec.discovery {
+                match self.assignments.active(service) {
+                    Some(assignment) => publish::set_endpoints(&version.cluster, &assignment.value),
+                    None => publish::set_no_endpoints(&version.cluster),
+                }
+            }
+            self.handles.handle(&name).publish(version.cluster.clone());
+        }
+    }
+
+    fn settle_routes(&mut self, now: Instant) {
+        let ready = |_: &Held<_>, routes: &CompiledRoutes| self.are_answered(&routes.references.clusters);
+        for name in self.routes.due(now, ready) {
+            self.routes.activate(&name);
+            self.changed_routes.insert(name);
+            // What only the version before named is no longer needed.
+            self.references_changed = true;
+        }
+    }
+
+    fn settle_listeners(&mut self, now: Instant) {
+        self.relink();
+        let ready = |held: &Held<_>, version: &ListenerVersion| {
+            let references = &version.compiled.references;
+            let table_is_there = |name: &Arc<str>| {
+                self.routes.active(name).is_some() || self.absent.contains(&(Kind::Routes, name.clone()))
+            };
+            (held.fixed || !self.hold_listeners)
+                && references.route_configs.iter().all(|r| table_is_there(&r.name))
+                && self.are_answered(&references.clusters)
+        };
+        for name in self.listeners.due(now, ready) {
+            self.listeners.activate(&name);
+            self.link(&name);
+            self.references_changed = true;
+        }
+    }
+
+    /// Links listeners anew whose route tables changed.
+    fn relink(&mut self) {
+        let changed = std::mem::take(&mut self.changed_routes);
+        if changed.is_empty() {
+            return;
+        }
+        let uses = |held: &Held<ListenerVersion>| {
+            held.active.as_ref().is_some_and(|revision| {
+                let names = &revision.value.compiled.references.route_configs;
+                names.iter().any(|r| changed.contains(&r.name))
+            })
+        };
+        let names = self.listeners.iter().filter(|(_, held)| uses(held)).map(|(name, _)| name.clone());
+        names.collect::<Vec<_>>().iter().for_each(|name| self.link(name));
+    }
+
+    /// Links a listener with the tables in force and publishes it.
+    fn link(&mut self, name: &Arc<str>) {
+        let table = |name: &str| self.routes.active(name).map(|r| r.value.table.clone());
+        let Some(active) = self.listeners.active_mut(name) else { return };
+        let linked = Arc::new(publish::link(&active.value.compiled.listener, &table));
+        active.value.linked = Some(linked.clone());
+        match self.on_demand.as_ref().filter(|_| !self.bound.contains(name)) {
+            Some(tables) => tables.listeners().publish(name, Some(linked)),
+            None => self.snapshot_changed = true,
+        }
+    }
+
+    fn settle_hosts(&mut self, now: Instant) {
+        let ready = |_: &Held<_>, host: &CompiledVirtualHost| self.are_answered(&host.references.clusters);
+        for name in self.hosts.due(now, ready) {
+            self.references_changed = true;
+            let Some(active) = self.hosts.activate(&name) else { continue };
+            if let (Some(tables), Some((config, host))) = (&self.on_demand, naming::split_host_key(&name)) {
+                tables.hosts(config).publish(host, Some(active.value.host.clone()));
+            }
+        }
+    }
+
+    /// On demand: true where each cluster is in force, or known not to be there.
+    fn are_answered(&self, clusters: &BTreeSet<Arc<str>>) -> bool {
+        self.on_demand.is_none() || clusters.iter().all(|name| self.is_answered(name))
+    }
+
+    fn is_answered(&self, cluster: &Arc<str>) -> bool {
+        match self.clusters.get(cluster) {
+            Some(held) => held.active.is_some() || (held.warming.is_none() && held.refused.is_some()),
+            None => self.absent.contains(&(Kind::Cluster, cluster.clone())),
+        }
+    }
+
+    fn publish_snapshot(&mut self) {
+        if !std::mem::take(&mut self.snapshot_changed) {
+            return;
+        }
+        let belongs = |name: &Arc<str>, held: &Held<ListenerVersion>| {
+            self.on_demand.is_none() || held.fixed || self.bound.contains(name)
+        };
+        let listeners = self.listeners.iter().filter(|(name, held)| belongs(name, held));
+        let linked = listeners.filter_map(|(_, held)| held.active.as_ref()?.value.linked.clone());
+        let mut snapshot = Snapshot::new(linked);
+        snapshot.on_demand = self.on_demand.as_ref().map(|tables| tables.listeners().clone());
+        self.snapshot.publish(snapshot);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.clusters.deadline(), self.routes.deadline(), self.listeners.deadline(), self.hosts.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}

@@ -1,0 +1,400 @@
+//! Everything that the proxy was told: what arrives, what is refused, what goes.
+//!
+//! One task owns this; it does no I/O and time is an argument. A resource that arrives is compiled and kept as the warming version
+//! until `order` puts it in force; until then the version before serves. A refused version changes nothing. Equal content changes
+//! nothing either, so a control plane that sends everything again disturbs nobody.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use osier_core::on_demand as naming;
+use osier_proto::Any;
+use tokio::time::Instant;
+
+use super::held::{Kind, Revision, Source, Table};
+use super::on_demand::OnDemand;
+use super::publish;
+use crate::compile::cluster::CompiledCluster;
+use crate::compile::endpoint::Assignment;
+use crate::compile::listener::CompiledListener;
+use crate::compile::route::{CompiledRoutes, CompiledVirtualHost};
+use crate::compile::{self, Context, Rejected, content_hash};
+use crate::config::cluster::{Cluster, Discovery};
+use crate::config::listener::Listener;
+use crate::config::snapshot::{Clusters, SharedSnapshot};
+use crate::upstream::dns::{DnsResolver, DnsTask, discover};
+
+/// Longest wait of an on-demand resource for the clusters that it names.
+pub(super) const ON_DEMAND_WARMING: Duration = Duration::from_secs(5);
+
+/// A cluster with what keeps its endpoints coming.
+#[derive(Debug)]
+pub(super) struct ClusterVersion {
+    pub(super) compiled: CompiledCluster,
+    pub(super) cluster: Arc<Cluster>,
+    /// Look-ups of a STRICT_DNS cluster; they end with this version.
+    _dns: Option<DnsTask>,
+}
+
+/// A listener as compiled, and as linked with the tables in force.
+#[derive(Debug)]
+pub(super) struct ListenerVersion {
+    pub(super) compiled: CompiledListener,
+    pub(super) linked: Option<Arc<Listener>>,
+}
+
+/// The owner of all that came over xDS or from the bootstrap file.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) clusters: Table<ClusterVersion>,
+    pub(super) assignments: Table<Assignment>,
+    pub(super) routes: Table<CompiledRoutes>,
+    pub(super) listeners: Table<ListenerVersion>,
+    pub(super) hosts: Table<CompiledVirtualHost>,
+    /// Clusters, assignments and route tables that were answered absent, as long as somebody refers to them.
+    pub(super) absent: HashSet<(Kind, Arc<str>)>,
+    pub(super) handles: Arc<Clusters>,
+    pub(super) snapshot: SharedSnapshot,
+    pub(super) on_demand: Option<Arc<OnDemand>>,
+    resolver: Option<Arc<DnsResolver>>,
+    /// Clusters by the assignment that they take endpoints from; may name clusters that have changed since.
+    discovered: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    /// Listeners that belong into the snapshot; on demand, all others go to the table of listeners.
+    pub(super) bound: HashSet<Arc<str>>,
+    /// Listeners from xDS aren't put in force yet: the first clusters have not come.
+    pub(super) hold_listeners: bool,
+    /// Route tables that changed since listeners were linked.
+    pub(super) changed_routes: HashSet<Arc<str>>,
+    pub(super) snapshot_changed: bool,
+    /// What is named has changed: subscriptions must be looked at.
+    pub(super) references_changed: bool,
+}
+
+impl State {
+    pub(super) fn new(
+        handles: Arc<Clusters>,
+        snapshot: SharedSnapshot,
+        resolver: Option<Arc<DnsResolver>>,
+    ) -> Self {
+        Self {
+            clusters: Table::default(),
+            assignments: Table::default(),
+            routes: Table::default(),
+            listeners: Table::default(),
+            hosts: Table::default(),
+            absent: HashSet::new(),
+            handles,
+            snapshot,
+            on_demand: None,
+            resolver,
+            discovered: HashMap::new(),
+            bound: HashSet::new(),
+            hold_listeners: false,
+            changed_routes: HashSet::new(),
+            snapshot_changed: false,
+            references_changed: false,
+        }
+    }
+
+    /// Goes over to on-demand rules; `bound` are the listeners that are sockets of their own.
+    pub(super) fn set_on_demand(&mut self, tables: Arc<OnDemand>, bound: impl IntoIterator<Item = Arc<str>>) {
+        self.on_demand = Some(tables);
+        self.bound = bound.into_iter().collect();
+        self.snapshot_changed = true;
+    }
+
+    /// The control plane doesn't agree: what was taken under on-demand rules goes as the full set comes.
+    pub(super) fn give_up_on_demand(&mut self) {
+        let hosts: Vec<_> = self.hosts.iter().map(|(name, _)| name.clone()).collect();
+        hosts.iter().for_each(|name| self.forget(Kind::Host, name));
+        self.snapshot_changed |= self.on_demand.take().is_some();
+    }
+
+    /// Takes a resource of the bootstrap file, which nobody can change later.
+    pub(super) fn fix(&mut self, kind: Kind, name: &str, body: &Any, now: Instant) -> Result<(), Rejected> {
+        let source = Source::new(body.clone(), "");
+        match kind {
+            Kind::Cluster => {
+                self.accept_cluster(name, source, now)?;
+                self.clusters.fix(name);
+            }
+            _ => {
+                self.accept_listener(name, source, now)?;
+                self.listeners.fix(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// True where the bootstrap file holds a resource of that name, which therefore can't be changed.
+    pub(super) fn is_fixed(&self, kind: Kind, name: &str) -> bool {
+        match kind {
+            Kind::Cluster => self.clusters.get(name).is_some_and(|h| h.fixed),
+            Kind::Listener => self.listeners.get(name).is_some_and(|h| h.fixed),
+            _ => false,
+        }
+    }
+
+    /// Takes a resource. `Err` names the field; what was in force stays.
+    pub(super) fn accept(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        source: Source,
+        now: Instant,
+    ) -> Result<(), Rejected> {
+        if self.is_fixed(kind, name) {
+            // As in Envoy: what the file says stays, and the control plane isn't told off for repeating it.
+            tracing::debug!(name, kind = ?kind, "ignored: the bootstrap file holds it");
+            return Ok(());
+        }
+        match kind {
+            Kind::Cluster => self.accept_cluster(name, source, now),
+            Kind::Assignment => self.accept_assignment(name, source),
+            Kind::Routes => self.accept_routes(name, source, now),
+            Kind::Listener => self.accept_listener(name, source, now),
+            Kind::Host => self.accept_host(name, source, now),
+        }?;
+        self.absent.remove(&(kind, Arc::from(name)));
+        Ok(())
+    }
+
+    fn accept_cluster(&mut self, name: &str, source: Source, now: Instant) -> Result<(), Rejected> {
+        let hash = content_hash(&source.body);
+        let Some(source) = self.clusters.unless_held(name, source, hash) else { return Ok(()) };
+        let compiled = compile::cluster::compile(name, &source.body)
+            .map_err(|e| self.clusters.refuse(name, source.clone(), e))?;
+        let before = self.clusters.active(name).map(|r| r.value.cluster.clone());
+        let cluster = Cluster::new(compiled.spec.clone(), before.as_deref());
+        match &compiled.spec.discovery {
+            Discovery::Static => publish::set_inline_endpoints(&cluster, &compiled),
+            Discovery::Eds(service) => {
+                self.discovered.entry(service.clone()).or_default().insert(name.into());
+            }
+            _ => {}
+        }
+        let dns = self.resolver.as_ref().and_then(|resolver| discover(&cluster, resolver));
+        let deadline = match self.on_demand {
+            Some(_) => Some(now + ON_DEMAND_WARMING),
+            None => compiled.fetch_timeout.map(|t| now + t),
+        };
+        let value = ClusterVersion { compiled, cluster, _dns: dns };
+        self.clusters.warm(name, Revision { source, hash, value }, deadline);
+        self.references_changed = true;
+        Ok(())
+    }
+
+    fn accept_assignment(&mut self, name: &str, source: Source) -> Result<(), Rejected> {
+        let hash = content_hash(&source.body);
+        let Some(source) = self.assignments.unless_held(name, source, hash) else { return Ok(()) };
+        let value = compile::endpoint::compile(name, &source.body)
+            .map_err(|e| self.assignments.refuse(name, source.clone(), e))?;
+        self.each_discovered_by(name, |cluster| publish::set_endpoints(cluster, &value));
+        // Endpoints don't warm: what takes them decides.
+        self.assignments.warm(name, Revision { source, hash, value }, None);
+        self.assignments.activate(name);
+        Ok(())
+    }
+
+    /// Calls `act` for every version of a cluster that takes its endpoints from `assignment`.
+    fn each_discovered_by(&self, assignment: &str, act: impl Fn(&Cluster)) {
+        for name in self.discovered.get(assignment).into_iter().flatten() {
+            let versions = self.clusters.get(name).into_iter().flat_map(|held| held.revisions());
+            for ClusterVersion { compiled, cluster, .. } in versions.map(|r| &r.value) {
+                if matches!(&compiled.spec.discovery, Discovery::Eds(service) if **service == *assignment) {
+                    act(cluster);
+                }
+            }
+        }
+    }
+
+    fn accept_routes(&mut self, name: &str, source: Source, now: Instant) -> Result<(), Rejected> {
+        let hash = content_hash(&source.body);
+        let Some(source) = self.routes.unless_held(name, source, hash) else { return Ok(()) };
+        let value = self
+            .with_context(|context| compile::route::compile(name, &source.body, context))
+            .map_err(|e| self.routes.refuse(name, source.clone(), e))?;
+        self.routes.warm(name, Revision { source, hash, value }, Some(now + ON_DEMAND_WARMING));
+        self.references_changed = true;
+        Ok(())
+    }
+
+    fn accept_listener(&mut self, name: &str, source: Source, now: Instant) -> Result<(), Rejected> {
+        let hash = content_hash(&source.body);
+        let Some(source) = self.listeners.unless_held(name, source, hash) else { return Ok(()) };
+        let compiled = self
+            .with_context(|context| compile::listener::compile(name, &source.body, context))
+            .and_then(|compiled| self.address_is_free(compiled))
+            .map_err(|e| self.listeners.refuse(name, source.clone(), e))?;
+        let timeouts = compiled.references.route_configs.iter().map(|r| r.fetch_timeout);
+        let deadline = match self.on_demand {
+            Some(_) => Some(now + ON_DEMAND_WARMING),
+            None => timeouts.reduce(longest).flatten().map(|t| now + t),
+        };
+        let value = ListenerVersion { compiled, linked: None };
+        self.listeners.warm(name, Revision { source, hash, value }, deadline);
+        self.references_changed = true;
+        Ok(())
+    }
+
+    /// Two listeners can't have one address.
+    fn address_is_free(&self, compiled: CompiledListener) -> Result<CompiledListener, Rejected> {
+        let new = &compiled.listener;
+        // On demand, a chain by SNI is a listener of its own with its parent's address.
+        if new.address.port() == 0 || (self.on_demand.is_some() && !self.bound.contains(&new.name)) {
+            return Ok(compiled);
+        }
+        let takes = |other: &&Listener| {
+            other.name != new.name && other.address == new.address && other.bind_to_port == new.bind_to_port
+        };
+        let all = self.listeners.iter().flat_map(|(_, held)| held.revisions());
+        match all.map(|r| &r.value.compiled.listener).find(takes) {
+            None => Ok(compiled),
+            Some(other) => Err(Rejected {
+                name: new.name.to_string(),
+                field: "address".into(),
+                reason: format!("{} belongs to listener `{}` already", new.address, other.name),
+            }),
+        }
+    }
+
+    fn accept_host(&mut self, name: &str, source: Source, now: Instant) -> Result<(), Rejected> {
+        let hash = content_hash(&source.body);
+        let Some(source) = self.hosts.unless_held(name, source, hash) else { return Ok(()) };
+        let value = self
+            .with_context(|context| compile::route::compile_virtual_host(name, &source.body, context))
+            .map_err(|e| self.hosts.refuse(name, source.clone(), e))?;
+        self.hosts.warm(name, Revision { source, hash, value }, Some(now + ON_DEMAND_WARMING));
+        self.references_changed = true;
+        Ok(())
+    }
+
+    fn with_context<T>(&self, compile: impl FnOnce(Context<'_>) -> T) -> T {
+        let cluster_exists = |name: &str| self.clusters.get(name).is_some_and(|h| h.newest().is_some());
+        compile(Context {
+            clusters: &self.handles,
+            on_demand: self.on_demand.as_deref(),
+            cluster_exists: &cluster_exists,
+        })
+    }
+
+    /// Takes a resource away: the control plane says that it doesn't exist.
+    pub(super) fn remove(&mut self, kind: Kind, name: &str) {
+        if self.is_fixed(kind, name) {
+            return;
+        }
+        match kind {
+            Kind::Cluster | Kind::Routes => {
+                self.absent.insert((kind, name.into()));
+            }
+            // Who had endpoints keeps them, as in Envoy; who never had any now knows that there are none.
+            Kind::Assignment => {
+                self.absent.insert((kind, name.into()));
+                self.each_discovered_by(name, publish::set_no_endpoints);
+            }
+            Kind::Host => {
+                if let (Some(tables), Some((config, host))) = (&self.on_demand, naming::split_host_key(name))
+                {
+                    tables.hosts(config).publish(host, None);
+                }
+            }
+            Kind::Listener => {
+                if let Some(tables) = self.on_demand.as_ref().filter(|_| !self.bound.contains(name)) {
+                    tables.listeners().publish(name, None);
+                }
+            }
+        }
+        self.drop_held(kind, name);
+    }
+
+    /// Forgets a resource that nobody wants any more.
+    pub(super) fn forget(&mut self, kind: Kind, name: &str) {
+        if !self.is_fixed(kind, name) {
+            self.absent.remove(&(kind, Arc::from(name)));
+            self.drop_held(kind, name);
+        }
+    }
+
+    fn drop_held(&mut self, kind: Kind, name: &str) {
+        let was_there = match kind {
+            Kind::Cluster => self.drop_cluster(name),
+            Kind::Assignment => self.assignments.remove(name).is_some(),
+            Kind::Routes => {
+                self.changed_routes.insert(name.into());
+                self.routes.remove(name).is_some()
+            }
+            Kind::Listener => {
+                let was_there = self.listeners.remove(name).is_some();
+                self.snapshot_changed |= was_there;
+                was_there
+            }
+            Kind::Host => self.hosts.remove(name).is_some(),
+        };
+        self.references_changed |= was_there;
+    }
+
+    fn drop_cluster(&mut self, name: &str) -> bool {
+        if let Some(handle) = self.handles.get(name) {
+            handle.remove();
+        }
+        let Some(held) = self.clusters.remove(name) else { return false };
+        for revision in held.revisions() {
+            if let Discovery::Eds(service) = &revision.value.compiled.spec.discovery
+                && let Some(names) = self.discovered.get_mut(service)
+            {
+                names.remove(name);
+                if names.is_empty() {
+                    self.discovered.remove(service);
+                }
+            }
+        }
+        true
+    }
+
+    /// True where nothing waits for anything.
+    pub(super) fn is_settled(&self) -> bool {
+        self.clusters.is_settled()
+            && self.routes.is_settled()
+            && self.listeners.is_settled()
+            && self.hosts.is_settled()
+    }
+
+    /// True where the newest accepted version of a resource isn't in force.
+    pub(super) fn is_warming(&self, kind: Kind, name: &str) -> bool {
+        match kind {
+            Kind::Cluster => self.clusters.get(name).is_some_and(|h| h.warming.is_some()),
+            Kind::Assignment => false,
+            Kind::Routes => self.routes.get(name).is_some_and(|h| h.warming.is_some()),
+            Kind::Listener => self.listeners.get(name).is_some_and(|h| h.warming.is_some()),
+            Kind::Host => self.hosts.get(name).is_some_and(|h| h.warming.is_some()),
+        }
+    }
+
+    /// Names that must be subscribed to because something held refers to them.
+    pub(super) fn referred(&self, kind: Kind) -> HashSet<Arc<str>> {
+        match kind {
+            Kind::Assignment => {
+                let versions = self.clusters.iter().flat_map(|(_, held)| held.revisions());
+                let service = |version: &ClusterVersion| match &version.compiled.spec.discovery {
+                    Discovery::Eds(service) => Some(service.clone()),
+                    _ => None,
+                };
+                versions.filter_map(|r| service(&r.value)).collect()
+            }
+            Kind::Routes => {
+                let versions = self.listeners.iter().flat_map(|(_, held)| held.revisions());
+                let named = versions.flat_map(|r| &r.value.compiled.references.route_configs);
+                named.map(|r| r.name.clone()).collect()
+            }
+            // Who holds a handle, also a request that still runs on an old route, keeps the cluster.
+            Kind::Cluster => self.handles.in_use().into_iter().filter(|n| !self.is_fixed(kind, n)).collect(),
+            Kind::Listener | Kind::Host => HashSet::new(),
+        }
+    }
+}
+
+/// `None` is for ever.
+fn longest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    Some(a?.max(b?))
+}
