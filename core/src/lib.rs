@@ -5,4 +5,5 @@ pub mod duration;
 pub mod host;
 pub mod labels;
 pub mod on_demand;
+pub mod re2;
 pub mod registration;
