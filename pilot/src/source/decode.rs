@@ -1,7 +1,8 @@
 //! Typed structs from nodes, with the path and line of whatever does not fit.
 //!
 //! A serde deserializer: whether unknown fields are refused is up to the struct (`deny_unknown_fields`: Istio's kinds), not to this
-//! file. A field that is `null` counts as absent. [`Unsupported`] stands for fields that exist in the API but not yet in Osier.
+//! file. A field that is `null` counts as absent. (`store::schema` has types for
+//! fields that are always refused and for fields that are always dropped.)
 
 use std::fmt;
 
@@ -107,26 +108,6 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// A field that the API has and Osier does not support yet. Any value is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsupported {}
-
-impl<'de> Deserialize<'de> for Unsupported {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(de::Error::custom("is not supported yet"))
-    }
-}
-
-/// A field that the API has and that changes nothing for traffic. Any value is taken and dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Ignored;
-
-impl<'de> Deserialize<'de> for Ignored {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        de::IgnoredAny::deserialize(deserializer).map(|_| Self)
-    }
 }
 
 /// Fills a struct from a node.
@@ -389,6 +370,7 @@ mod tests {
 
     use super::*;
     use crate::source::yaml::parse;
+    use crate::store::schema::{Ignored, Unsupported};
 
     #[derive(Debug, Deserialize, PartialEq, Default)]
     #[serde(deny_unknown_fields, rename_all = "camelCase", default)]

@@ -1,0 +1,362 @@
+//! One document to one checked resource, with everything that there is to say about it.
+//!
+//! Kinds of ours are decoded strictly, Kubernetes' own leniently. Kinds of the mesh APIs that we do not support are refused by
+//! name; all other kinds (Deployments and the like) mean nothing without Kubernetes and are left out with a notice.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use osier_core::host::Host;
+use serde::de::DeserializeOwned;
+
+use super::decode::{DecodeError, decode};
+use super::yaml::{Node, Value, parse};
+use crate::model::{Kind, Origin, Report, ResourceKey, Severity};
+use crate::store::check::{self, Checked, Context, Problem, Resource};
+use crate::store::schema::{IstioObject, Metadata, kubernetes};
+use crate::store::{Outcome, Place};
+
+/// Namespace of resources that name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// One document of a file.
+#[derive(Clone)]
+pub struct Document {
+    /// Which resource; `None` for documents that are none of ours, or that can't be told.
+    pub key: Option<ResourceKey>,
+    /// What became of it. Only with a key.
+    pub outcome: Outcome,
+    /// Where it is.
+    pub place: Place,
+    /// What there is to say.
+    pub reports: Vec<Report>,
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {:?}", self.key, self.place)
+    }
+}
+
+/// When a resource without timestamp was first seen, in milliseconds since 1970.
+pub trait FirstSeen {
+    /// The time for this key; the first call decides.
+    fn first_seen(&mut self, key: &ResourceKey) -> i64;
+}
+
+/// Reads documents of one file.
+pub struct Reader<'a> {
+    /// File, relative to the folder.
+    pub file: Arc<PathBuf>,
+    /// Domain of Kubernetes services.
+    pub cluster_domain: &'a Arc<str>,
+    /// Ages of what has none.
+    pub ages: &'a mut dyn FirstSeen,
+}
+
+/// What a document says it is.
+struct Header {
+    group: String,
+    kind: Arc<str>,
+    name: Arc<str>,
+    namespace: Arc<str>,
+    line: u32,
+}
+
+/// A resource, or that there is nothing to use in it, and all problems.
+struct Verdict {
+    resource: Option<Resource>,
+    problems: Vec<Problem>,
+}
+
+impl<T> Checked<T> {
+    fn into_verdict(self, resource: impl FnOnce(T) -> Option<Resource>) -> Verdict {
+        Verdict { resource: self.value.and_then(resource), problems: self.problems }
+    }
+}
+
+impl Reader<'_> {
+    /// Reads one document; a list gives one for each of its items.
+    pub fn read(&mut self, node: Node) -> Vec<Document> {
+        let is_list = node.get("kind").and_then(Node::text).is_some_and(|kind| kind.ends_with("List"));
+        let mut node = node;
+        if is_list && let Value::Map(entries) = &mut node.value {
+            let items = entries.iter_mut().find(|e| &*e.key == "items");
+            if let Some(Value::Seq(items)) = items.map(|e| &mut e.node.value) {
+                return std::mem::take(items).into_iter().flat_map(|item| self.read(item)).collect();
+            }
+        }
+        vec![self.read_one(Arc::new(node))]
+    }
+
+    fn read_one(&mut self, node: Arc<Node>) -> Document {
+        let header = match header(&node) {
+            Ok(header) => header,
+            Err(error) => {
+                let kind = node.get("kind").and_then(Node::text).cloned().unwrap_or_else(|| "".into());
+                let name = node.get("metadata").and_then(|m| m.get("name")).and_then(Node::text).cloned();
+                let header = Header {
+                    group: String::new(),
+                    kind,
+                    name: name.unwrap_or_else(|| "".into()),
+                    namespace: "".into(),
+                    line: node.line,
+                };
+                return self.without_key(&header, error.path, error.line, error.message, Severity::Error);
+            }
+        };
+        let Some(kind) = kind_of(&header) else { return self.not_ours(&header) };
+        if kind == Kind::Unsupported {
+            let message =
+                format!("the kind {} of {} is not supported yet and not applied", header.kind, header.group);
+            return self.without_key(&header, String::new(), header.line, message, Severity::Error);
+        }
+        self.of_kind(kind, &header, node)
+    }
+
+    fn of_kind(&mut self, kind: Kind, header: &Header, node: Arc<Node>) -> Document {
+        let key = match kind {
+            Kind::Namespace => ResourceKey::new(kind, "", header.name.clone()),
+            // there is one mesh, wherever its ConfigMap lives
+            Kind::MeshConfig => ResourceKey::new(kind, "", header.name.clone()),
+            _ => ResourceKey::new(kind, header.namespace.clone(), header.name.clone()),
+        };
+        let metadata: Metadata = node.get("metadata").and_then(|m| decode(m).ok()).unwrap_or_default();
+        let written =
+            metadata.creation_timestamp.as_ref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        let created = written.map_or_else(|| self.ages.first_seen(&key), jiff::Timestamp::as_millisecond);
+        let context = Context::new(kind, &header.namespace, &header.name, created, self.cluster_domain);
+        let (outcome, problems) = match resource(&context, &node) {
+            Ok(Verdict { resource, problems }) => {
+                let refused = problems.iter().any(|p| p.severity == Severity::Error);
+                let outcome = match resource {
+                    _ if refused => Outcome::Refused { hosts: self.hosts_of(&context, &node) },
+                    Some(resource) => Outcome::Applied(resource),
+                    None => Outcome::Unused,
+                };
+                let at = |p: Problem| (line_of(&node, kind, &p.field), p);
+                (outcome, problems.into_iter().map(at).collect::<Vec<_>>())
+            }
+            Err(error) => {
+                let problem =
+                    Problem { field: error.path, message: error.message, severity: Severity::Error };
+                (Outcome::Refused { hosts: self.hosts_of(&context, &node) }, vec![(error.line, problem)])
+            }
+        };
+        let report = |(line, problem): (u32, Problem)| {
+            self.report(header, problem.field, line, problem.message, problem.severity)
+        };
+        let reports = problems.into_iter().map(report).collect();
+        // references to nothing are found later; only these have any, so only they keep their nodes
+        let keeps_lines = kind == Kind::VirtualService;
+        let origin = Origin { file: Some(self.file.clone()), line: header.line };
+        let lines = keeps_lines.then(|| {
+            Arc::new(move |field: &str| node.line_of(field)) as Arc<dyn Fn(&str) -> u32 + Send + Sync>
+        });
+        Document { key: Some(key), outcome, place: Place { origin, lines }, reports }
+    }
+
+    /// Hosts that a refused resource would define.
+    fn hosts_of(&self, context: &Context, node: &Node) -> Option<Vec<Host>> {
+        let spec = node.get("spec");
+        let text = |node: &Node| node.text().cloned();
+        match context.key.kind {
+            Kind::DestinationRule => {
+                let host = spec.and_then(|s| s.get("host")).and_then(text)?;
+                let mut check = check::Check::new(context);
+                Some(vec![check.host(check::Path::Root("spec"), &host)?])
+            }
+            Kind::ServiceEntry => {
+                let hosts = spec.and_then(|s| s.get("hosts"))?.items();
+                Some(hosts.iter().filter_map(text).map(|h| Host::new(&h)).collect())
+            }
+            Kind::Service => {
+                let (name, namespace) = (&context.key.name, &context.key.namespace);
+                Some(vec![Host::new(&format!("{name}.{namespace}.svc.{}", self.cluster_domain))])
+            }
+            _ => Some(Vec::new()),
+        }
+    }
+
+    fn not_ours(&self, header: &Header) -> Document {
+        let message = match &*header.kind {
+            "ConfigMap" => "is left out: only the ConfigMap istio is read".to_owned(),
+            kind => format!("is left out: a {kind} means nothing here"),
+        };
+        self.without_key(header, String::new(), header.line, message, Severity::Notice)
+    }
+
+    fn without_key(
+        &self,
+        header: &Header,
+        field: String,
+        line: u32,
+        message: String,
+        severity: Severity,
+    ) -> Document {
+        let origin = Origin { file: Some(self.file.clone()), line: header.line };
+        Document {
+            key: None,
+            outcome: Outcome::Unused,
+            place: Place { origin, lines: None },
+            reports: vec![self.report(header, field, line, message, severity)],
+        }
+    }
+
+    fn report(
+        &self,
+        header: &Header,
+        field: String,
+        line: u32,
+        message: String,
+        severity: Severity,
+    ) -> Report {
+        Report {
+            file: Some(self.file.clone()),
+            line,
+            kind: header.kind.clone(),
+            namespace: header.namespace.clone(),
+            name: header.name.clone(),
+            field,
+            message,
+            severity,
+        }
+    }
+}
+
+/// `apiVersion`, `kind` and the name; the rest of `metadata` is read with the resource.
+fn header(node: &Node) -> Result<Header, DecodeError> {
+    let fail = |path: &str, line: u32, message: String| DecodeError { path: path.into(), line, message };
+    if !matches!(node.value, Value::Map(_)) {
+        return Err(fail("", node.line, format!("a resource must be a mapping, not {}", node.describe())));
+    }
+    let text = |parent: &Node, path: &str, key: &str| match parent.get(key) {
+        Some(found) => match found.text() {
+            Some(text) if !text.is_empty() => Ok(text.clone()),
+            _ => Err(fail(path, found.line, format!("must be text, not {}", found.describe()))),
+        },
+        None => Err(fail(path, parent.line, "is required".into())),
+    };
+    let api_version = text(node, "apiVersion", "apiVersion")?;
+    let kind = text(node, "kind", "kind")?;
+    let Some(metadata) = node.get("metadata") else {
+        return Err(fail("metadata.name", node.line, "is required".into()));
+    };
+    let name = text(metadata, "metadata.name", "name")?;
+    let namespace = match metadata.get("namespace").map(|n| &n.value) {
+        None | Some(Value::Null) => DEFAULT_NAMESPACE.into(),
+        Some(_) => text(metadata, "metadata.namespace", "namespace")?,
+    };
+    for (path, key, text, dots) in
+        [("metadata.name", "name", &name, true), ("metadata.namespace", "namespace", &namespace, false)]
+    {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || (dots && b == b'.');
+        if text.len() > 253 || !text.bytes().all(good) {
+            let line = metadata.get(key).map_or(metadata.line, |n| n.line);
+            return Err(fail(
+                path,
+                line,
+                format!("{text:?} is no name: lower-case letters, digits and hyphens"),
+            ));
+        }
+    }
+    let group = api_version.split_once('/').map_or("", |(group, _)| group).to_owned();
+    Ok(Header { group, kind, name, namespace, line: node.line })
+}
+
+/// `None` for kinds that are none of our business.
+fn kind_of(header: &Header) -> Option<Kind> {
+    Some(match (header.group.as_str(), &*header.kind) {
+        ("", "Namespace") => Kind::Namespace,
+        ("", "Service") => Kind::Service,
+        ("", "Pod") => Kind::Pod,
+        ("", "ConfigMap") if &*header.name == "istio" => Kind::MeshConfig,
+        ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
+        ("networking.istio.io", "VirtualService") => Kind::VirtualService,
+        ("networking.istio.io", "DestinationRule") => Kind::DestinationRule,
+        ("networking.istio.io", "ServiceEntry") => Kind::ServiceEntry,
+        ("networking.istio.io", "WorkloadEntry") => Kind::WorkloadEntry,
+        ("gateway.networking.k8s.io", _) => Kind::Unsupported,
+        ("networking.k8s.io", "Ingress") => Kind::Unsupported,
+        (group, _) if group.ends_with(".istio.io") => Kind::Unsupported,
+        _ => return None,
+    })
+}
+
+/// Decodes and checks one resource.
+fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
+    Ok(match context.key.kind {
+        Kind::Namespace => {
+            let object: kubernetes::Namespace = decode(node)?;
+            Verdict { resource: Some(Resource::Namespace(object.metadata.labels.into())), problems: vec![] }
+        }
+        Kind::Service => check::kubernetes::check_service(context, &decode(node)?)
+            .into_verdict(|s| Some(Resource::Service(Box::new(s)))),
+        Kind::EndpointSlice => {
+            check::kubernetes::check_slice(context, &decode(node)?).into_verdict(|s| s.map(Resource::Slice))
+        }
+        Kind::Pod => check::kubernetes::check_pod(context, &decode(node)?)
+            .into_verdict(|w| w.map(|w| Resource::Workload(Box::new(w)))),
+        Kind::WorkloadEntry => {
+            let object = istio(node)?;
+            check::service_entry::check_workload(context, &object.metadata.labels.into(), &object.spec)
+                .into_verdict(|w| Some(Resource::Workload(Box::new(w))))
+        }
+        Kind::ServiceEntry => {
+            let object = istio(node)?;
+            check::service_entry::check(context, &object.metadata.labels.into(), &object.spec)
+                .into_verdict(|e| Some(Resource::Entry(e)))
+        }
+        Kind::VirtualService => check::virtual_service::check(context, &istio(node)?.spec)
+            .into_verdict(|r| Some(Resource::Route(Arc::new(r)))),
+        Kind::DestinationRule => check::destination_rule::check(context, &istio(node)?.spec)
+            .into_verdict(|p| Some(Resource::Policy(Arc::new(p)))),
+        Kind::MeshConfig => mesh(context, node)?,
+        Kind::Unsupported => Verdict { resource: None, problems: vec![] },
+    })
+}
+
+fn istio<S: DeserializeOwned>(node: &Node) -> Result<IstioObject<S>, DecodeError> {
+    decode(node)
+}
+
+/// The mesh configuration is YAML inside of a YAML text.
+fn mesh(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
+    let object: kubernetes::ConfigMap = decode(node)?;
+    let Some(text) = object.data.get("mesh") else {
+        return Err(DecodeError {
+            path: check::mesh::ROOT.into(),
+            line: node.line,
+            message: "is required".into(),
+        });
+    };
+    let inside = |path: &str, line: u32, message: String| DecodeError {
+        path: if path.is_empty() {
+            check::mesh::ROOT.into()
+        } else {
+            format!("{}.{path}", check::mesh::ROOT)
+        },
+        line: node.line_of(check::mesh::ROOT) + line,
+        message,
+    };
+    let documents = parse(text).map_err(|e| inside("", e.line, e.message))?;
+    let spec = match documents.as_slice() {
+        [] => Default::default(),
+        [one] => decode(one).map_err(|e| inside(&e.path, e.line, e.message))?,
+        [_, second, ..] => return Err(inside("", second.line, "has more than one document".into())),
+    };
+    Ok(check::mesh::check(context, &spec).into_verdict(|m| Some(Resource::Mesh(Arc::new(m)))))
+}
+
+/// Line of a problem. Fields of the mesh configuration are in the text of its ConfigMap.
+fn line_of(node: &Node, kind: Kind, field: &str) -> u32 {
+    let inner = field.strip_prefix(check::mesh::ROOT).filter(|_| kind == Kind::MeshConfig);
+    let (Some(inner), Some(text)) =
+        (inner, node.get("data").and_then(|d| d.get("mesh")).and_then(Node::text))
+    else {
+        return node.line_of(field);
+    };
+    let line = parse(text).ok().and_then(|documents| documents.first().map(|d| d.line_of(inner)));
+    node.line_of(check::mesh::ROOT) + line.unwrap_or(0)
+}

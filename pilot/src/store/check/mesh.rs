@@ -1,0 +1,107 @@
+//! MeshConfig with its defaults (istio-traffic 5.4).
+
+use std::sync::Arc;
+
+use super::{Check, Checked, Context, Path};
+use crate::model::{
+    AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, UpgradePolicy,
+};
+use crate::store::schema::destination_rule::H2UpgradePolicy;
+use crate::store::schema::mesh as schema;
+
+/// Where the mesh configuration is in its ConfigMap.
+pub const ROOT: &str = "data.mesh";
+
+/// Checks the mesh configuration.
+pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig> {
+    let mut check = Check::new(context);
+    let root = Path::Root(ROOT);
+    let default = MeshConfig::default();
+    if spec.enable_auto_mtls == Some(true) {
+        check.error(
+            root.field("enableAutoMtls"),
+            "mutual TLS is not supported yet; leave it out or say false",
+        );
+    }
+    if spec.enable_tracing == Some(true) {
+        check.error(root.field("enableTracing"), "tracing is not supported yet; leave it out or say false");
+    }
+    let encoding = match spec.access_log_encoding {
+        None | Some(schema::AccessLogEncoding::Text) => AccessLogEncoding::Text,
+        Some(schema::AccessLogEncoding::Json) => AccessLogEncoding::Json,
+    };
+    let format = some_text(&spec.access_log_format);
+    if let (AccessLogEncoding::Json, Some(format)) = (encoding, &format)
+        && !serde_json::from_str::<serde_json::Value>(format).is_ok_and(|v| v.is_object())
+    {
+        check.error(root.field("accessLogFormat"), "must be a JSON object where accessLogEncoding is JSON");
+    }
+    let connect = root.field("connectTimeout");
+    let detection = root.field("protocolDetectionTimeout");
+    let refresh = root.field("dnsRefreshRate");
+    let mesh = MeshConfig {
+        root_namespace: some_text(&spec.root_namespace).unwrap_or(default.root_namespace),
+        trust_domain: some_text(&spec.trust_domain).unwrap_or(default.trust_domain),
+        outbound: match spec.outbound_traffic_policy.as_ref().map(|p| p.mode) {
+            None | Some(Some(schema::OutboundMode::AllowAny)) => OutboundTraffic::AllowAny,
+            // the block without a mode is the enum's zero
+            Some(None | Some(schema::OutboundMode::RegistryOnly)) => OutboundTraffic::RegistryOnly,
+        },
+        inbound: match spec.inbound_traffic_policy.as_ref().and_then(|p| p.mode) {
+            None | Some(schema::InboundMode::Passthrough) => InboundTraffic::Passthrough,
+            Some(schema::InboundMode::Localhost) => InboundTraffic::Localhost,
+        },
+        service_export: check.export_to(
+            root.field("defaultServiceExportTo"),
+            &spec.default_service_export_to,
+            true,
+        ),
+        route_export: check.export_to(
+            root.field("defaultVirtualServiceExportTo"),
+            &spec.default_virtual_service_export_to,
+            false,
+        ),
+        policy_export: check.export_to(
+            root.field("defaultDestinationRuleExportTo"),
+            &spec.default_destination_rule_export_to,
+            false,
+        ),
+        connect_timeout: check
+            .duration(connect, spec.connect_timeout.as_ref())
+            .unwrap_or(default.connect_timeout),
+        detection_timeout: check
+            .duration_or_zero(detection, spec.protocol_detection_timeout.as_ref())
+            .filter(|timeout| !timeout.is_zero()),
+        retries: spec
+            .default_http_retry_policy
+            .as_ref()
+            .map(|retries| check.retries(root.field("defaultHttpRetryPolicy"), retries)),
+        access_log_file: some_text(&spec.access_log_file),
+        access_log_format: format,
+        access_log_encoding: encoding,
+        path_normalization: match spec.path_normalization.as_ref().and_then(|p| p.normalization) {
+            None | Some(schema::NormalizationType::Default | schema::NormalizationType::Base) => {
+                PathNormalization::Base
+            }
+            Some(schema::NormalizationType::None) => PathNormalization::None,
+            Some(schema::NormalizationType::MergeSlashes) => PathNormalization::MergeSlashes,
+            Some(schema::NormalizationType::DecodeAndMergeSlashes) => {
+                PathNormalization::DecodeAndMergeSlashes
+            }
+        },
+        upgrade: match spec.h2_upgrade_policy {
+            Some(H2UpgradePolicy::Upgrade) => UpgradePolicy::Upgrade,
+            None | Some(H2UpgradePolicy::Default | H2UpgradePolicy::DoNotUpgrade) => UpgradePolicy::Keep,
+        },
+        tcp_keepalive: spec
+            .tcp_keepalive
+            .as_ref()
+            .map(|k| check.tcp_keepalive(root.field("tcpKeepalive"), k)),
+        dns_refresh: check.duration(refresh, spec.dns_refresh_rate.as_ref()).unwrap_or(default.dns_refresh),
+    };
+    check.finish(mesh)
+}
+
+fn some_text(text: &str) -> Option<Arc<str>> {
+    (!text.is_empty()).then(|| text.into())
+}

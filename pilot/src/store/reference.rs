@@ -1,0 +1,85 @@
+//! What rules point at, and what of it is nowhere.
+
+use std::sync::Arc;
+
+use osier_core::host::Host;
+
+use crate::model::{Destination, HttpAction, ResourceKey, RouteRule};
+use crate::snapshot::MeshSnapshot;
+
+/// A reference to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// The rule.
+    pub key: ResourceKey,
+    /// Path of the reference.
+    pub field: String,
+    /// What is missing.
+    pub message: String,
+}
+
+/// Every destination of a rule with its path. Entries of weight 0 are gone, so their paths may be off by those.
+fn destinations(rule: &RouteRule) -> Vec<(String, &Destination)> {
+    let mut found = Vec::new();
+    for (at, route) in rule.http.iter().enumerate() {
+        if let HttpAction::Forward(to) = &route.action {
+            found.extend(to.iter().map(|d| (format!("spec.http[{at}].route"), &d.destination)));
+        }
+    }
+    for (at, route) in rule.tls.iter().enumerate() {
+        found.extend(route.destinations.iter().map(|d| (format!("spec.tls[{at}].route"), &d.destination)));
+    }
+    for (at, route) in rule.tcp.iter().enumerate() {
+        found.extend(route.destinations.iter().map(|d| (format!("spec.tcp[{at}].route"), &d.destination)));
+    }
+    found
+}
+
+/// Hosts and subsets that a rule forwards to.
+pub(super) fn subsets_of(rule: &RouteRule) -> impl Iterator<Item = (&Host, &str)> {
+    destinations(rule).into_iter().filter_map(|(_, d)| Some((&d.host, d.subset.as_deref()?)))
+}
+
+/// Hosts that a rule forwards to.
+pub(super) fn hosts_of(rule: &RouteRule) -> impl Iterator<Item = &Host> {
+    destinations(rule).into_iter().map(|(_, d)| &d.host)
+}
+
+/// References to hosts and subsets that are nowhere.
+pub(super) fn findings<'a>(
+    snapshot: &MeshSnapshot,
+    rules: impl Iterator<Item = &'a Arc<RouteRule>>,
+) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for rule in rules {
+        for (field, destination) in destinations(rule) {
+            let Some(message) = missing(snapshot, rule, destination) else { continue };
+            let finding = Finding { key: rule.key.clone(), field, message };
+            if found.last() != Some(&finding) {
+                found.push(finding);
+            }
+        }
+    }
+    found
+}
+
+fn missing(snapshot: &MeshSnapshot, rule: &RouteRule, destination: &Destination) -> Option<String> {
+    let Destination { host, subset, port } = destination;
+    let resolved = snapshot.resolve_alias(&rule.key.namespace, host.as_str()).unwrap_or_else(|| host.clone());
+    let service = snapshot.service(&rule.key.namespace, resolved.as_str());
+    let Some(service) = service else {
+        return Some(format!(
+            "the host {host} is no service that {} sees; requests to it get 503",
+            rule.key.namespace
+        ));
+    };
+    if let Some(number) = port
+        && service.port(*number).is_none()
+    {
+        return Some(format!("the service {host} has no port {number}; requests to it get 503"));
+    }
+    let subset = subset.as_ref()?;
+    let defined = snapshot.policies.iter().any(|p| p.host.covers(&resolved) && p.subset(subset).is_some());
+    (!defined)
+        .then(|| format!("no DestinationRule defines the subset {subset} of {host}; requests to it get 503"))
+}
