@@ -56,6 +56,10 @@ pub enum Kind {
     MaxStreamDuration,
     /// The client broke the protocol (400, DPE).
     DownstreamProtocol,
+    /// The client uses a transfer coding that isn't spoken here (501, DPE).
+    TransferCoding,
+    /// The client didn't say which host it wants (400).
+    MissingHost,
     /// Request head too large or too many headers (431, DPE).
     HeadTooLarge,
     /// HTTP/1.0 is not accepted (426).

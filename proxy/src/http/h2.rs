@@ -52,7 +52,8 @@ pub fn request_from_h2(
     head.set_authority(authority.unwrap_or_default());
     if head.method() != Method::Connect || head.protocol().is_some() {
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        if !path.starts_with('/') && !(head.method() == Method::Options && path == "*") {
+        let asterisk = head.method() == Method::Options && path == "*";
+        if !path.starts_with('/') && !asterisk {
             return Err(Uncrossable::Part("path"));
         }
         head.set_path(path.as_bytes());

@@ -115,6 +115,10 @@ pub fn from_error(error: &ProxyError, situation: Situation) -> Option<LocalReply
         Kind::HeadTooLarge => {
             (431, Flags::DOWNSTREAM_PROTOCOL, "Request Header Fields Too Large", "request_headers_too_large")
         }
+        Kind::TransferCoding => {
+            (501, Flags::DOWNSTREAM_PROTOCOL, "Not Implemented", "http1.invalid_transfer_encoding")
+        }
+        Kind::MissingHost => (400, Flags::default(), "", "missing_host_header"),
         Kind::LowVersion => (426, Flags::default(), "", "low_version"),
         Kind::UpgradeRefused => (403, Flags::default(), "", "upgrade_failed"),
         Kind::RetryBufferExceeded => (
@@ -238,6 +242,14 @@ mod tests {
                 "Request Header Fields Too Large".to_owned(),
                 "request_headers_too_large",
             ),
+            (
+                Kind::TransferCoding,
+                501,
+                "DPE",
+                "Not Implemented".to_owned(),
+                "http1.invalid_transfer_encoding",
+            ),
+            (Kind::MissingHost, 400, "-", String::new(), "missing_host_header"),
             (Kind::LowVersion, 426, "-", String::new(), "low_version"),
             (Kind::UpgradeRefused, 403, "-", String::new(), "upgrade_failed"),
             (

@@ -67,6 +67,9 @@ pub enum Malformed {
     /// Head or trailers have too many lines.
     #[error("too many header fields")]
     TooManyFields,
+    /// An HTTP/1.1 request without `Host`.
+    #[error("no Host")]
+    NoHost,
     /// A transfer coding that isn't spoken here.
     #[error("unsupported transfer coding")]
     TransferCoding,

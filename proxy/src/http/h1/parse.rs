@@ -55,7 +55,7 @@ pub fn parse_request(
             return Err(Malformed::Syntax("Host"));
         }
     } else if head.version == Version::Http11 {
-        return Err(Malformed::Syntax("no Host"));
+        return Err(Malformed::NoHost);
     }
     set_target(head, parsed.path.unwrap_or_default().as_bytes(), rules)?;
     let framing = facts.request_framing(head.version, head.method())?;

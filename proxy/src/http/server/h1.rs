@@ -212,6 +212,9 @@ impl Server<'_> {
             if let (b"", Some(host)) = (head.authority(), &manager.http1.default_host_for_http_10) {
                 head.set_authority(host.as_bytes());
             }
+            if head.authority().is_empty() {
+                return Err(downstream(Kind::MissingHost, "HTTP/1.0 request without Host, and no default"));
+            }
         }
         self.inbound.begin_body(end, received.framing, limits(manager));
         self.served += 1;
@@ -368,6 +371,8 @@ fn malformed(error: Malformed) -> ProxyError {
     match error {
         Malformed::TooLarge => downstream(Kind::HeadTooLarge, "request head is too large"),
         Malformed::TooManyFields => downstream(Kind::HeadTooLarge, "request has too many header fields"),
+        Malformed::NoHost => downstream(Kind::MissingHost, "request without Host"),
+        Malformed::TransferCoding => downstream(Kind::TransferCoding, "unsupported transfer coding"),
         Malformed::Truncated => downstream(Kind::DownstreamClosed, "client closed within its request"),
         error => downstream(Kind::DownstreamProtocol, error.to_string()),
     }

@@ -27,7 +27,7 @@ use crate::http::body::{BodyLength, Frame, RequestBody};
 use crate::http::fields::Fields;
 use crate::http::h1::hop_by_hop;
 use crate::http::h2::{Uncrossable, fields_from_h2, fields_to_h2, request_from_h2, response_to_h2};
-use crate::http::head::{Known, Method, RequestHead, ResponseHead};
+use crate::http::head::{Method, RequestHead, ResponseHead};
 use crate::io::Stream;
 use crate::listener::connection::Connection;
 use crate::worker::Worker;
@@ -89,6 +89,7 @@ struct Server<'a, H> {
 }
 
 /// What happened on the connection.
+#[allow(clippy::large_enum_variant, reason = "made and taken apart at once, never kept")]
 enum Event {
     Request(http::Request<RecvStream>, SendResponse<Bytes>),
     Closed,
@@ -240,7 +241,13 @@ async fn serve_stream<H: Handler>(
 ) {
     let arrival = Arrival { worker: &worker, connection: &connection, manager: &manager };
     let responder = Responder::new(respond, &head, stream);
-    handler.handle(arrival, &mut head, RequestBody::H2(body), super::Responder::H2(responder)).await;
+    let responder = super::Responder::H2(responder);
+    if head.authority().is_empty() {
+        let error = downstream(Kind::MissingHost, "request without :authority and host");
+        handler.refuse(arrival, Some(&head), error, responder).await;
+    } else {
+        handler.handle(arrival, &mut head, RequestBody::H2(body), responder).await;
+    }
     worker.give_head(head);
 }
 
@@ -419,7 +426,6 @@ pub struct Responder {
     held: Bytes,
     trailers: Option<Fields>,
     method: Method,
-    extended_connect: bool,
     /// Pieces are dropped: HEAD, 204, 304.
     bodyless: bool,
     begun: bool,
@@ -437,7 +443,6 @@ impl Responder {
             held: Bytes::new(),
             trailers: None,
             method: head.method(),
-            extended_connect: head.protocol().is_some(),
             bodyless: false,
             begun: false,
             ended: false,

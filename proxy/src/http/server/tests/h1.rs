@@ -211,10 +211,13 @@ async fn what_is_no_request_is_refused_and_the_connection_closed() {
     let bad = "HTTP/1.1 400 Bad Request\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbad";
     let large =
         "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 5\r\nconnection: close\r\n\r\nlarge";
+    let host = "HTTP/1.1 400 Bad Request\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhost?";
+    let coding = "HTTP/1.1 501 Not Implemented\r\ncontent-length: 6\r\nconnection: close\r\n\r\ncoding";
     let low = "HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     for (request, reply) in [
         ("nonsense\r\n\r\n", bad),
-        ("GET / HTTP/1.1\r\n\r\n", bad),
+        ("GET / HTTP/1.1\r\n\r\n", host),
+        ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", coding),
         ("GET / HTTP/1.1\nHost: x\n\n", bad),
         ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", bad),
         ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", bad),
@@ -429,7 +432,7 @@ async fn a_waiting_connection_is_small_and_holds_no_buffer() {
     ));
     let client = site.client().await;
     let (note, _events) = mpsc::unbounded_channel();
-    let handler = Paths { note, kept: Arc::default() };
+    let handler = Paths { note };
     let future = serve(&worker, &connection, client.0.into(), BytesMut::new(), &handler);
     assert!(size_of_val(&future) <= 2048, "{} bytes", size_of_val(&future));
 }
