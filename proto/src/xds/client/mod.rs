@@ -236,8 +236,15 @@ impl Client {
         if !self.connected {
             return None;
         }
+        let responses = &self.responses;
         let mut request = self.answers.pop_front().or_else(|| {
-            self.types.iter_mut().find_map(|((_, type_url), subscription)| subscription.request(type_url))
+            self.types.iter_mut().find_map(|((_, type_url), subscription)| {
+                let pending = responses.values().filter(|pending| pending.type_url == *type_url);
+                subscription.request(
+                    type_url,
+                    pending.flat_map(|pending| pending.changes.iter().map(|(name, _)| name)),
+                )
+            })
         })?;
         if !std::mem::replace(&mut self.node_sent, true) {
             request.node = Some(self.node.clone());

@@ -109,7 +109,14 @@ impl Subscription {
     }
 
     /// The request that tells the server what it does not know yet.
-    pub fn request(&mut self, type_url: &str) -> Option<DeltaDiscoveryRequest> {
+    ///
+    /// `unsettled`: names in responses of an earlier stream whose outcome is not known yet. They are announced at no version, so that
+    /// the server tells what they are now, whatever becomes of them here.
+    pub fn request<'a>(
+        &mut self,
+        type_url: &str,
+        unsettled: impl Iterator<Item = &'a Name>,
+    ) -> Option<DeltaDiscoveryRequest> {
         if self.introduced {
             return self.change(type_url);
         }
@@ -124,8 +131,10 @@ impl Subscription {
         if self.wildcard && !(subscribe.is_empty() && has_legacy_wildcard(type_url)) {
             subscribe.insert(0, WILDCARD.into());
         }
-        let versions: BTreeMap<String, String> =
+        let mut versions: BTreeMap<String, String> =
             self.held().map(|(name, version)| (name.to_string(), version.to_string())).collect();
+        versions
+            .extend(unsettled.filter(|name| self.covers(name)).map(|name| (name.to_string(), String::new())));
         Some(DeltaDiscoveryRequest {
             type_url: type_url.to_owned(),
             resource_names_subscribe: subscribe,

@@ -152,6 +152,21 @@ fn responses_are_settled_in_the_order_of_arrival() {
 }
 
 #[test]
+fn a_change_back_while_the_change_is_being_applied_is_an_update() {
+    let mut c = client();
+    c.subscribe(CLUSTER, "a");
+    c.on_connected();
+    let first = c.on_response(response("1", CLUSTER, &[("a", "v1")], &[]));
+    c.applied(first.id, vec![]);
+    let change = c.on_response(response("2", CLUSTER, &[("a", "v2")], &[]));
+    let back = c.on_response(response("3", CLUSTER, &[("a", "v1")], &[]));
+    assert_eq!(updates(&back), ["a=v1"], "held at v1, but v2 is on its way into force");
+    c.applied(change.id, vec![]);
+    c.applied(back.id, vec![]);
+    assert_eq!(c.state(CLUSTER, "a"), Some(State::Held("v1".into())));
+}
+
+#[test]
 fn absence_is_known_and_what_nobody_asked_for_is_marked() {
     let mut c = client();
     c.subscribe(CLUSTER, "a");
@@ -238,9 +253,12 @@ fn a_break_forgets_nothing_but_the_acks() {
     assert!(c.on_disconnected(now) > now);
     assert_eq!(sent(&mut c), "");
     c.on_connected();
+    assert_eq!(sent(&mut c), "CDS +* +a a= b= node", "what becomes of them is not known yet: tell us again");
     c.applied(before.id, vec![]);
-    assert_eq!(sent(&mut c), "CDS +* +a a=v1 b=v1 node");
     assert_eq!(sent(&mut c), "", "the nonce died with its stream");
+    c.on_disconnected(now);
+    c.on_connected();
+    assert_eq!(sent(&mut c), "CDS +* +a a=v1 b=v1 node");
 }
 
 #[test]

@@ -61,7 +61,8 @@ pub const MAX_NAMES: usize = 1 << 18;
 pub const MAX_TYPES: usize = 64;
 /// Responses of one type that may wait for their ACK before further changes of that type are merged instead of sent.
 pub const MAX_UNACKNOWLEDGED: usize = 32;
-/// How long the removal of clusters and endpoints waits for ACKs of the routes that no longer refer to them.
+/// How long the removal of clusters and endpoints waits for ACKs of the routes that no longer refer to them; and after a reconnect,
+/// for the client to ask for its routes.
 pub const REMOVAL_WAIT: Duration = Duration::from_secs(5);
 
 /// What holds for a stream from its start.
@@ -234,6 +235,8 @@ pub struct Stream {
     last_nonce: u64,
     /// Until when removals wait for ACKs.
     removal_deadline: Option<Instant>,
+    /// The client came with resources from an earlier stream; its routes may still refer to any of them until then.
+    returning_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,6 +266,7 @@ impl Stream {
             types: BTreeMap::new(),
             last_nonce: 0,
             removal_deadline: None,
+            returning_until: None,
         }
     }
 

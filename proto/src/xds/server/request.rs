@@ -5,7 +5,7 @@ use std::time::Instant;
 use indexmap::IndexSet;
 
 use super::subscription::{Held, Subscription};
-use super::{MAX_TYPES, ProtocolError, Reaction, Stream, Verdict, key, over_limit};
+use super::{MAX_TYPES, ProtocolError, REMOVAL_WAIT, Reaction, Stream, Verdict, key, over_limit};
 use crate::schema;
 use crate::types::core::Node;
 use crate::types::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
@@ -21,6 +21,9 @@ impl Stream {
         self.greet(request.node, &request.type_url)?;
         let legacy_wildcard = self.allows_legacy_wildcard(&request.type_url);
         let limit = self.max_names();
+        if !request.initial_resource_versions.is_empty() {
+            self.returning_until.get_or_insert(now + REMOVAL_WAIT);
+        }
         let subscription = self.types.entry(key(&request.type_url)).or_default();
         let mut reaction = Reaction::new(&request.type_url);
 
@@ -76,8 +79,12 @@ impl Stream {
         if !restart {
             reaction.verdict =
                 judge(subscription, &request.response_nonce, request.error_detail.as_ref(), now);
-            // The client's newer request will carry its names whole.
             if subscription.nonce_sent.as_ref() != Some(&request.response_nonce) {
+                // The client's newer request will carry its names whole. But what it gave back here, and may want again there, it
+                // will not have kept.
+                let listed: IndexSet<&str> = request.resource_names.iter().map(String::as_str).collect();
+                let dropped = subscription.names.iter().filter(|name| !listed.contains(&***name));
+                subscription.doubted.extend(dropped.cloned());
                 return Ok(reaction);
             }
         } else if subscription.seen {
@@ -93,9 +100,8 @@ impl Stream {
         if becomes_wildcard {
             subscription.wanted.all = true;
             subscription.answer_due = true;
-            if restart {
-                subscription.held.clear();
-            }
+            // A client that starts anew is shown everything.
+            subscription.due.extend(subscription.held.keys().cloned());
         }
 
         let dropped: Vec<Name> =
@@ -105,8 +111,9 @@ impl Stream {
         }
         reaction.unsubscribed = dropped.len();
         subscription.forget_uncovered();
+        let doubted = std::mem::take(&mut subscription.doubted);
         for name in names {
-            if restart || !subscription.names.contains(name) {
+            if restart || doubted.contains(name) || !subscription.names.contains(name) {
                 reaction.count(subscribe(subscription, name, limit));
             }
         }
@@ -199,11 +206,11 @@ fn subscribe(subscription: &mut Subscription, name: &str, limit: usize) -> Subsc
         }
         subscription.names.insert(name.clone());
         subscription.ahead.swap_remove(&name);
-        subscription.want_again(name);
+        subscription.want_for_client(name);
         subscription.answer_due = true;
         return Subscribed::New;
     }
-    subscription.want_again(name);
+    subscription.want_for_client(name);
     subscription.answer_due = true;
     Subscribed::Again
 }
@@ -218,9 +225,13 @@ fn unsubscribe(subscription: &mut Subscription, name: &str) -> bool {
     let Some(name) = subscription.names.shift_take(name) else { return false };
     if subscription.wildcard {
         // The client must learn whether the wildcard still gives it this resource.
-        subscription.want_again(name);
+        subscription.want_for_client(name);
         subscription.answer_due = true;
     } else {
+        if subscription.held.get(&name).is_some_and(|held| held.rejected) {
+            // Without it, the rest of what was refused may be welcome.
+            subscription.want_rejected_again(&name);
+        }
         subscription.forget(&name);
     }
     true

@@ -1,12 +1,13 @@
 //! What is sent next (xDS protocol, "Eventual consistency considerations").
 //!
 //! In this order: resources to generate; what is new or changed, in push order; removals, in reverse. Removals of clusters and endpoints
-//! wait until routes and listeners are ACKed, because a client may go on using its old routes until then. A client that asks gets
+//! wait until routes and listeners are ACKed, because a client may go on using its old routes until then; a client that comes back from
+//! an earlier stream has not even asked for its routes yet. A client that asks gets
 //! its answer whatever waits elsewhere: it may hold back an ACK until it has that answer.
 
 use std::time::Instant;
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::subscription::{Held, Sent, Subscription};
 use super::{MAX_UNACKNOWLEDGED, REMOVAL_WAIT, Response, Step, Stream, Variant, Want, not_found, push_order};
@@ -68,9 +69,10 @@ impl Stream {
         };
         let settled =
             self.types.iter().all(|((order, _), s)| *order < FIRST_REFERRING || s.unacknowledged.is_empty());
-        if push_order(&type_url) < FIRST_REFERRING && !settled {
-            let deadline = *self.removal_deadline.get_or_insert(now + REMOVAL_WAIT);
-            if now < deadline {
+        if push_order(&type_url) < FIRST_REFERRING {
+            let patience = (!settled).then(|| *self.removal_deadline.get_or_insert(now + REMOVAL_WAIT));
+            if let Some(deadline) = patience.max(self.returning_until).filter(|deadline| now < *deadline) {
+                self.removal_deadline = Some(deadline);
                 return None;
             }
         }
@@ -79,6 +81,10 @@ impl Stream {
 
     /// Sends all that is new, changed, or asked for and absent.
     fn send(&mut self, type_url: &Name, now: Instant) -> Response {
+        if push_order(type_url) >= FIRST_REFERRING {
+            // What waits to be removed may have been in use until just now.
+            self.removal_deadline = None;
+        }
         let subscription = self.types.get_mut(&super::key(type_url)).expect("the caller found it there");
         subscription.answer_due = false;
         let changed = std::mem::take(&mut subscription.changed);
@@ -90,6 +96,10 @@ impl Stream {
             subscription.held.swap_remove(name);
             subscription.full_set.shift_remove(name);
         }
+        for name in changed.keys().chain(&absent) {
+            subscription.due.swap_remove(name);
+            subscription.asked.swap_remove(name);
+        }
         for resource in changed.values() {
             let held = Held { version: Some(resource.version), rejected: false };
             subscription.held.insert(resource.name.clone(), held);
@@ -97,19 +107,11 @@ impl Stream {
         let names: Vec<Name> = changed.keys().cloned().collect();
         let response = match self.variant {
             Variant::Incremental => {
-                let removed = absent.iter().map(|name| name.to_string()).collect();
-                self.incremental_response(
-                    type_url,
-                    changed.into_values().chain(ahead.into_values()),
-                    removed,
-                    errors,
-                    now,
-                )
+                let resources = changed.into_values().chain(ahead.into_values()).collect();
+                self.incremental_response(type_url, resources, absent, errors, now)
             }
             Variant::StateOfTheWorld => {
-                let errors =
-                    absent.iter().map(|name| (name.clone(), not_found(name))).chain(errors).collect();
-                self.state_of_the_world_response(type_url, changed, errors, now)
+                self.state_of_the_world_response(type_url, changed, absent, errors, now)
             }
         };
         self.refresh_dependents(type_url, &names, is_first);
@@ -119,18 +121,20 @@ impl Stream {
     fn send_removals(&mut self, type_url: &Name, now: Instant) -> Response {
         let subscription = self.types.get_mut(&super::key(type_url)).expect("the caller found it there");
         let gone = std::mem::take(&mut subscription.gone);
+        let mut was_rejected = false;
         for name in &gone {
-            subscription.held.swap_remove(name);
+            was_rejected |= subscription.held.swap_remove(name).is_some_and(|held| held.rejected);
             subscription.full_set.shift_remove(name);
+        }
+        if was_rejected {
+            subscription.want_rejected_again("");
         }
         match self.variant {
             Variant::Incremental => {
-                let removed = gone.iter().map(|name| name.to_string()).collect();
-                self.incremental_response(type_url, std::iter::empty(), removed, IndexMap::new(), now)
+                self.incremental_response(type_url, Vec::new(), gone, IndexMap::new(), now)
             }
             Variant::StateOfTheWorld => {
-                let errors = gone.iter().map(|name| (name.clone(), not_found(name))).collect();
-                self.state_of_the_world_response(type_url, IndexMap::new(), errors, now)
+                self.state_of_the_world_response(type_url, IndexMap::new(), gone, IndexMap::new(), now)
             }
         }
     }
@@ -159,13 +163,13 @@ impl Stream {
     fn incremental_response(
         &mut self,
         type_url: &Name,
-        resources: impl Iterator<Item = Resource>,
-        removed_resources: Vec<String>,
+        resources: Vec<Resource>,
+        removed: IndexSet<Name>,
         errors: IndexMap<Name, rpc::Status>,
         now: Instant,
     ) -> Response {
-        let resources: Vec<Resource> = resources.collect();
-        let (nonce, system_version_info) = self.note_sent(type_url, &resources, now);
+        let removed_resources = removed.iter().map(|name| name.to_string()).collect();
+        let (nonce, system_version_info) = self.note_sent(type_url, &resources, removed, now);
         Response::Incremental(DeltaDiscoveryResponse {
             system_version_info,
             resources: resources.into_iter().map(to_wire).collect(),
@@ -181,6 +185,7 @@ impl Stream {
         &mut self,
         type_url: &Name,
         changed: IndexMap<Name, Resource>,
+        removed: IndexSet<Name>,
         errors: IndexMap<Name, rpc::Status>,
         now: Instant,
     ) -> Response {
@@ -191,7 +196,8 @@ impl Stream {
         } else {
             changed.into_values().collect()
         };
-        let (nonce, version_info) = self.note_sent(type_url, &resources, now);
+        let absent: Vec<_> = removed.iter().map(|name| (name.clone(), not_found(name))).collect();
+        let (nonce, version_info) = self.note_sent(type_url, &resources, removed, now);
         Response::StateOfTheWorld(DiscoveryResponse {
             version_info,
             resources: resources.into_iter().map(|resource| resource.body).collect(),
@@ -199,12 +205,18 @@ impl Stream {
             type_url: type_url.to_string(),
             nonce,
             control_plane: Some(self.identity.to_control_plane()),
-            resource_errors: errors.into_iter().map(to_error).collect(),
+            resource_errors: absent.into_iter().chain(errors).map(to_error).collect(),
         })
     }
 
     /// Gives the response a nonce and a version, and waits for its ACK.
-    fn note_sent(&mut self, type_url: &Name, resources: &[Resource], now: Instant) -> (String, String) {
+    fn note_sent(
+        &mut self,
+        type_url: &Name,
+        resources: &[Resource],
+        removed: IndexSet<Name>,
+        now: Instant,
+    ) -> (String, String) {
         self.last_nonce += 1;
         let nonce = self.last_nonce.to_string();
         let version = version_of_all(resources).to_string();
@@ -216,6 +228,7 @@ impl Stream {
             version: version.clone(),
             at: now,
             resources,
+            removed: removed.into_iter().collect(),
         });
         subscription.nonce_sent = Some(nonce.clone());
         subscription.version_sent = Some(version.clone());

@@ -25,12 +25,17 @@ pub(super) struct Subscription {
     /// State of the world only: the full set, with what is about to be removed.
     pub full_set: IndexMap<Name, Resource>,
 
+    /// State of the world only: names that a stale request did not list.
+    pub doubted: IndexSet<Name>,
+
     /// To be generated.
     pub wanted: Wanted,
     /// Steps that were handed out and not answered yet.
     pub generating: usize,
-    /// Names to be sent even if the client has them: it asked for them again, or needs to see them again.
+    /// Names to be sent even if the client has them, because it needs to see them again.
     pub due: IndexSet<Name>,
+    /// Those of them that the client asked for, and that it is therefore told about even if there is nothing.
+    pub asked: IndexSet<Name>,
     /// To be sent.
     pub changed: IndexMap<Name, Resource>,
     /// To be sent although nobody asked.
@@ -51,8 +56,10 @@ pub(super) struct Subscription {
     pub version_sent: Option<String>,
     pub version_acknowledged: Option<String>,
     pub refusal: Option<Refusal>,
-    /// Some of `held` is rejected.
+    /// Some of `held` is rejected, or some of these.
     pub any_rejected: bool,
+    /// Removals in refused responses.
+    pub rejected_removals: IndexSet<Name>,
 }
 
 /// One resource at the client.
@@ -71,6 +78,7 @@ pub(super) struct Sent {
     pub version: String,
     pub at: Instant,
     pub resources: Vec<(Name, Version)>,
+    pub removed: Vec<Name>,
 }
 
 impl Subscription {
@@ -78,7 +86,13 @@ impl Subscription {
         self.wildcard || self.names.contains(name)
     }
 
-    /// Asks for a resource and sees to it that the client is told even what it has.
+    /// Generates a resource for a client that asked for it.
+    pub fn want_for_client(&mut self, name: Name) {
+        self.asked.insert(name.clone());
+        self.want_again(name);
+    }
+
+    /// Generates a resource and sees to it that it is sent even if the client has it.
     pub fn want_again(&mut self, name: Name) {
         self.due.insert(name.clone());
         self.wanted.names.insert(name);
@@ -115,12 +129,11 @@ impl Subscription {
 
     fn exists(&mut self, resource: Resource) {
         if !self.covers(&resource.name) {
-            self.due.swap_remove(&resource.name);
             return;
         }
         self.gone.swap_remove(&resource.name);
         self.absent.swap_remove(&resource.name);
-        let due = self.due.swap_remove(&resource.name);
+        let due = self.due.contains(&resource.name);
         let has_it = self.held.get(&resource.name).is_some_and(|held| held.version == Some(resource.version));
         if has_it && !due {
             self.changed.swap_remove(&resource.name);
@@ -133,9 +146,11 @@ impl Subscription {
     }
 
     fn is_missing(&mut self, name: &Name) {
-        let due = self.due.swap_remove(name);
         self.changed.swap_remove(name);
-        if due {
+        if self.any_rejected && self.held.contains_key(name) {
+            self.want_rejected_again(name);
+        }
+        if self.asked.contains(name) {
             self.absent.insert(name.clone());
         } else if self.held.contains_key(name) {
             self.gone.insert(name.clone());
@@ -144,7 +159,7 @@ impl Subscription {
 
     /// A NACK refuses a whole response, and what was good in it may have been dropped with the rest. Once something changes, all of
     /// it is sent again.
-    fn want_rejected_again(&mut self, except: &str) {
+    pub fn want_rejected_again(&mut self, except: &str) {
         self.any_rejected = false;
         let mut rejected = Vec::new();
         for (name, held) in &mut self.held {
@@ -153,6 +168,11 @@ impl Subscription {
             }
         }
         rejected.into_iter().for_each(|name| self.want_again(name));
+        for name in std::mem::take(&mut self.rejected_removals) {
+            if self.covers(&name) {
+                self.want_for_client(name);
+            }
+        }
     }
 
     /// Forgets everything about a name that is no longer wanted.
@@ -160,6 +180,7 @@ impl Subscription {
         self.held.swap_remove(name);
         self.full_set.shift_remove(name);
         self.due.swap_remove(name);
+        self.asked.swap_remove(name);
         self.wanted.names.swap_remove(name);
         self.changed.swap_remove(name);
         self.absent.swap_remove(name);
@@ -192,11 +213,21 @@ impl Subscription {
 
     /// Notes a NACK.
     pub fn refuse(&mut self, nonce: &str, error: &rpc::Status, now: Instant) -> Refusal {
-        for (name, version) in self.settle(nonce).into_iter().flat_map(|sent| sent.resources) {
-            if let Some(held) = self.held.get_mut(&name).filter(|held| held.version == Some(version)) {
-                held.rejected = true;
-                self.any_rejected = true;
+        let sent = self.settle(nonce);
+        let (resources, removed) = sent.map(|sent| (sent.resources, sent.removed)).unwrap_or_default();
+        self.any_rejected |= !resources.is_empty() || !removed.is_empty();
+        self.rejected_removals.extend(removed);
+        let mut changed_since = false;
+        for (name, version) in resources {
+            let is_pending = self.changed.contains_key(&name);
+            match self.held.get_mut(&name).filter(|held| held.version == Some(version) && !is_pending) {
+                Some(held) => held.rejected = true,
+                None => changed_since = true,
             }
+        }
+        if changed_since {
+            // The refusal crossed what may well be its cure.
+            self.want_rejected_again("");
         }
         let message = truncated(&error.message, 4096).to_owned();
         let refusal = Refusal { nonce: nonce.to_owned(), code: error.code, message, at: now };
