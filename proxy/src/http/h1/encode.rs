@@ -19,6 +19,8 @@ pub struct HeadStyle {
     pub version: Version,
     /// What to say about the connection.
     pub connection: ConnectionWord,
+    /// Length of the body that a response to HEAD doesn't have, where the fields don't tell.
+    pub length_of_absent_body: Option<u64>,
 }
 
 /// The `connection` field that a head gets.
@@ -80,7 +82,8 @@ pub fn write_response(out: &mut BytesMut, head: &ResponseHead, framing: Framing,
     put(out, &[version, &digits(head.status), b" ", reason, b"\r\n"]);
     let length = match framing {
         Framing::None if matches!(head.status, 100..200 | 204) => Length::Drop,
-        Framing::None => Length::AsItIs,
+        Framing::None if head.fields.contains(Known::ContentLength) => Length::AsItIs,
+        Framing::None => Length::from(style.length_of_absent_body),
         framing => Length::of(framing),
     };
     write_fields(out, &head.fields, length, framing, style);

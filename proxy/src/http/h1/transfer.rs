@@ -17,6 +17,8 @@ use crate::http::fields::Fields;
 use crate::io::Stream;
 use crate::worker::{BUFFER_SIZE, Worker};
 
+/// Room for the next read of a peer that filled the buffer: a long body costs fewer system calls then.
+const LARGE_READ: usize = 64 * 1024;
 /// Less room than this is not worth a system call.
 const MIN_READ: usize = 2 * 1024;
 /// Pieces up to this are copied behind what is held back; larger ones are written from where they are.
@@ -51,13 +53,15 @@ pub struct Inbound {
     scan: HeadScan,
     body: BodyDecoder,
     closed: bool,
+    /// The last read left no room: more is waiting.
+    filled: bool,
 }
 
 impl Inbound {
     /// A half whose first bytes were read by someone else.
     pub fn new(buffered: BytesMut) -> Self {
         let body = BodyDecoder::new(Framing::None, Limits::default());
-        Self { buf: buffered, scan: HeadScan::default(), body, closed: false }
+        Self { buf: buffered, scan: HeadScan::default(), body, closed: false, filled: false }
     }
 
     /// What was read and not used yet.
@@ -85,15 +89,21 @@ impl Inbound {
             stream.readable().await?;
         }
         self.make_room(worker);
-        self.closed = stream.read_buf(&mut self.buf).await? == 0;
-        Ok(!self.closed)
+        let read = stream.read_buf(&mut self.buf).await?;
+        Ok(self.note(read))
     }
 
     /// [`Inbound::fill`] without waiting: `WouldBlock` where nothing is there.
     pub fn try_fill(&mut self, stream: &Stream, worker: &Worker) -> io::Result<bool> {
         self.make_room(worker);
-        self.closed |= stream.try_read_buf(&mut self.buf)? == 0;
-        Ok(!self.closed)
+        let read = stream.try_read_buf(&mut self.buf)?;
+        Ok(self.note(read))
+    }
+
+    fn note(&mut self, read: usize) -> bool {
+        self.closed |= read == 0;
+        self.filled = self.buf.len() == self.buf.capacity();
+        !self.closed
     }
 
     /// Where the head in [`Inbound::buffered`] ends, if it is there whole. Parse it, then call [`Inbound::begin_body`].
@@ -168,7 +178,7 @@ impl Inbound {
         if self.buf.capacity() == 0 {
             self.buf = worker.take_buffer();
         } else if self.buf.capacity() - self.buf.len() < MIN_READ {
-            self.buf.reserve(BUFFER_SIZE);
+            self.buf.reserve(if self.filled { LARGE_READ } else { BUFFER_SIZE });
         }
     }
 }

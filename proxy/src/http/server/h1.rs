@@ -540,7 +540,11 @@ impl Responder<'_> {
         let framing = encode::response_framing(self.reply.method, self.reply.version, head.status, length);
         let word =
             if self.reply.upgraded { ConnectionWord::Silent } else { self.connection_word(head, framing) };
-        let style = self.style(word);
+        let length_of_absent_body = match length {
+            BodyLength::Known(length) if self.reply.method == Method::Head => Some(length),
+            _ => None,
+        };
+        let style = HeadStyle { length_of_absent_body, ..self.style(word) };
         let body = if self.reply.upgraded { Framing::UntilClose } else { framing };
         self.reply.until_close = body == Framing::UntilClose;
         self.outbound.head(self.worker, body, |out| encode::write_response(out, head, framing, style));
@@ -569,7 +573,7 @@ impl Responder<'_> {
 
     fn style(&self, connection: ConnectionWord) -> HeadStyle {
         let preserve_case = self.manager.http1.preserve_header_case;
-        HeadStyle { preserve_case, version: self.reply.version, connection }
+        HeadStyle { preserve_case, version: self.reply.version, connection, ..HeadStyle::default() }
     }
 
     pub(super) async fn send_data(&mut self, data: Bytes) -> Result<(), ProxyError> {

@@ -27,7 +27,7 @@ use crate::http::body::{BodyLength, Frame, RequestBody};
 use crate::http::fields::Fields;
 use crate::http::h1::hop_by_hop;
 use crate::http::h2::{Uncrossable, fields_from_h2, fields_to_h2, request_from_h2, response_to_h2};
-use crate::http::head::{Method, RequestHead, ResponseHead};
+use crate::http::head::{Known, Method, RequestHead, ResponseHead};
 use crate::io::Stream;
 use crate::listener::connection::Connection;
 use crate::worker::Worker;
@@ -462,8 +462,11 @@ impl Responder {
         let mut response = response_to_h2(head).map_err(crossing)?;
         self.bodyless = self.method == Method::Head || matches!(head.status, 204 | 304);
         self.upgraded = self.method == Method::Connect && (200..300).contains(&head.status);
+        // To HEAD, the fields may say another length than the body that isn't there.
+        let says =
+            self.bodyless && (self.method != Method::Head || head.fields.contains(Known::ContentLength));
         if let BodyLength::Known(length) = length
-            && !self.bodyless
+            && !says
             && !self.upgraded
         {
             response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());

@@ -122,6 +122,7 @@ async fn bodyless_replies_have_no_data() {
     let head = http::Request::builder().method("HEAD").uri("http://x/a").body(()).unwrap();
     let (reply, _) = client.send_request(head, true).unwrap();
     let reply = in_time(reply).await.unwrap();
+    assert_eq!(reply.headers()["content-length"], "7");
     assert!(reply.body().is_end_stream());
 }
 
