@@ -112,7 +112,7 @@ pub struct Metrics {
     pub virtual_services: IntGauge,
     /// Virtual hosts that were dropped because another VirtualService has their domain.
     pub duplicate_domains: IntGauge,
-    /// Resources that were refused.
+    /// Resources that are not in force as they are written.
     pub refused: IntGauge,
     /// Encoded resources found in the cache.
     pub cache_hits: IntCounter,
@@ -263,7 +263,10 @@ impl Metrics {
             ),
             refused: gauge(
                 r,
-                Opts::new("osier_pilot_refused_resources", "Resources of the source that were refused."),
+                Opts::new(
+                    "osier_pilot_refused_resources",
+                    "Resources that are not in force as they are written.",
+                ),
             ),
             cache_hits: cache_read("hit"),
             cache_misses: cache_read("miss"),

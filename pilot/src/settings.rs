@@ -42,7 +42,7 @@ pub struct Settings {
     pub push_throttle: Option<u16>,
 
     /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,osier_pilot::xds=debug`.
-    #[arg(long, env = "OSIER_PILOT_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "OSIER_PILOT_LOG", value_name = "FILTER", default_value = "info", value_parser = filter)]
     pub log: String,
 }
 
@@ -94,6 +94,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Refuses what the log filter would not understand.
+fn filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_string()).map_err(|e| e.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +126,7 @@ mod tests {
             &["--source", "x", "--debounce-after", "100"],
             &["--source", "x", "--debounce-after", "ms"],
             &["--source", "x", "--push-throttle", "0"],
+            &["--source", "x", "--log", "osier=what"],
         ] {
             assert_eq!(parse(args).unwrap_err().exit_code(), 2, "{args:?}");
         }

@@ -21,6 +21,7 @@ use tonic::Status;
 
 use super::cache::Cache;
 use super::node::{Client, NodeError};
+use super::registration::{Lease, Leases};
 use super::status::{Connected, ConnectionStatus};
 use crate::r#gen::key::{Key, ResourceType, View};
 use crate::r#gen::name::OutboundName;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub cache: Cache,
     /// Who is connected.
     pub connected: Connected,
+    /// Workloads that live with their streams.
+    pub leases: Arc<Leases>,
     /// Bounds the pushes that are generated at a time.
     pub pushes: Semaphore,
     /// Counters.
@@ -82,6 +85,7 @@ struct Served {
     snapshot: Arc<MeshSnapshot>,
     stream: Stream,
     client: Option<Arc<Client>>,
+    lease: Option<Lease>,
     status: Option<Arc<ConnectionStatus>>,
     /// The client's view, cut down for each type.
     views: Vec<(ResourceType, Arc<View>)>,
@@ -101,6 +105,7 @@ impl Served {
             snapshot,
             stream,
             client: None,
+            lease: None,
             status: None,
             views: Vec::new(),
             busy: false,
@@ -128,6 +133,7 @@ impl Served {
         self.shared.connected.add(self.registered.id(), status.clone());
         tracing::info!(node = %client.id, user_agent = %client.user_agent, incremental, "client connected");
         self.status = Some(status);
+        self.lease = client.registration.as_ref().map(|r| self.shared.leases.hold(r));
         self.client = Some(client);
         self.see(self.snapshot.clone());
         self.request(first)
@@ -141,10 +147,15 @@ impl Served {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Err(Status::unavailable("the control plane is going down")),
-                // A transport that broke has ended the stream like any other: the client comes back.
                 request = requests.next() => match request {
                     Ok(Some(request)) => self.request(request)?,
-                    Ok(None) | Err(_) => return Ok(()),
+                    // The client says that it leaves.
+                    Ok(None) => {
+                        self.lease.take().into_iter().for_each(Lease::end);
+                        return Ok(());
+                    }
+                    // The transport broke: the client comes back.
+                    Err(_) => return Ok(()),
                 },
                 ready = responses.ready(), if self.busy => {
                     if !ready || !self.send(responses).await {

@@ -23,6 +23,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::cache::Cache;
 use super::node::tests::node;
+use super::registration::Leases;
 use super::service::Discovery;
 use super::status::Connected;
 use super::stream::Shared;
@@ -33,6 +34,7 @@ use crate::model::Protocol;
 use crate::push::PushRequest;
 use crate::push::fanout::Fanout;
 use crate::snapshot::{Change, MeshSnapshot, PortEndpoints, ServiceEndpoints};
+use crate::store::writer::{Parts, Writer};
 
 /// Long enough for a machine that is busy with builds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,10 +49,13 @@ struct Pilot {
 impl Pilot {
     async fn start(snapshot: MeshSnapshot) -> Self {
         let metrics = Arc::new(Metrics::new());
+        let Parts { writer, registrations, .. } = Writer::new("cluster.local".into());
+        tokio::spawn(writer.run());
         let shared = Arc::new(Shared {
             fanout: Fanout::new(metrics.clone()),
             cache: Cache::new(metrics.clone()),
             connected: Connected::default(),
+            leases: Leases::new(registrations, metrics.clone()),
             pushes: Semaphore::new(10),
             metrics,
             shutdown: CancellationToken::new(),

@@ -55,8 +55,10 @@ pub(super) fn addresses(scope: &Scope<'_>) -> BTreeSet<SocketAddr> {
                 Place::Port => by_port(&mut found),
                 Place::Addresses => {
                     for range in &service.addresses {
+                        let address = SocketAddr::new(range.addr(), port.number);
                         if is_single(range) {
-                            found.insert(SocketAddr::new(range.addr(), port.number));
+                            // Where services share an address, another one may have it.
+                            found.extend(service_at(scope, address).map(|_| address));
                         } else {
                             by_port(&mut found);
                         }
@@ -66,7 +68,8 @@ pub(super) fn addresses(scope: &Scope<'_>) -> BTreeSet<SocketAddr> {
                     let endpoints = scope.snapshot.endpoints(&service.key, port.number);
                     let ips = endpoints.iter().flat_map(|e| e.iter()).filter_map(|e| e.address.ip());
                     let others = ips.filter(|ip| !scope.view().proxy.addresses.contains(ip));
-                    found.extend(others.map(|ip| SocketAddr::new(ip, port.number)));
+                    let addresses = others.map(|ip| SocketAddr::new(ip, port.number));
+                    found.extend(addresses.filter(|a| service_at(scope, *a).is_some()));
                 }
             }
         }
@@ -120,20 +123,23 @@ pub(super) fn generate(scope: &Scope<'_>, address: SocketAddr, sni: Option<&str>
     by_address(scope, address)
 }
 
+/// The service that a connection to an address is for, unless it is found by its port alone.
+fn service_at<'a>(scope: &Scope<'a>, address: SocketAddr) -> Option<(&'a Service, &'a ServicePort)> {
+    let view = &scope.view().proxy;
+    let found = scope.snapshot.resolve_original_destination(view, address.ip(), address.port());
+    let (service, port) = match found {
+        OriginalDestination::Vip { service, port } => (service, port),
+        OriginalDestination::Headless { service, port } if !view.addresses.contains(&address.ip()) => {
+            (service, port)
+        }
+        _ => return None,
+    };
+    (!port.protocol.is_http() && is_served(service, port)).then_some((service, port))
+}
+
 /// `<VIP>_<port>` and `<pod>_<port>`: one service.
 fn by_address(scope: &Scope<'_>, address: SocketAddr) -> Option<Listener> {
-    let view = &scope.view().proxy;
-    let (service, port) =
-        match scope.snapshot.resolve_original_destination(view, address.ip(), address.port()) {
-            OriginalDestination::Vip { service, port } => (service, port),
-            OriginalDestination::Headless { service, port } if !view.addresses.contains(&address.ip()) => {
-                (service, port)
-            }
-            _ => return None,
-        };
-    if port.protocol.is_http() || !is_served(service, port) {
-        return None;
-    }
+    let (service, port) = service_at(scope, address)?;
     let mut listener = virtual_listener(address);
     match port.protocol {
         Protocol::Auto => {

@@ -1,0 +1,233 @@
+//! From settings to a running control plane, and down again.
+//!
+//! Start: bind both ports (a port in use is found before anything else happens), read the folder once, then serve. So the first
+//! client already meets the whole mesh. End: streams are told that we go, then the tasks stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use osier_proto::transport;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch::Receiver;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+
+use crate::debug::{self, ConfigView, Pages};
+use crate::metrics::{Metrics, Reason, observe};
+use crate::model::DEFAULT_CLUSTER_DOMAIN;
+use crate::push::PushRequest;
+use crate::push::debounce::{self, Debounced, Timing};
+use crate::push::fanout::Fanout;
+use crate::settings::Settings;
+use crate::snapshot::Change;
+use crate::source::folder::Folder;
+use crate::source::watch::{self, Follower};
+use crate::store::State;
+use crate::store::writer::{Feed, Outputs, Parts, Published, Status, Writer};
+use crate::xds::cache::Cache;
+use crate::xds::registration::Leases;
+use crate::xds::service::Discovery;
+use crate::xds::status::Connected;
+use crate::xds::stream::Shared;
+
+/// Why the control plane could not start, or went down.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A port is taken, or not ours to take.
+    #[error("cannot listen on {address} for {purpose}: {source} (choose another with {flag})")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What it is for.
+        purpose: &'static str,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The folder cannot be read.
+    #[error("cannot read the folder {}: {source}", folder.display())]
+    Source {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A server ended by itself.
+    #[error("the {purpose} server ended: {reason}")]
+    Server {
+        /// Which.
+        purpose: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A control plane whose ports are bound and whose folder was read.
+pub struct Pilot {
+    settings: Settings,
+    xds: TcpListener,
+    monitoring: TcpListener,
+}
+
+/// Runs a control plane until `shutdown` is cancelled.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), AppError> {
+    Pilot::bind(settings).await?.run(shutdown).await
+}
+
+impl Pilot {
+    /// Binds the ports and looks at the folder. Nothing is served yet.
+    pub async fn bind(settings: Settings) -> Result<Self, AppError> {
+        let folder = &settings.source;
+        let metadata = tokio::fs::metadata(folder).await;
+        let is_folder = metadata.and_then(|m| match m.is_dir() {
+            true => Ok(()),
+            false => Err(std::io::Error::from(std::io::ErrorKind::NotADirectory)),
+        });
+        is_folder.map_err(|source| AppError::Source { folder: folder.clone(), source })?;
+        let xds = listen(settings.xds_address, "xDS", "--xds-address").await?;
+        let monitoring = listen(settings.monitoring_address, "monitoring", "--monitoring-address").await?;
+        Ok(Self { settings, xds, monitoring })
+    }
+
+    /// Where xDS is served.
+    pub fn xds_address(&self) -> SocketAddr {
+        self.xds.local_addr().unwrap_or(self.settings.xds_address)
+    }
+
+    /// Where metrics and debug pages are served.
+    pub fn monitoring_address(&self) -> SocketAddr {
+        self.monitoring.local_addr().unwrap_or(self.settings.monitoring_address)
+    }
+
+    /// Serves until `shutdown` is cancelled.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
+        let (xds_address, monitoring_address) = (self.xds_address(), self.monitoring_address());
+        let metrics = Arc::new(Metrics::new());
+        let Parts { writer, feed, registrations, outputs } = Writer::new(DEFAULT_CLUSTER_DOMAIN.into());
+        let Outputs { snapshot, changes, status } = outputs;
+        let fanout = Fanout::new(metrics.clone());
+        let shared = Arc::new(Shared {
+            fanout: fanout.clone(),
+            cache: Cache::new(metrics.clone()),
+            connected: Connected::default(),
+            leases: Leases::new(registrations, metrics.clone()),
+            pushes: Semaphore::new(self.settings.concurrent_pushes()),
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(writer.run());
+        tasks.spawn(push(
+            changes,
+            shared.clone(),
+            Timing::new(self.settings.debounce_after, self.settings.debounce_max),
+        ));
+        tasks.spawn(count_reports(status.clone(), metrics.clone()));
+        let _follower = self.read(feed).await?;
+        // The first push would wait for quiet; the first client should not.
+        fanout.publish(PushRequest::new(snapshot.borrow().clone(), Change::everything()));
+        tracing::info!(xds = %xds_address, monitoring = %monitoring_address, source = %self.settings.source.display(), "ready");
+
+        let pages = Pages { metrics, shared: shared.clone(), config: Arc::new(Config { status }) };
+        let monitoring = axum::serve(self.monitoring, debug::router(pages))
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let incoming = TcpIncoming::from(self.xds).with_nodelay(Some(true));
+        let service = transport::service(Discovery(shared));
+        let xds = transport::server()
+            .add_service(service)
+            .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
+        let ended = |purpose| move |reason: String| AppError::Server { purpose, reason };
+        tokio::try_join!(async { xds.await.map_err(|e| ended("xDS")(e.to_string())) }, async {
+            monitoring.await.map_err(|e| ended("monitoring")(e.to_string()))
+        },)?;
+        tasks.shutdown().await;
+        Ok(())
+    }
+
+    /// Reads the folder once and then follows it.
+    async fn read(&self, feed: Feed) -> Result<Follower, AppError> {
+        let failed = |source| AppError::Source { folder: self.settings.source.clone(), source };
+        let mut folder = Folder::new(&self.settings.source, DEFAULT_CLUSTER_DOMAIN.into());
+        let scanning = tokio::task::spawn_blocking(move || folder.scan().map(|scan| (folder, scan)));
+        let (folder, scan) = scanning.await.map_err(std::io::Error::other).flatten().map_err(failed)?;
+        feed.send_and_wait(scan.updates, scan.reports).await;
+        Follower::start(folder, feed, watch::Timing::default()).map_err(failed)
+    }
+}
+
+async fn listen(
+    address: SocketAddr,
+    purpose: &'static str,
+    flag: &'static str,
+) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, purpose, flag, source })
+}
+
+/// From changes of the mesh to the streams: merge, wait for quiet, put in force, tell.
+async fn push(mut changes: mpsc::UnboundedReceiver<Published>, shared: Arc<Shared>, timing: Timing) {
+    let (requests, merged) = mpsc::unbounded_channel();
+    let metrics = shared.metrics.clone();
+    let counted = async move {
+        while let Some(Published { snapshot, change }) = changes.recv().await {
+            let request = PushRequest::new(snapshot, change);
+            request.reasons.iter().for_each(|reason| metrics.inbound_updates.of(*reason).inc());
+            if requests.send(request).is_err() {
+                break;
+            }
+        }
+    };
+    let pushed = debounce::run(merged, timing, |debounced| {
+        publish(&shared, debounced);
+        std::future::ready(())
+    });
+    tokio::join!(counted, pushed);
+}
+
+fn publish(shared: &Shared, debounced: Debounced<PushRequest>) {
+    let Debounced { request, events, first } = debounced;
+    let metrics = &shared.metrics;
+    observe(&metrics.debounce, first.elapsed());
+    request.reasons.iter().for_each(|reason: &Reason| metrics.triggers.of(*reason).inc());
+    let snapshot = &request.snapshot;
+    metrics.services.set(snapshot.services.iter().count() as i64);
+    metrics.virtual_services.set(snapshot.routes.iter().count() as i64);
+    tracing::debug!(version = snapshot.version, events, reasons = ?request.reasons, "push");
+    let config_changed = !request.change.endpoints_only();
+    shared.fanout.publish(request);
+    if config_changed {
+        shared.cache.sweep();
+    }
+}
+
+async fn count_reports(mut status: Receiver<Arc<Status>>, metrics: Arc<Metrics>) {
+    while status.changed().await.is_ok() {
+        let not_as_written = |state| matches!(state, State::Refused | State::LastGood | State::HeldBack);
+        let refused = status.borrow().resources.iter().filter(|r| not_as_written(r.state)).count();
+        metrics.refused.set(refused as i64);
+    }
+}
+
+/// What the writer says of the resources.
+#[derive(Debug)]
+struct Config {
+    status: Receiver<Arc<Status>>,
+}
+
+impl ConfigView for Config {
+    fn show(&self) -> Value {
+        let status = self.status.borrow();
+        let reports = status.reports.iter().map(|report| {
+            let mut shown = serde_json::to_value(report).unwrap_or_default();
+            shown["text"] = json!(report.to_string());
+            shown
+        });
+        json!({ "resources": status.resources, "reports": reports.collect::<Vec<_>>() })
+    }
+}
