@@ -31,6 +31,9 @@ pub const BUFFER_SIZE: usize = 16 * 1024;
 /// Buffers that a worker keeps for reuse at most.
 const KEPT_BUFFERS: usize = 16;
 
+/// Request heads that a worker keeps for reuse at most; about one for each request in flight at a time.
+const KEPT_HEADS: usize = 64;
+
 /// Request heads with more memory than this are not kept.
 const MAX_KEPT_HEAD: usize = 8 * 1024;
 
@@ -161,7 +164,7 @@ impl Worker {
     pub fn give_head(&self, mut head: RequestHead) {
         head.clear();
         let mut kept = self.heads.lock();
-        if kept.len() < KEPT_BUFFERS && head.capacity() <= MAX_KEPT_HEAD {
+        if kept.len() < KEPT_HEADS && head.capacity() <= MAX_KEPT_HEAD {
             kept.push(head);
         }
     }

@@ -1,7 +1,7 @@
 //! Bodies: frames with backpressure, in both directions.
 //!
 //! A request's body is pulled by the exchange, frame by frame; nothing is read ahead of it beyond one buffer. A
-//! response's body is pushed through the [`Responder`](super::server::Responder).
+//! response's body is pushed through the [`Responder`].
 
 use bytes::Bytes;
 

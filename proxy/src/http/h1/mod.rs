@@ -4,7 +4,7 @@
 //! not plainly valid is refused. Steps: [`scan`] finds the end of a head in what was read so far and refuses stray CR, LF
 //! and folded lines; [`parse`] reads the head once and decides how its body is framed; [`decode`] takes bodies apart;
 //! [`encode`] writes heads and bodies; [`hop_by_hop`] is the one place that takes out what belongs to one connection.
-//! [`rules`] is the table of tests, a row for each rule of the RFC.
+//! `rules` is the table of tests, a row for each rule of the RFC.
 
 pub mod decode;
 pub mod encode;

@@ -127,6 +127,41 @@ async fn bodyless_replies_have_no_data() {
 }
 
 #[tokio::test]
+async fn an_extended_connect_carries_raw_bytes() {
+    let mut manager = manager();
+    manager.http2.allow_connect = true;
+    let site = Site::start(manager).await;
+    let (mut client, _driver) = client(&site).await;
+    // The setting has to arrive before it may be used.
+    let (reply, _) = client.send_request(get("/a"), true).unwrap();
+    in_time(reply).await.unwrap();
+    assert!(client.is_extended_connect_protocol_enabled());
+    let mut request = http::Request::builder().method("CONNECT").uri("http://x/upgrade").body(()).unwrap();
+    request.extensions_mut().insert(::h2::ext::Protocol::from_static("raw"));
+    let (reply, mut send) = client.send_request(request, false).unwrap();
+    let reply = in_time(reply).await.unwrap();
+    assert_eq!(reply.status(), 200);
+    assert!(!reply.headers().contains_key("content-length"));
+    let mut body = reply.into_body();
+    for piece in ["one", "two"] {
+        send.send_data(Bytes::from_static(piece.as_bytes()), false).unwrap();
+        assert_eq!(in_time(body.data()).await.unwrap().unwrap(), piece);
+    }
+    send.send_data(Bytes::new(), true).unwrap();
+    assert!(in_time(read(body)).await.unwrap().0.is_empty());
+}
+
+#[tokio::test]
+async fn interim_replies_come_before_the_reply() {
+    let site = Site::start(manager()).await;
+    let (mut client, _driver) = client(&site).await;
+    let (mut reply, _) = client.send_request(get("/hints"), true).unwrap();
+    let hints = in_time(poll_fn(|cx| reply.poll_informational(cx))).await.unwrap().unwrap();
+    assert_eq!((hints.status().as_u16(), &hints.headers()["link"]), (103, &"</a>".parse().unwrap()));
+    assert_eq!(in_time(reply).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn a_reset_is_noticed() {
     let mut site = Site::start(manager()).await;
     let (mut client, _driver) = client(&site).await;

@@ -223,13 +223,16 @@ impl Paths {
         responder: &mut Responder<'_>,
     ) -> Result<(), ProxyError> {
         assert!(!body.upgrade(responder), "nothing was switched yet");
-        if head.upgrade() != Some(b"raw") {
+        if head.protocol() == Some(b"raw") {
+            responder.send_head(&ResponseHead::new(200), BodyLength::Empty).await?;
+        } else if head.upgrade() == Some(b"raw") {
+            let mut switching = ResponseHead::new(101);
+            switching.fields.append("connection", b"Upgrade");
+            switching.fields.append("upgrade", b"raw");
+            responder.send_head(&switching, BodyLength::Empty).await?;
+        } else {
             return reply(responder, 403, "").await;
         }
-        let mut switching = ResponseHead::new(101);
-        switching.fields.append("connection", b"Upgrade");
-        switching.fields.append("upgrade", b"raw");
-        responder.send_head(&switching, BodyLength::Empty).await?;
         responder.flush().await?;
         assert!(body.upgrade(responder));
         while let Some(Frame::Data(data)) = body.frame().await? {
