@@ -24,6 +24,7 @@ use crate::node::Node;
 use crate::telemetry::access_log::{AccessLogs, Gathered};
 use crate::telemetry::collector::Metrics;
 use crate::telemetry::metrics::Shard;
+use crate::upstream::pool::Pool;
 
 /// Capacity of a pooled buffer.
 pub const BUFFER_SIZE: usize = 16 * 1024;
@@ -69,6 +70,8 @@ pub struct Worker {
     pub access_log: Arc<Gathered>,
     /// Workloads that have told who they are.
     pub peers: PeerCache,
+    /// Connections to endpoints.
+    pub pool: Pool,
     handle: Handle,
     siblings: OnceLock<Box<[Weak<Worker>]>>,
     cached: Mutex<Arc<LocalSnapshot>>,
@@ -99,6 +102,7 @@ impl Worker {
             access_log: shared.access_logs.worker(),
             peers: PeerCache::default(),
             shared,
+            pool: Pool::new(),
             handle,
             siblings: OnceLock::new(),
             cached: Mutex::default(),

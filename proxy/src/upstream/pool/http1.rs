@@ -1,20 +1,24 @@
 //! One HTTP/1 connection to an endpoint, between requests.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use tokio::time::Instant;
 
-use super::{Lifetimes, Pool};
+use super::Lifetimes;
 use crate::config::cluster::Cluster;
 use crate::io::Stream;
 use crate::upstream::live::{ConnectionPermit, EndpointState};
 
-/// A connection that carries one request at a time. While it is idle it holds no buffer.
+/// A connection that carries one request at a time. While it is idle it holds no buffer. Dropped by a request, it is closed;
+/// only [`super::Pool::check_in`] makes it available to others.
 #[derive(Debug)]
 pub struct Http1Connection {
     /// The bytes.
     pub(crate) io: Stream,
+    /// Our end of it.
+    local: Option<SocketAddr>,
     permit: ConnectionPermit,
     settings: u64,
     /// What the cluster said when it was used last.
@@ -31,6 +35,7 @@ impl Http1Connection {
     pub(super) fn new(io: Stream, permit: ConnectionPermit, cluster: &Cluster) -> Self {
         let now = Instant::now();
         Self {
+            local: io.local_addr().ok(),
             io,
             permit,
             settings: cluster.connection_settings,
@@ -45,6 +50,11 @@ impl Http1Connection {
     /// The endpoint at the other end.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         self.permit.endpoint()
+    }
+
+    /// Our own address.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.local
     }
 
     /// True where it has carried a request before: then the peer may be closing it just now.
@@ -113,28 +123,5 @@ impl Http1Connection {
             Ok(io) if quiet => Ok(Self { io, ..self }),
             Ok(_) | Err(_) => Err(self.permit),
         }
-    }
-}
-
-/// An HTTP/1 connection in use by one request. Dropped, it is closed; only [`Http1Lease::reuse`] returns it to the pool.
-#[derive(Debug)]
-pub struct Http1Lease {
-    pub(crate) connection: Http1Connection,
-    pool: Pool,
-}
-
-impl Http1Lease {
-    pub(super) fn new(connection: Http1Connection, pool: Pool) -> Self {
-        Self { connection, pool }
-    }
-
-    /// Request and response have ended cleanly: others may use the connection.
-    pub fn reuse(self) {
-        self.pool.check_in(self.connection);
-    }
-
-    /// The pool that it came from.
-    pub fn pool(&self) -> &Pool {
-        &self.pool
     }
 }

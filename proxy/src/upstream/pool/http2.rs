@@ -4,6 +4,7 @@
 //! h2 says GOAWAY and closes, and the driver task ends. So draining is simply leaving the pool. The driver owns the connection's place
 //! under the cluster's limit, which is given back when the socket is closed.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -35,6 +36,8 @@ pub struct Http2Connection {
     /// Opens streams. Taken for moments, by requests of this worker (and, rarely, of others).
     sender: Mutex<SendRequest<Bytes>>,
     endpoint: Arc<EndpointState>,
+    /// Our end of it.
+    local: Option<SocketAddr>,
     settings: u64,
     opened: Instant,
     /// Our own limit of streams; the peer's may be lower.
@@ -75,7 +78,7 @@ pub(super) async fn handshake(
     settings: u64,
     owner: &Arc<Shared>,
 ) -> Result<(Arc<Http2Connection>, Driver), ProxyError> {
-    let options = &spec.http2;
+    let (options, local) = (&spec.http2, io.local_addr().ok());
     let handshake = h2::client::Builder::new()
         .initial_window_size(options.initial_stream_window)
         .initial_connection_window_size(options.initial_connection_window)
@@ -92,6 +95,7 @@ pub(super) async fn handshake(
     let shared = Arc::new(Http2Connection {
         sender: Mutex::new(sender),
         endpoint,
+        local,
         settings,
         opened: now,
         max_streams: options.max_concurrent_streams.max(1),
@@ -191,6 +195,11 @@ impl Http2Lease {
     /// The endpoint at the other end.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         &self.connection().endpoint
+    }
+
+    /// Our own address.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.connection().local
     }
 
     /// Opens the stream. On failure nothing was sent.

@@ -11,7 +11,6 @@ use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -31,7 +30,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-pub use http1::{Http1Connection, Http1Lease};
+pub use http1::Http1Connection;
 pub use http2::{Http2Connection, Http2Lease};
 
 /// Streams that a connection is expected to take before its peer has said so (RFC 9113 6.5.2 recommends at least 100).
@@ -40,10 +39,6 @@ const EXPECTED_STREAMS: u32 = 100;
 const HOST_IDLE: Duration = Duration::from_secs(60);
 /// Original destinations remembered at most, beside those that have requests in flight.
 const MAX_HOSTS: usize = 1024;
-/// Read buffers kept for the next request.
-const KEPT_BUFFERS: usize = 8;
-/// Size of a read buffer.
-const BUFFER_SIZE: usize = 16 * 1024;
 
 /// The upstream connections of one worker. Clones are the same pool. Use it on its worker's runtime only.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +65,6 @@ struct State {
     members: HashMap<u64, Weak<PoolMember>, foldhash::fast::RandomState>,
     /// Endpoints of original destination clusters, by cluster and address.
     hosts: HashMap<(u64, SocketAddr), Host, foldhash::fast::RandomState>,
-    buffers: Vec<BytesMut>,
     sweep_at: Option<Instant>,
     /// The pool's task is running.
     tended: bool,
@@ -148,10 +142,18 @@ impl Pool {
         &self,
         cluster: &Cluster,
         endpoint: &Arc<EndpointState>,
-    ) -> Result<Http1Lease, ProxyError> {
-        if let Some(connection) = self.check_out(&cluster.spec, endpoint) {
-            return Ok(Http1Lease::new(connection, self.clone()));
+    ) -> Result<Http1Connection, ProxyError> {
+        match self.check_out(&cluster.spec, endpoint) {
+            Some(connection) => Ok(connection),
+            None => Box::pin(self.new_http1(cluster, endpoint)).await,
         }
+    }
+
+    async fn new_http1(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Http1Connection, ProxyError> {
         let live = &endpoint.cluster;
         let _pending = live.admit_pending()?;
         let permit = match live.try_connection_slot() {
@@ -159,15 +161,14 @@ impl Pool {
             None => match self.wait_in_line(endpoint, false).await? {
                 Grant::Slot(slot) => ConnectionPermit::from_slot(slot, endpoint),
                 Grant::Http1(connection) => match connection.take_over() {
-                    Ok(connection) => return Ok(Http1Lease::new(connection, self.clone())),
+                    Ok(connection) => return Ok(connection),
                     Err(permit) => permit,
                 },
                 Grant::Http2(_) => unreachable!("granted to those who want HTTP/2"),
             },
         };
         let io = Stream::from(connect(&permit, &cluster.spec).await?);
-        let connection = Http1Connection::new(io, permit, cluster);
-        Ok(Http1Lease::new(connection, self.clone()))
+        Ok(Http1Connection::new(io, permit, cluster))
     }
 
     /// A stream on an HTTP/2 connection to `endpoint`, opening one where all are full.
@@ -176,9 +177,17 @@ impl Pool {
         cluster: &Arc<Cluster>,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Http2Lease, ProxyError> {
-        if let Some(lease) = self.0.find_stream(&cluster.spec, endpoint) {
-            return Ok(lease);
+        match self.0.find_stream(&cluster.spec, endpoint) {
+            Some(lease) => Ok(lease),
+            None => Box::pin(self.new_http2(cluster, endpoint)).await,
         }
+    }
+
+    async fn new_http2(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Http2Lease, ProxyError> {
         let _pending = endpoint.cluster.admit_pending()?;
         loop {
             let grant = match self.look_for_stream(cluster, endpoint) {
@@ -221,20 +230,6 @@ impl Pool {
         endpoint
     }
 
-    /// A buffer to read into.
-    pub fn take_buffer(&self) -> BytesMut {
-        self.0.state.lock().buffers.pop().unwrap_or_else(|| BytesMut::with_capacity(BUFFER_SIZE))
-    }
-
-    /// Keeps a buffer for the next request, if nobody shares it any more.
-    pub fn give_buffer(&self, mut buffer: BytesMut) {
-        buffer.clear();
-        let mut state = self.0.state.lock();
-        if state.buffers.len() < KEPT_BUFFERS && buffer.try_reclaim(BUFFER_SIZE) {
-            state.buffers.push(buffer);
-        }
-    }
-
     /// Waits for the cluster's limit: for a place to open a connection, or a connection that others have finished with.
     async fn wait_in_line(&self, endpoint: &Arc<EndpointState>, http2: bool) -> Result<Grant, ProxyError> {
         let live = &endpoint.cluster;
@@ -267,8 +262,8 @@ impl Pool {
         None
     }
 
-    /// Takes a connection back after a request.
-    fn check_in(&self, mut connection: Http1Connection) {
+    /// Takes a connection back after request and response have ended cleanly: others may use it.
+    pub fn check_in(&self, mut connection: Http1Connection) {
         let now = Instant::now();
         connection.rest(now);
         let live = connection.endpoint().cluster.clone();

@@ -95,9 +95,6 @@ impl State {
         });
         self.sweep_at = next;
         self.members.retain(|_, member| member.strong_count() > 0);
-        if self.slots.is_empty() {
-            self.buffers = Vec::new();
-        }
     }
 
     /// Forgets original destinations that were not used after `since` and have no request in flight.

@@ -68,8 +68,8 @@ impl Echo {
 }
 
 /// One request on a connection of the echo server.
-async fn ask(lease: &Http1Lease) {
-    let io = &lease.connection.io;
+async fn ask(lease: &Http1Connection) {
+    let io = &lease.io;
     io.write_all(b"x").await.unwrap();
     let mut byte = [0];
     assert_eq!(io.read(&mut byte).await.unwrap(), 1);
@@ -95,12 +95,12 @@ fn endpoints(cluster: &Cluster, addresses: &[SocketAddr]) -> Arc<EndpointSet> {
     Arc::new(EndpointSet::build(specs, &cluster.live, cluster.spec.set_settings(0)))
 }
 
-async fn get(pool: &Pool, cluster: &Arc<Cluster>, address: SocketAddr) -> Http1Lease {
+async fn get(pool: &Pool, cluster: &Arc<Cluster>, address: SocketAddr) -> Http1Connection {
     pool.http1(cluster, &cluster.live.endpoint(address)).await.unwrap()
 }
 
-fn local(lease: &Http1Lease) -> SocketAddr {
-    lease.connection.io.local_addr().unwrap()
+fn local(lease: &Http1Connection) -> SocketAddr {
+    lease.io.local_addr().unwrap()
 }
 
 /// A request that reuses or opens a connection; the connection's own address.
@@ -108,7 +108,7 @@ async fn round(pool: &Pool, cluster: &Arc<Cluster>, address: SocketAddr) -> Sock
     let lease = get(pool, cluster, address).await;
     ask(&lease).await;
     let local = local(&lease);
-    lease.reuse();
+    pool.check_in(lease);
     local
 }
 
@@ -117,12 +117,12 @@ async fn the_connection_used_last_is_used_first() {
     let (echo, address) = Echo::start().await;
     let (pool, cluster) = (Pool::new(), cluster(spec(), &[address]));
     let (one, two) = (get(&pool, &cluster, address).await, get(&pool, &cluster, address).await);
-    assert!(!one.connection.is_reused());
+    assert!(!one.is_reused());
     let (first, second) = (local(&one), local(&two));
-    one.reuse();
-    two.reuse();
+    pool.check_in(one);
+    pool.check_in(two);
     let again = get(&pool, &cluster, address).await;
-    assert!(again.connection.is_reused());
+    assert!(again.is_reused());
     assert_eq!(local(&again), second);
     assert_eq!(local(&get(&pool, &cluster, address).await), first);
     assert_eq!(echo.accepted(), 2);
@@ -139,9 +139,9 @@ async fn a_connection_that_is_not_quiet_is_not_used() {
     for junk in [&b"q"[..], b"x"] {
         let lease = get(&pool, &cluster, address).await;
         let before = local(&lease);
-        lease.connection.io.write_all(junk).await.unwrap();
-        lease.connection.io.readable().await.unwrap();
-        lease.reuse();
+        lease.io.write_all(junk).await.unwrap();
+        lease.io.readable().await.unwrap();
+        pool.check_in(lease);
         assert_ne!(round(&pool, &cluster, address).await, before);
     }
     assert_eq!(echo.accepted(), 3, "the good one in between was used");
@@ -177,8 +177,8 @@ async fn a_close_of_an_idle_connection_is_noticed() {
     let lease = get(&pool, &cluster, address).await;
     ask(&lease).await;
     // A second handle on the socket makes the server close after the connection has become idle.
-    let io = lease.connection.io.local_addr().unwrap();
-    lease.reuse();
+    let io = lease.io.local_addr().unwrap();
+    pool.check_in(lease);
     until("it is watched", || {
         let state = pool.0.state.lock();
         state.slots.values().any(|slot| slot.idle.iter().any(Http1Connection::is_watched))
@@ -187,8 +187,8 @@ async fn a_close_of_an_idle_connection_is_noticed() {
     // Use after watching: the waker must not fire for our own answer, and watching starts anew.
     assert_eq!(round(&pool, &cluster, address).await, io);
     let lease = get(&pool, &cluster, address).await;
-    lease.connection.io.write_all(b"q").await.unwrap();
-    lease.reuse();
+    lease.io.write_all(b"q").await.unwrap();
+    pool.check_in(lease);
     until("the server closed it", || echo.open() == 0).await;
     until("the pool closes its half", || cluster.live.connections() == 0).await;
 }
@@ -208,7 +208,7 @@ async fn removal_and_new_settings_close_idle_connections_at_once_and_no_others()
     cluster.set_endpoints(endpoints(&cluster, &[]));
     until("the idle one is closed", || echo.open() == 1).await;
     ask(&busy).await;
-    busy.reuse();
+    pool.check_in(busy);
     until("the busy one is closed when it is done", || echo.open() == 0).await;
 
     cluster.set_endpoints(endpoints(&cluster, &[address]));
@@ -250,7 +250,7 @@ async fn pending_requests_are_limited() {
     assert_eq!((refused.kind, refused.progress), (Kind::Overflow, Progress::NothingSent));
     assert_eq!(refused.detail, "cluster c has reached max_pending_requests");
     let connection = local(&held);
-    held.reuse();
+    pool.check_in(held);
     assert_eq!(local(&waiting.await.unwrap()), connection, "the waiter gets the very connection");
     assert_eq!(cluster.live.pending_requests(), 0);
 }
@@ -282,7 +282,7 @@ async fn a_waiter_learns_that_its_endpoint_is_gone() {
     let mut waiting = Box::pin(pool.http1(&cluster, &endpoint));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     cluster.set_endpoints(endpoints(&cluster, &[]));
-    held.reuse();
+    pool.check_in(held);
     let error = waiting.await.expect_err("removed");
     assert_eq!((error.kind, error.progress), (Kind::ConnectFailed, Progress::NothingSent));
     assert_eq!(cluster.live.connections(), 0, "the place was given back");
@@ -341,7 +341,7 @@ async fn four_workers_share_one_connection_and_nobody_starves() {
                     };
                     served.fetch_add(1, SeqCst);
                     ask(&lease).await;
-                    lease.reuse();
+                    pool.check_in(lease);
                 }
             }
         }
