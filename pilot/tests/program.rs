@@ -1,6 +1,5 @@
 //! The program as people start it: what it says, and how it ends.
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -160,14 +159,17 @@ async fn pages_follow_the_folder() {
         first.contains("web.default.svc.cluster.local"),
         "what is there at the start is served from the start: {first}"
     );
-    let mut file = std::fs::File::create(folder.path().join("typo.yaml")).unwrap();
-    file.write_all(SERVICE.replace("web", "shop").replace("ports", "prots").as_bytes()).unwrap();
-    drop(file);
+    let rule = |field: &str| {
+        let head = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: web, namespace: default}";
+        format!("{head}\nspec: {{host: web, {field}: [{{name: v1, labels: {{version: v1}}}}]}}\n")
+    };
+    std::fs::write(folder.path().join("typo.yaml"), rule("subset")).unwrap();
     pilot.until("/debug/configz", "typo.yaml").await;
     pilot.until("/metrics", "osier_pilot_refused_resources 1").await;
-    std::fs::write(folder.path().join("typo.yaml"), SERVICE.replace("web", "shop")).unwrap();
-    pilot.until("/debug/registryz", "shop.default.svc.cluster.local").await;
+    std::fs::write(folder.path().join("typo.yaml"), rule("subsets")).unwrap();
     pilot.until("/metrics", "osier_pilot_refused_resources 0").await;
+    std::fs::write(folder.path().join("shop.yaml"), SERVICE.replace("web", "shop")).unwrap();
+    pilot.until("/debug/registryz", "shop.default.svc.cluster.local").await;
     pilot.until("/metrics", "pilot_services 2").await;
     pilot.until("/debug/syncz", "[]").await;
     pilot.shutdown.cancel();
