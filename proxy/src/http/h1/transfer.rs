@@ -93,13 +93,6 @@ impl Inbound {
         Ok(self.note(read))
     }
 
-    /// [`Inbound::fill`] without waiting: `WouldBlock` where nothing is there.
-    pub fn try_fill(&mut self, stream: &Stream, worker: &Worker) -> io::Result<bool> {
-        self.make_room(worker);
-        let read = stream.try_read_buf(&mut self.buf)?;
-        Ok(self.note(read))
-    }
-
     fn note(&mut self, read: usize) -> bool {
         self.closed |= read == 0;
         self.filled = self.buf.len() == self.buf.capacity();

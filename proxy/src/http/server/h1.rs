@@ -266,7 +266,7 @@ impl Server<'_> {
         let responder =
             Responder { reply: &mut reply, outbound, stream, worker, connection, manager, signals: &signals };
         handler.handle(arrival, head, body, super::Responder::H1(responder)).await;
-        self.verdict(&reply, tunnel).await
+        self.verdict(manager, &reply, tunnel).await
     }
 
     async fn refuse<H: Handler>(
@@ -290,7 +290,7 @@ impl Server<'_> {
     }
 
     /// Decides what becomes of the connection.
-    async fn verdict(&mut self, reply: &Reply, tunnel: Option<Box<[u8]>>) -> Verdict {
+    async fn verdict(&mut self, manager: &HttpManager, reply: &Reply, tunnel: Option<Box<[u8]>>) -> Verdict {
         if reply.handed_over && self.outbound.flush(&self.stream).await.is_ok() {
             return tunnel.map_or(Verdict::Close, Verdict::Tunnel);
         }
@@ -300,7 +300,8 @@ impl Server<'_> {
         if reply.upgraded {
             return Verdict::Close;
         }
-        if !self.inbound.body_is_done() && (reply.close || !self.discard_rest().await) {
+        let patience = manager.timeouts.delayed_close;
+        if !self.inbound.body_is_done() && (reply.close || !self.discard_rest(patience).await) {
             return Verdict::Linger;
         }
         match (reply.close, reply.asked_to_close && self.inbound.is_idle()) {
@@ -321,21 +322,25 @@ impl Server<'_> {
         }
     }
 
-    /// Reads away what the handler left of the body, if that is little and has arrived; true where the body ended.
-    async fn discard_rest(&mut self) -> bool {
-        let mut discarded = 0;
-        loop {
-            match self.inbound.ready_frame() {
-                Ok(Some(None)) => return true,
-                Ok(Some(Some(Frame::Data(data)))) => discarded += data.len() as u64,
-                Ok(Some(Some(Frame::Trailers(_)))) => {}
-                Ok(None) if self.inbound.try_fill(&self.stream, self.worker).unwrap_or(false) => {}
-                Ok(None) | Err(_) => return false,
-            }
-            if discarded > MAX_DISCARD {
-                return false;
-            }
+    /// Reads away what the handler left of the body, if that is little and comes soon; true where the body ended.
+    async fn discard_rest(&mut self, patience: std::time::Duration) -> bool {
+        if self.inbound.remaining().is_some_and(|left| left > MAX_DISCARD) {
+            return false;
         }
+        let Self { inbound, stream, worker, .. } = self;
+        let discard = async {
+            let mut discarded = 0;
+            while discarded <= MAX_DISCARD {
+                match inbound.frame(stream, worker).await {
+                    Ok(None) => return true,
+                    Ok(Some(Frame::Data(data))) => discarded += data.len() as u64,
+                    Ok(Some(Frame::Trailers(_))) => {}
+                    Err(_) => return false,
+                }
+            }
+            false
+        };
+        tokio::time::timeout(patience, discard).await.unwrap_or(false)
     }
 
     /// Sends our end of the stream, and reads until the client's, or until it has been silent for a while.

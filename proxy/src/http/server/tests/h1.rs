@@ -158,10 +158,18 @@ async fn an_early_answer_reaches_a_client_that_is_still_uploading() {
 async fn a_small_unread_body_costs_no_connection() {
     let site = Site::start(manager()).await;
     let mut client = site.client().await;
-    client.send("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nGET /").await;
-    client.expect("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nPOST /a").await;
-    client.send(GET).await;
-    client.expect(GOT).await;
+    for (framing, body) in
+        [("Content-Length: 5", "GET /"), ("Transfer-Encoding: chunked", "1\r\na\r\n0\r\n\r\n")]
+    {
+        // Neither if it came with the head, nor if it comes after the answer.
+        for late in [0, 1, body.len()] {
+            let (soon, late) = body.split_at(body.len() - late);
+            client.send(format!("POST /a HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n{soon}")).await;
+            client.expect("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nPOST /a").await;
+            client.send(format!("{late}{GET}")).await;
+            client.expect(GOT).await;
+        }
+    }
 }
 
 #[tokio::test]
