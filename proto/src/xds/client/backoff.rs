@@ -23,7 +23,7 @@ impl Backoff {
     }
 
     /// The next pause: between half the present limit and all of it.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = self.limit.mul_f64(self.rng.random_range(0.5..=1.0));
         self.limit = (self.limit * 2).min(LONGEST);
         pause
@@ -44,15 +44,15 @@ mod tests {
         let mut backoff = Backoff::new(1);
         for limit_ms in [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000] {
             let limit = Duration::from_millis(limit_ms);
-            let pause = backoff.next();
+            let pause = backoff.pause();
             assert!(pause >= limit / 2 && pause <= limit, "{pause:?} for {limit:?}");
         }
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.pause() <= FIRST);
     }
 
     #[test]
     fn two_clients_do_not_come_back_together() {
-        assert_ne!(Backoff::new(1).next(), Backoff::new(2).next());
+        assert_ne!(Backoff::new(1).pause(), Backoff::new(2).pause());
     }
 }

@@ -228,7 +228,7 @@ impl Client {
         self.answers.clear();
         // Their owner still settles them, and then what was accepted counts as held; there is nobody left to ACK.
         self.responses.values_mut().for_each(|pending| pending.nonce.clear());
-        now + self.backoff.next()
+        now + self.backoff.pause()
     }
 
     /// The next request to send; `None` until something changes.
