@@ -9,7 +9,7 @@ pub mod client;
 pub mod server;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use prost::Message;
 
@@ -68,16 +68,22 @@ impl fmt::Display for Version {
     }
 }
 
-/// Place of a type in a push: what is referred to goes before what refers to it. Removals go the other way round.
+/// Types in the order of a push: what is referred to goes before what refers to it. Removals go the other way round, other types last.
+static PUSH_ORDER: LazyLock<[Name; 5]> = LazyLock::new(|| {
+    use types::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION, VIRTUAL_HOST};
+    [CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION, VIRTUAL_HOST].map(Name::from)
+});
+
+/// Place of a type in a push.
 pub(crate) fn push_order(type_url: &str) -> u8 {
-    match type_url {
-        types::CLUSTER => 0,
-        types::CLUSTER_LOAD_ASSIGNMENT => 1,
-        types::LISTENER => 2,
-        types::ROUTE_CONFIGURATION => 3,
-        types::VIRTUAL_HOST => 4,
-        _ => 5,
-    }
+    let place = PUSH_ORDER.iter().position(|known| **known == *type_url);
+    place.unwrap_or(PUSH_ORDER.len()) as u8
+}
+
+/// Key of a type in maps that are in push order; for the types of every push it costs no allocation.
+pub(crate) fn key(type_url: &str) -> (u8, Name) {
+    let order = push_order(type_url);
+    (order, PUSH_ORDER.get(usize::from(order)).cloned().unwrap_or_else(|| type_url.into()))
 }
 
 /// The types for which asking for nothing means asking for all.

@@ -44,7 +44,7 @@ use std::time::Instant;
 pub use backoff::Backoff;
 use subscription::Subscription;
 
-use super::{Name, push_order};
+use super::{Name, key};
 use crate::any::Any;
 use crate::schema::{self, ControlPlaneIdentity};
 use crate::types::core::{ControlPlane, Node};
@@ -335,10 +335,6 @@ impl Client {
     fn subscription(&mut self, type_url: &str) -> &mut Subscription {
         self.types.entry(key(type_url)).or_default()
     }
-}
-
-fn key(type_url: &str) -> (u8, Name) {
-    (push_order(type_url), type_url.into())
 }
 
 fn take_resource(

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use indexmap::IndexSet;
 
-use super::{Name, Resource, push_order};
+use super::{Name, Resource, key};
 use crate::schema::{self, ControlPlaneIdentity};
 use crate::types::core::Node;
 use crate::types::discovery::{
@@ -349,10 +349,6 @@ impl Stream {
         let on_demand = self.has_feature(schema::FEATURE_ON_DEMAND);
         self.options.max_names.unwrap_or(if on_demand { MAX_NAMES_ON_DEMAND } else { MAX_NAMES })
     }
-}
-
-fn key(type_url: &str) -> (u8, Name) {
-    (push_order(type_url), type_url.into())
 }
 
 /// Names to generate, merged until the owner asks.

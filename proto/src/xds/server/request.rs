@@ -5,12 +5,12 @@ use std::time::Instant;
 use indexmap::IndexSet;
 
 use super::subscription::{Held, Subscription};
-use super::{MAX_TYPES, ProtocolError, REMOVAL_WAIT, Reaction, Stream, Verdict, key, over_limit};
+use super::{MAX_TYPES, ProtocolError, REMOVAL_WAIT, Reaction, Stream, Verdict, over_limit};
 use crate::schema;
 use crate::types::core::Node;
 use crate::types::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::types::rpc;
-use crate::xds::{Name, Version, WILDCARD, has_legacy_wildcard, is_full_set};
+use crate::xds::{Name, Version, WILDCARD, has_legacy_wildcard, is_full_set, key};
 
 impl Stream {
     pub(super) fn on_incremental(

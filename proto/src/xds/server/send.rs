@@ -10,10 +10,10 @@ use std::time::Instant;
 use indexmap::{IndexMap, IndexSet};
 
 use super::subscription::{Held, Sent, Subscription};
-use super::{MAX_UNACKNOWLEDGED, REMOVAL_WAIT, Response, Step, Stream, Variant, Want, not_found, push_order};
+use super::{MAX_UNACKNOWLEDGED, REMOVAL_WAIT, Response, Step, Stream, Variant, Want, not_found};
 use crate::types::discovery::{self, DeltaDiscoveryResponse, DiscoveryResponse, ResourceError, ResourceName};
 use crate::types::{self, rpc};
-use crate::xds::{Name, Resource, Version, is_full_set};
+use crate::xds::{Name, Resource, Version, is_full_set, key, push_order};
 
 /// Types that refer to others: the first place in push order that does.
 const FIRST_REFERRING: u8 = 2;
@@ -85,7 +85,7 @@ impl Stream {
             // What waits to be removed may have been in use until just now.
             self.removal_deadline = None;
         }
-        let subscription = self.types.get_mut(&super::key(type_url)).expect("the caller found it there");
+        let subscription = self.types.get_mut(&key(type_url)).expect("the caller found it there");
         subscription.answer_due = false;
         let changed = std::mem::take(&mut subscription.changed);
         let ahead = std::mem::take(&mut subscription.ahead);
@@ -119,7 +119,7 @@ impl Stream {
     }
 
     fn send_removals(&mut self, type_url: &Name, now: Instant) -> Response {
-        let subscription = self.types.get_mut(&super::key(type_url)).expect("the caller found it there");
+        let subscription = self.types.get_mut(&key(type_url)).expect("the caller found it there");
         let gone = std::mem::take(&mut subscription.gone);
         let mut was_rejected = false;
         for name in &gone {
@@ -150,7 +150,7 @@ impl Stream {
         if names.is_empty() || (of_all && !is_first) {
             return;
         }
-        let Some(subscription) = self.types.get_mut(&super::key(dependent)) else { return };
+        let Some(subscription) = self.types.get_mut(&key(dependent)) else { return };
         let affected: Vec<Name> =
             if of_all { subscription.held.keys().cloned().collect() } else { names.to_vec() };
         for name in affected {
@@ -190,7 +190,7 @@ impl Stream {
         now: Instant,
     ) -> Response {
         let resources: Vec<Resource> = if is_full_set(type_url) {
-            let full_set = &mut self.types.get_mut(&super::key(type_url)).expect("it is being sent").full_set;
+            let full_set = &mut self.types.get_mut(&key(type_url)).expect("it is being sent").full_set;
             full_set.extend(changed);
             full_set.values().cloned().collect()
         } else {
@@ -220,8 +220,7 @@ impl Stream {
         self.last_nonce += 1;
         let nonce = self.last_nonce.to_string();
         let version = version_of_all(resources).to_string();
-        let subscription: &mut Subscription =
-            self.types.get_mut(&super::key(type_url)).expect("it is being sent");
+        let subscription: &mut Subscription = self.types.get_mut(&key(type_url)).expect("it is being sent");
         let resources = resources.iter().map(|resource| (resource.name.clone(), resource.version)).collect();
         subscription.unacknowledged.push_back(Sent {
             nonce: nonce.clone(),

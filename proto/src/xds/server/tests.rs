@@ -353,6 +353,21 @@ fn what_was_refused_with_something_bad_comes_again_once_that_is_gone() {
 }
 
 #[test]
+fn a_nack_that_crosses_the_removal_of_what_is_bad_repeats_the_rest() {
+    let mut rig = Rig::incremental();
+    rig.exist(CLUSTER, &["bad", "good"]);
+    rig.exist(ROUTE_CONFIGURATION, &["r"]);
+    rig.ask(CLUSTER, "");
+    rig.ask(ROUTE_CONFIGURATION, "+r");
+    rig.change(CLUSTER, "bad", None);
+    assert_eq!(rig.sent(), Vec::<String>::new(), "the removal waits for the routes");
+    rig.delta_ack(CLUSTER, Some("no"));
+    assert_eq!(rig.sent(), Vec::<String>::new());
+    rig.delta_ack(ROUTE_CONFIGURATION, None);
+    assert_eq!(rig.sent(), ["CDS -bad", "CDS +good"]);
+}
+
+#[test]
 fn a_nack_that_crosses_its_cure_repeats_the_rest() {
     let mut rig = Rig::incremental();
     rig.exist(CLUSTER, &["bad", "good"]);
