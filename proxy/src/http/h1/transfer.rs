@@ -84,7 +84,7 @@ impl Inbound {
         if self.closed {
             return Ok(false);
         }
-        if self.buf.capacity() == 0 {
+        if self.buf.capacity() == 0 && !self.filled {
             // Waiting costs no buffer.
             stream.readable().await?;
         }
@@ -162,16 +162,22 @@ impl Inbound {
 
     /// Gives the buffer back if it is empty.
     pub fn release(&mut self, worker: &Worker) {
+        self.filled = false;
         if self.buf.is_empty() && self.buf.capacity() > 0 {
             worker.give_buffer(std::mem::take(&mut self.buf));
         }
     }
 
     fn make_room(&mut self, worker: &Worker) {
-        if self.buf.capacity() == 0 {
+        if self.buf.capacity() - self.buf.len() >= MIN_READ {
+            return;
+        }
+        if self.filled {
+            self.buf.reserve(LARGE_READ);
+        } else if self.buf.capacity() == 0 {
             self.buf = worker.take_buffer();
-        } else if self.buf.capacity() - self.buf.len() < MIN_READ {
-            self.buf.reserve(if self.filled { LARGE_READ } else { BUFFER_SIZE });
+        } else {
+            self.buf.reserve(BUFFER_SIZE);
         }
     }
 }
