@@ -22,6 +22,7 @@ const fn accept(message: &'static str, number: u32, field: &'static str, reason:
 
 const BUFFERS: &str = "Osier bounds its buffers by itself";
 const EVEN: &str = "connections are always handed to the least loaded worker";
+const LABELS: &str = "for people and tools; nothing that is supported matches on it";
 const NAME_OF_METRICS: &str = "part of the names of Envoy's metrics, which Osier does not have";
 const METRICS: &str = "about Envoy's own metrics";
 const NO_RUNTIME: &str = "there is no runtime layer that could override the value beside it";
@@ -41,6 +42,8 @@ pub const ACCEPTED: &[Accepted] = &[
     accept("envoy.config.bootstrap.v3.Bootstrap", 27, "watchdogs", PROCESS),
     accept("envoy.config.cluster.v3.CircuitBreakers.Thresholds", 6, "track_remaining", METRICS),
     accept("envoy.config.cluster.v3.Cluster", 5, "per_connection_buffer_limit_bytes", BUFFERS),
+    accept("envoy.config.cluster.v3.Cluster", 20, "cleanup_interval", "how long Envoy keeps an unused original destination; the next connection finds it again"),
+    accept("envoy.config.cluster.v3.Cluster", 32, "ignore_health_on_host_removal", "there is no active health checking that could keep a removed endpoint"),
     accept("envoy.config.cluster.v3.Cluster", 47, "track_timeout_budgets", METRICS),
     accept("envoy.config.cluster.v3.Cluster", 49, "track_cluster_stats", METRICS),
     accept("envoy.config.core.v3.ApiConfigSource", 7, "set_node_on_first_message_only", "the node is always sent once only"),
@@ -48,14 +51,17 @@ pub const ACCEPTED: &[Accepted] = &[
     accept("envoy.config.core.v3.Node", 9, "extensions", "Osier announces its own"),
     accept("envoy.config.core.v3.RuntimeFractionalPercent", 2, "runtime_key", NO_RUNTIME),
     accept("envoy.config.endpoint.v3.LocalityLbEndpoints", 6, "proximity", "Envoy does not read it either"),
+    accept("envoy.config.listener.v3.FilterChain", 5, "metadata", LABELS),
     accept("envoy.config.listener.v3.Listener", 5, "per_connection_buffer_limit_bytes", BUFFERS),
     accept("envoy.config.listener.v3.Listener", 8, "drain_type", "a change of a listener closes nothing, and when draining is asked for all listeners drain"),
     accept("envoy.config.listener.v3.Listener", 20, "connection_balance_config", EVEN),
     accept("envoy.config.listener.v3.Listener", 28, "stat_prefix", NAME_OF_METRICS),
     accept("envoy.config.listener.v3.Listener", 29, "enable_reuse_port", EVEN),
     accept("envoy.config.route.v3.Decorator", 2, "propagate", NO_TRACING),
+    accept("envoy.config.route.v3.Route", 4, "metadata", LABELS),
     accept("envoy.config.route.v3.Route", 19, "stat_prefix", METRICS),
     accept("envoy.config.route.v3.VirtualHost", 5, "virtual_clusters", METRICS),
+    accept("envoy.config.route.v3.VirtualHost", 24, "metadata", LABELS),
     accept("envoy.extensions.filters.http.router.v3.Router", 1, "dynamic_stats", METRICS),
     accept("envoy.extensions.filters.http.router.v3.Router", 2, "start_child_span", NO_TRACING),
     accept("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", 1, "pack_trace_reason", NO_TRACING),
