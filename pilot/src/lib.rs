@@ -8,6 +8,7 @@ pub mod debug;
 pub mod r#gen;
 pub mod metrics;
 pub mod model;
+pub mod program;
 pub mod push;
 pub mod registry;
 pub mod settings;

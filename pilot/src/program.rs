@@ -1,0 +1,50 @@
+//! The program `osier-pilot`: settings, logging, signals, and [`app`]. A function, so that `osier` can be it as well.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::app;
+use crate::settings::Settings;
+
+/// Runs the program with its whole command line, program name first. Wrong usage ends the process with status 2.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match start(Settings::parse_from(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("osier-pilot: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(settings: Settings) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&settings.log)?)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(wait_for_signal(shutdown.clone()));
+        Ok(app::run(settings, shutdown).await?)
+    })
+}
+
+/// SIGTERM and SIGINT end the program politely.
+async fn wait_for_signal(shutdown: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return tracing::warn!("signals can't be caught; the program ends without saying goodbye");
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    shutdown.cancel();
+}
