@@ -102,6 +102,11 @@ fn run_suite(suite: &Suite) -> Result<Count> {
             command.args(["test", "--quiet", "--locked", "--no-fail-fast"]).args(arguments);
             count_lines(command.envs(variables), count_libtest)
         }
+        Runs::Demo => {
+            let mut command = Command::new(cargo());
+            command.args(["run", "--quiet", "--locked", "--bin", "osier", "--", "demo", "--check", "--json"]);
+            count_lines(&mut command, count_demo)
+        }
     }
 }
 
@@ -139,6 +144,16 @@ fn count_libtest(line: &str) -> Count {
     Count { passed: number("passed"), failed: number("failed") }
 }
 
+/// Reads one figure of `osier demo --check --json`: an object with `"ok": true` or `false`.
+fn count_demo(line: &str) -> Count {
+    match serde_json::from_str::<serde_json::Value>(line).ok().and_then(|figure| figure.get("ok")?.as_bool())
+    {
+        Some(true) => Count { passed: 1, failed: 0 },
+        Some(false) => Count { passed: 0, failed: 1 },
+        None => Count::default(),
+    }
+}
+
 fn cargo() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
 }
@@ -155,5 +170,12 @@ mod tests {
         assert_eq!((count.passed, count.failed), (12, 3));
         let count = count_libtest("running 12 tests");
         assert_eq!((count.passed, count.failed), (0, 0));
+    }
+
+    #[test]
+    fn counts_figures_of_the_demo() {
+        assert_eq!(count_demo(r#"{"name":"split","ok":true}"#).passed, 1);
+        assert_eq!(count_demo(r#"{"name":"split","ok":false}"#).failed, 1);
+        assert_eq!(count_demo("starting").passed, 0);
     }
 }

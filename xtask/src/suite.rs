@@ -18,9 +18,14 @@ pub struct Suite {
 pub enum Runs {
     /// `cargo test` with these arguments.
     Cargo(&'static [&'static str]),
+    /// `osier demo --check`: each figure counts as a test.
+    Demo,
 }
 
 const NGINX: Part = Part::Debian { package: "nginx-light", program: "nginx" };
+const NFTABLES: Part = Part::Debian { package: "nftables", program: "nft" };
+const IPROUTE: Part = Part::Debian { package: "iproute2", program: "ip" };
+const CURL: Part = Part::Debian { package: "curl", program: "curl" };
 const NGHTTP2: Part = Part::Debian { package: "nghttp2-client", program: "h2load" };
 
 /// All suites, in the order in which they run.
@@ -36,6 +41,36 @@ pub const SUITES: &[Suite] = &[
         about: "layering, module heads, listed exceptions, links of the docs",
         parts: &[],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "tidy"]),
+    },
+    Suite {
+        name: "oracle",
+        about: "the same bootstrap and the same requests to osier-proxy and to Envoy, answers compared",
+        parts: &[Part::Python],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "oracle"]),
+    },
+    Suite {
+        name: "peers",
+        about: "Envoy and gRPC as clients of osier-pilot; a misbehaving xDS server for osier-proxy",
+        parts: &[Part::Python],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "peers"]),
+    },
+    Suite {
+        name: "netns",
+        about: "REDIRECT capture in network namespaces of our own (needs root)",
+        parts: &[NFTABLES, IPROUTE, CURL],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "netns"]),
+    },
+    Suite {
+        name: "http2",
+        about: "h2spec, h2load and nghttp against osier-proxy",
+        parts: &[Part::H2spec, NGHTTP2],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "http2"]),
+    },
+    Suite {
+        name: "demo",
+        about: "the story of `osier demo`, each figure checked",
+        parts: &[],
+        runs: Runs::Demo,
     },
 ];
 
