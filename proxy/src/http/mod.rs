@@ -1,6 +1,10 @@
 //! HTTP on the request path: codecs, routing, one request from start to finish, and the answers that the proxy makes itself.
 
+mod answer;
+mod attempt;
 pub mod body;
+pub mod clock;
+pub mod exchange;
 pub mod fields;
 pub mod filters;
 pub mod h1;
@@ -9,12 +13,14 @@ pub mod head;
 pub mod name;
 pub mod normalize;
 pub mod peer_metadata;
+pub mod replay;
 pub mod reply;
 pub mod retry;
 pub mod router;
 pub mod server;
 pub mod template;
 pub mod timeout;
+pub mod upgrade;
 
 #[cfg(test)]
 mod test_support;

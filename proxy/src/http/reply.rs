@@ -10,20 +10,17 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
-use super::fields::Fields;
 use super::head::{Known, ResponseHead};
 use crate::error::{Kind, ProxyError, Side};
 use crate::telemetry::record::Flags;
 
 /// An answer of the proxy's own.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct LocalReply {
-    /// Status, before it becomes a gRPC status.
-    pub status: u16,
+    /// Status, before it becomes a gRPC status, and fields beside those that every answer gets.
+    pub head: ResponseHead,
     /// Body; empty for none.
     pub body: Bytes,
-    /// Fields beside those that every answer gets.
-    pub fields: Fields,
     /// What logs and metrics say.
     pub flags: Flags,
     /// Response code details.
@@ -51,27 +48,30 @@ impl LocalReply {
     /// An answer without flags.
     pub fn new(status: u16, body: impl Into<Bytes>, details: impl Into<Cow<'static, str>>) -> Self {
         let (body, details) = (body.into(), details.into());
-        Self { status, body, fields: Fields::new(), flags: Flags::default(), details }
+        Self { head: ResponseHead::new(status), body, flags: Flags::default(), details }
     }
 
     /// The head and body to send. `grpc`: in gRPC's form.
     pub fn finish(self, grpc: bool) -> (ResponseHead, Bytes) {
-        let mut head = ResponseHead::new(self.status);
-        head.fields = self.fields;
+        let Self { mut head, body, .. } = self;
         if grpc {
+            let status = grpc_status(head.status);
             head.status = 200;
             head.fields.set(Known::ContentType, b"application/grpc");
-            head.fields.set_fmt(Known::GrpcStatus, format_args!("{}", grpc_status(self.status)));
-            if !self.body.is_empty() {
-                let message = percent_encode(&self.body, GRPC_MESSAGE);
+            head.fields.set_fmt(Known::GrpcStatus, format_args!("{status}"));
+            if !body.is_empty() {
+                let message = percent_encode(&body, GRPC_MESSAGE);
                 head.fields.set_fmt(Known::GrpcMessage, format_args!("{message}"));
             }
             return (head, Bytes::new());
         }
-        if !self.body.is_empty() && !head.fields.contains(Known::ContentType) {
-            head.fields.set(Known::ContentType, b"text/plain");
+        if !body.is_empty() {
+            head.fields.set_fmt(Known::ContentLength, format_args!("{}", body.len()));
+            if !head.fields.contains(Known::ContentType) {
+                head.fields.set(Known::ContentType, b"text/plain");
+            }
         }
-        (head, self.body)
+        (head, body)
     }
 }
 
@@ -145,6 +145,8 @@ pub fn from_error(error: &ProxyError, situation: Situation) -> Option<LocalReply
     Some(LocalReply { flags: flag, ..LocalReply::new(status, body, details(word, &error.detail)) })
 }
 
+const BEFORE_START: &str = "upstream_reset_before_response_started";
+
 /// The upstream failed before there was a response.
 fn reset(error: &ProxyError, retried: bool) -> LocalReply {
     let (status, flag, reason) = match error.kind {
@@ -162,13 +164,23 @@ fn reset(error: &ProxyError, retried: bool) -> LocalReply {
     };
     let history = if retried { "retried and the latest reset reason" } else { "reset reason" };
     let body = format!("upstream connect error or disconnect/reset before headers. {history}: {reason}");
-    let details =
-        details("upstream_reset_before_response_started", &Cow::Owned(format!("{reason}|{}", error.detail)));
+    let details = details(BEFORE_START, &Cow::Owned(format!("{reason}|{}", error.detail)));
     let mut reply = LocalReply { flags: flag, ..LocalReply::new(status, body, details) };
     if error.kind == Kind::Overflow {
-        reply.fields.set(Known::XEnvoyOverloaded, b"true");
+        reply.head.fields.set(Known::XEnvoyOverloaded, b"true");
     }
     reply
+}
+
+/// Flag and detail of a failure that comes too late for an answer: a part of the response is with the client.
+pub fn after_start(error: &ProxyError) -> (Flags, Cow<'static, str>) {
+    match from_error(error, Situation::default()) {
+        None => (Flags::DOWNSTREAM_CLOSED, Cow::Borrowed("downstream_remote_disconnect")),
+        Some(reply) => match reply.details.strip_prefix(BEFORE_START) {
+            Some(cause) => (reply.flags, Cow::Owned(format!("upstream_reset_after_response_started{cause}"))),
+            None => (reply.flags, reply.details),
+        },
+    }
 }
 
 /// `word{cause}`, without white space, so that a line of an access log can still be split at spaces.
@@ -261,11 +273,11 @@ mod tests {
             ),
         ] {
             let made = reply(kind, Side::Upstream, "why so", Situation::default());
-            assert_eq!((made.status, &*made.flags.to_string()), (status, flags), "{kind:?}");
+            assert_eq!((made.head.status, &*made.flags.to_string()), (status, flags), "{kind:?}");
             assert_eq!(made.body, body, "{kind:?}");
             assert!(made.details.starts_with(&format!("{word}{{")), "{kind:?}: {}", made.details);
             assert!(made.details.ends_with("why_so}"), "{kind:?}: {}", made.details);
-            assert_eq!(made.fields.contains(Known::XEnvoyOverloaded), kind == Kind::Overflow);
+            assert_eq!(made.head.fields.contains(Known::XEnvoyOverloaded), kind == Kind::Overflow);
         }
         let gone = ProxyError::new(Kind::DownstreamClosed, Side::Downstream, Progress::Sent, "");
         assert!(from_error(&gone, Situation::default()).is_none());
@@ -275,10 +287,10 @@ mod tests {
     fn the_situation_changes_some() {
         let complete = Situation { request_complete: true, ..Situation::default() };
         for kind in [Kind::StreamIdle, Kind::RequestTimeout, Kind::MaxStreamDuration] {
-            assert_eq!(reply(kind, Side::Internal, "", complete).status, 504, "{kind:?}");
+            assert_eq!(reply(kind, Side::Internal, "", complete).head.status, 504, "{kind:?}");
         }
         let not_found = Situation { cluster_not_found_status: 404, ..Situation::default() };
-        assert_eq!(reply(Kind::NoCluster, Side::Internal, "", not_found).status, 404);
+        assert_eq!(reply(Kind::NoCluster, Side::Internal, "", not_found).head.status, 404);
         let retried = Situation { retried: true, ..Situation::default() };
         let made = reply(Kind::UpstreamClosed, Side::Upstream, "", retried);
         assert!(made.body.ends_with(b"retried and the latest reset reason: connection termination"));
@@ -293,14 +305,30 @@ mod tests {
     }
 
     #[test]
+    fn some_failures_come_too_late_for_an_answer() {
+        let late = |kind| {
+            let (flags, details) = after_start(&ProxyError::new(kind, Side::Upstream, Progress::Sent, "why"));
+            (flags.to_string(), details.into_owned())
+        };
+        let text = |flags: &str, details: &str| (flags.to_owned(), details.to_owned());
+        assert_eq!(
+            late(Kind::UpstreamClosed),
+            text("UC", "upstream_reset_after_response_started{connection_termination|why}")
+        );
+        assert_eq!(late(Kind::UpstreamTimeout), text("UT", "response_timeout{why}"));
+        assert_eq!(late(Kind::DownstreamClosed), text("DC", "downstream_remote_disconnect"));
+    }
+
+    #[test]
     fn plain_answers_say_their_type() {
         let (head, body) = LocalReply::new(403, "no", "x").finish(false);
         assert_eq!((head.status, head.fields.get(Known::ContentType)), (403, Some(&b"text/plain"[..])));
+        assert_eq!(head.fields.get(Known::ContentLength), Some(&b"2"[..]));
         assert_eq!(body, "no");
         let (head, body) = LocalReply::new(404, "", "x").finish(false);
         assert!(head.fields.is_empty() && body.is_empty());
         let mut html = LocalReply::new(200, "<p>", "direct_response");
-        html.fields.set(Known::ContentType, b"text/html");
+        html.head.fields.set(Known::ContentType, b"text/html");
         let (head, _) = html.finish(false);
         assert_eq!(head.fields.get(Known::ContentType), Some(&b"text/html"[..]));
     }

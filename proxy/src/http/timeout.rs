@@ -22,7 +22,7 @@ pub struct Timeouts {
     /// From the start to the end, whatever happens.
     pub max_stream: Option<Duration>,
     /// The upstream shall learn the limit through `grpc-timeout`.
-    tells_grpc: bool,
+    pub tells_grpc: bool,
 }
 
 impl Timeouts {

@@ -53,6 +53,11 @@ impl Tried {
         Self { repicks: Some(repicks), ..Self::default() }
     }
 
+    /// From now on, an endpoint that was tried is left out if there is another one.
+    pub fn avoid(&mut self) {
+        self.repicks.get_or_insert(1);
+    }
+
     /// Remembers an attempt.
     pub fn record(&mut self, endpoint: &Endpoint, priority: usize) {
         self.attempts.push((endpoint.state.id, priority));

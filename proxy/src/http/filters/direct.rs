@@ -47,7 +47,7 @@ pub fn to_path(head: &RequestHead, path: &[u8]) -> LocalReply {
 
 fn answer(status: u16, location: &[u8]) -> LocalReply {
     let mut reply = LocalReply::new(status, "", "direct_response");
-    reply.fields.set(Known::Location, location);
+    reply.head.fields.set(Known::Location, location);
     reply
 }
 
@@ -109,8 +109,8 @@ mod tests {
         head.set_authority(host.as_bytes());
         head.set_path(path.as_bytes());
         let reply = redirect(&redirect_to, &path_match(prefix), &head);
-        assert_eq!((reply.status, &*reply.details), (301, "direct_response"));
-        String::from_utf8(reply.fields.get(Known::Location).unwrap().to_vec()).unwrap()
+        assert_eq!((reply.head.status, &*reply.details), (301, "direct_response"));
+        String::from_utf8(reply.head.fields.get(Known::Location).unwrap().to_vec()).unwrap()
     }
 
     #[test]
@@ -161,8 +161,11 @@ mod tests {
         let mut head = RequestHead::new();
         head.set_authority(b"a:80");
         head.set_path(b"/x?y");
-        assert_eq!(to_https(&head).fields.get(Known::Location), Some(&b"https://a/x?y"[..]));
+        assert_eq!(to_https(&head).head.fields.get(Known::Location), Some(&b"https://a/x?y"[..]));
         let reply = to_path(&head, b"/a/b");
-        assert_eq!((reply.status, reply.fields.get(Known::Location)), (307, Some(&b"http://a:80/a/b"[..])));
+        assert_eq!(
+            (reply.head.status, reply.head.fields.get(Known::Location)),
+            (307, Some(&b"http://a:80/a/b"[..]))
+        );
     }
 }

@@ -1,0 +1,108 @@
+//! Requests that want to become something else: `Upgrade` (WebSocket) and CONNECT.
+//!
+//! Bytes go through as a tunnel only after the upstream has said 101: a client may hope for it and send early, but what it sent
+//! waits until then. CONNECT is for explicit-proxy listeners alone, where it names a new original destination; the connection
+//! then goes back to the listener, which detects what is in it.
+
+use crate::config::listener::HttpManager;
+use crate::config::route::Forward;
+use crate::error::{Kind, Progress, ProxyError, Side};
+
+use super::h1::hop_by_hop::drop_upgrade;
+use super::head::{Known, Method, RequestHead};
+
+/// What a request wants to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing: an ordinary request.
+    None,
+    /// A tunnel to the upstream, after its 101.
+    Upgrade,
+    /// A connection to the authority.
+    Connect,
+}
+
+/// Reads a request's wish before it is routed. Requests for HTTP/2 are served as what they are, as Envoy does.
+pub fn wish(manager: &HttpManager, head: &mut RequestHead) -> Result<Wish, ProxyError> {
+    if head.method() == Method::Connect {
+        if head.protocol().is_some() {
+            return Err(refused("extended CONNECT is not enabled"));
+        }
+        return if manager.explicit_proxy {
+            Ok(Wish::Connect)
+        } else {
+            Err(refused("CONNECT is for explicit-proxy listeners"))
+        };
+    }
+    match head.upgrade() {
+        None => Ok(Wish::None),
+        Some(protocol) if protocol.eq_ignore_ascii_case(b"h2c") => {
+            drop_upgrade(&mut head.fields);
+            Ok(Wish::None)
+        }
+        Some(_) => Ok(Wish::Upgrade),
+    }
+}
+
+/// Whether the route (before it, the connection manager) lets a request upgrade.
+pub fn allow(manager: &HttpManager, forward: &Forward, head: &RequestHead) -> Result<(), ProxyError> {
+    let wanted = head.fields.get(Known::Upgrade).unwrap_or_default();
+    let named = |name: &str| name.as_bytes().eq_ignore_ascii_case(wanted);
+    let by_route = forward.upgrades.iter().find(|(name, _)| named(name)).map(|(_, enabled)| *enabled);
+    match by_route.unwrap_or_else(|| manager.upgrades.iter().any(|name| named(name))) {
+        true => Ok(()),
+        false => Err(refused(&format!("upgrade to {} is not enabled", String::from_utf8_lossy(wanted)))),
+    }
+}
+
+fn refused(detail: &str) -> ProxyError {
+    ProxyError::new(Kind::UpgradeRefused, Side::Downstream, Progress::NothingSent, detail.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::test_support::{forward, manager};
+
+    fn request(method: &str, upgrade: Option<&str>) -> RequestHead {
+        let mut head = RequestHead::new();
+        head.set_method(method.as_bytes());
+        if let Some(upgrade) = upgrade {
+            head.fields.append(Known::Connection, b"upgrade");
+            head.fields.append(Known::Upgrade, upgrade.as_bytes());
+        }
+        head
+    }
+
+    #[test]
+    fn wishes() {
+        let config = manager();
+        assert_eq!(wish(&config, &mut request("GET", None)).unwrap(), Wish::None);
+        assert_eq!(wish(&config, &mut request("GET", Some("WebSocket"))).unwrap(), Wish::Upgrade);
+        let mut h2c = request("GET", Some("h2c"));
+        assert_eq!(wish(&config, &mut h2c).unwrap(), Wish::None);
+        assert!(h2c.fields.is_empty());
+        assert_eq!(wish(&config, &mut request("CONNECT", None)).unwrap_err().kind, Kind::UpgradeRefused);
+        let proxy = HttpManager { explicit_proxy: true, ..manager() };
+        assert_eq!(wish(&proxy, &mut request("CONNECT", None)).unwrap(), Wish::Connect);
+        let mut extended = request("CONNECT", None);
+        extended.set_protocol(Some(b"websocket"));
+        assert!(wish(&proxy, &mut extended).is_err());
+    }
+
+    #[test]
+    fn routes_overrule_the_connection_manager() {
+        let websocket = request("GET", Some("WebSocket"));
+        let with = |upgrades: &[&str]| HttpManager {
+            upgrades: upgrades.iter().map(|name| (*name).into()).collect(),
+            ..manager()
+        };
+        let route = |enabled| Forward { upgrades: vec![("websocket".into(), enabled)], ..forward() };
+        assert!(allow(&with(&["websocket"]), &forward(), &websocket).is_ok());
+        assert!(allow(&with(&["other"]), &forward(), &websocket).is_err());
+        assert!(allow(&with(&["websocket"]), &route(false), &websocket).is_err());
+        assert!(allow(&with(&[]), &route(true), &websocket).is_ok());
+        let error = allow(&with(&[]), &forward(), &websocket).unwrap_err();
+        assert_eq!(error.detail, "upgrade to WebSocket is not enabled");
+    }
+}
