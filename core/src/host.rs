@@ -220,7 +220,7 @@ mod tests {
     fn fqdn_and_pattern_rules() {
         let label = "a".repeat(63);
         let long_label = "a".repeat(64);
-        let long = vec![label.as_str(); 5].join(".");
+        let long = [label.as_str(); 5].join(".");
         for (text, fqdn, pattern) in [
             ("foo", true, true),
             ("foo.com", true, true),
