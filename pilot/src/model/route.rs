@@ -15,7 +15,7 @@ use super::export::ExportTo;
 use super::resource::{Age, ResourceKey};
 
 /// A VirtualService.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteRule {
     /// The resource.
     pub key: ResourceKey,
@@ -57,7 +57,7 @@ pub enum GatewayRef {
 }
 
 /// One entry of `http`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpRoute {
     /// Name; may be empty.
     pub name: Arc<str>,
@@ -76,7 +76,7 @@ pub struct HttpRoute {
 }
 
 /// What an HTTP route does.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpAction {
     /// Forward by weight. Entries of weight 0 are left out; a single destination has weight 1.
     Forward(Vec<WeightedDestination>),
@@ -87,7 +87,7 @@ pub enum HttpAction {
 }
 
 /// One condition of an HTTP route; all its parts must hold.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HttpMatch {
     /// Appended to the route's name; may be empty.
     pub name: Arc<str>,
@@ -168,7 +168,7 @@ pub struct Destination {
 }
 
 /// A destination of an HTTP route.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightedDestination {
     /// Where to.
     pub destination: Destination,
@@ -308,7 +308,7 @@ pub struct RetryOn {
 }
 
 /// One entry of `tls`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsRoute {
     /// Conditions, one of which must hold.
     pub matches: Vec<TlsMatch>,
@@ -326,7 +326,7 @@ pub struct TlsMatch {
 }
 
 /// One entry of `tcp`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct L4Route {
     /// Conditions, one of which must hold; empty is everything.
     pub matches: Vec<L4Match>,

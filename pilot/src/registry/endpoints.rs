@@ -40,17 +40,17 @@ impl Registry {
         match service.source {
             ServiceSource::Kubernetes => {
                 let has_slices = self.slices_of.get(&service.key).is_some_and(|slices| !slices.is_empty());
-                self.from_slices(service, port, found);
-                self.from_workloads(service, port, found, |w| w.key.kind != Kind::Pod || !has_slices);
+                self.add_from_slices(service, port, found);
+                self.add_from_workloads(service, port, found, |w| w.key.kind != Kind::Pod || !has_slices);
             }
             ServiceSource::ServiceEntry => {
-                self.from_entry(definition, port, found);
-                self.from_workloads(service, port, found, |_| true);
+                self.add_from_entry(definition, port, found);
+                self.add_from_workloads(service, port, found, |_| true);
             }
         }
     }
 
-    fn from_slices(&self, service: &Service, port: &ServicePort, found: &mut Found) {
+    fn add_from_slices(&self, service: &Service, port: &ServicePort, found: &mut Found) {
         let slices =
             self.slices_of.get(&service.key).into_iter().flatten().filter_map(|key| self.slices.get(key));
         for slice in slices {
@@ -81,7 +81,7 @@ impl Registry {
         }
     }
 
-    fn from_workloads(
+    fn add_from_workloads(
         &self,
         service: &Service,
         port: &ServicePort,
@@ -109,7 +109,7 @@ impl Registry {
         }
     }
 
-    fn from_entry(&self, definition: &Definition, port: &ServicePort, found: &mut Found) {
+    fn add_from_entry(&self, definition: &Definition, port: &ServicePort, found: &mut Found) {
         let service = &definition.service;
         let inline = definition.entry.as_ref().map_or(&[][..], |e| &e.endpoints);
         for endpoint in inline {

@@ -135,9 +135,9 @@ impl Registry {
     }
 
     /// All services, as the snapshot wants them.
-    pub fn services(&self) -> impl Iterator<Item = &Service> {
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         let entries = self.entries.values().flat_map(|e| &e.services);
-        self.services.values().map(|s| &**s).chain(entries)
+        self.services.values().chain(entries)
     }
 
     /// True if any namespace has a service of this host.
@@ -178,7 +178,7 @@ impl Registry {
             self.undefine(service);
         }
         for service in entry.iter().flat_map(|e| &e.services) {
-            self.define(Definition { service: Arc::new(service.clone()), entry: entry.clone() });
+            self.define(Definition { service: service.clone(), entry: entry.clone() });
         }
     }
 

@@ -166,6 +166,7 @@ impl RouteIndex {
         let here: Vec<_> =
             services.visible_to(&view.namespace).into_iter().filter(|s| serves(s, port)).collect();
         let hosts: HashSet<&str> = here.iter().map(|s| s.host().as_str()).collect();
+        let wildcards: Vec<&Host> = here.iter().map(|s| s.host()).filter(|h| h.is_wildcard()).collect();
         let names_service = |host: &Host| match host.is_wildcard() {
             true => here.iter().any(|s| host.covers(s.host())),
             false => hosts.contains(host.as_str()),
@@ -173,7 +174,9 @@ impl RouteIndex {
         let mut found = Vec::new();
         let mut claimed: HashSet<&Host> = HashSet::new();
         for rule in self.candidates(&view.namespace) {
-            if port != 80 && !rule.hosts.iter().any(names_service) {
+            if port != 80
+                && !rule.hosts.iter().any(|h| names_service(h) || wildcards.iter().any(|w| w.covers(h)))
+            {
                 continue;
             }
             for host in rule.hosts.iter().filter(|h| !names_service(h)) {

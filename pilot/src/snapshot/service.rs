@@ -23,6 +23,8 @@ pub struct ServiceIndex {
     by_range: Vec<(IpNet, Arc<Service>)>,
     /// Services with a wildcard host, most specific first.
     wildcards: Vec<Arc<Service>>,
+    /// ExternalName services, oldest first.
+    aliases: Vec<Arc<Service>>,
 }
 
 /// What a connection was meant for.
@@ -59,17 +61,19 @@ impl ServiceIndex {
     /// Indexes services. `default_export` is the mesh's `defaultServiceExportTo`.
     ///
     /// Where one namespace has several services of one host, Kubernetes wins, then the oldest; the others are dropped.
-    pub fn build(services: impl IntoIterator<Item = Service>, default_export: &ExportTo) -> Self {
-        let mut all: Vec<Service> = services.into_iter().collect();
-        all.sort_by(precedence);
+    pub fn build(services: impl IntoIterator<Item: Into<Arc<Service>>>, default_export: &ExportTo) -> Self {
+        let mut all: Vec<Arc<Service>> = services.into_iter().map(Into::into).collect();
+        all.sort_by(|a, b| precedence(a, b));
         let mut index = Self::default();
         for mut service in all {
-            service.exports = service.export_to.resolve(&service.key.namespace, default_export);
+            let exports = service.export_to.resolve(&service.key.namespace, default_export);
+            if service.exports != exports {
+                Arc::make_mut(&mut service).exports = exports;
+            }
             let same_host = index.by_host.entry(service.key.host.clone()).or_default();
             if same_host.iter().any(|s| s.key == service.key) {
                 continue;
             }
-            let service = Arc::new(service);
             same_host.push(service.clone());
             index.all.push(service);
         }
@@ -88,6 +92,8 @@ impl ServiceIndex {
         index.by_range.sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix_len()));
         index.wildcards.sort_by(|a, b| a.host().by_specificity(b.host()));
         index.all.sort_by(|a, b| a.age.cmp(&b.age).then_with(|| a.key.cmp(&b.key)));
+        let is_alias = |s: &&Arc<Service>| matches!(s.kind, ServiceKind::ExternalName(_));
+        index.aliases = index.all.iter().filter(is_alias).cloned().collect();
         index
     }
 
@@ -166,8 +172,9 @@ impl ServiceIndex {
 
     /// ExternalName services that stand for `target` in the end.
     pub fn aliases_of(&self, namespace: &str, target: &str) -> Vec<&Arc<Service>> {
-        let aliases = self.all.iter().filter(|s| matches!(s.kind, ServiceKind::ExternalName(_)));
-        let seen = aliases
+        let seen = self
+            .aliases
+            .iter()
             .filter(|s| self.get(namespace, s.host().as_str()).is_some_and(|winner| Arc::ptr_eq(winner, s)));
         seen.filter(|s| {
             self.resolve_alias(namespace, s.host().as_str()).is_some_and(|end| end.as_str() == target)

@@ -358,10 +358,15 @@ fn hosts_that_are_no_services() {
             rule("a", "both", 3, &["svc.a.svc.cluster.local", "extra.com"]),
             rule("a", "wild", 4, &["*.nowhere.com"]),
             rule("a", "wild-service", 5, &["*.svc.cluster.local"]),
+            rule("a", "under-wild", 6, &["one.wild.com"]),
         ]
     };
-    let services =
-        || vec![service("a", "svc.a.svc.cluster.local", 1, &[(80, Protocol::Http), (8080, Protocol::Http)])];
+    let services = || {
+        vec![
+            service("a", "svc.a.svc.cluster.local", 1, &[(80, Protocol::Http), (8080, Protocol::Http)]),
+            entry("a", "*.wild.com", 1, &[(7070, Protocol::Http)]),
+        ]
+    };
     let snapshot = Mesh { services: services(), rules: rules(), policies: vec![] }.freeze();
     let names = |port| {
         let extra = snapshot.extra_hosts(&view("a"), port);
@@ -369,9 +374,16 @@ fn hosts_that_are_no_services() {
     };
     assert_eq!(
         names(80),
-        ["example.com plain", "other.com second", "extra.com both", "*.nowhere.com wild"],
+        [
+            "example.com plain",
+            "other.com second",
+            "extra.com both",
+            "*.nowhere.com wild",
+            "one.wild.com under-wild"
+        ],
         "on 80 every host counts, first come first served"
     );
+    assert_eq!(names(7070), ["one.wild.com under-wild"], "a wildcard service that covers the host counts");
     assert_eq!(names(8080), ["extra.com both"], "elsewhere the rule must name a service of that port");
     assert_eq!(names(9999), [""; 0]);
 }

@@ -15,7 +15,7 @@ use super::yaml::{Node, Value, parse};
 use crate::model::{Kind, Origin, Report, ResourceKey, Severity};
 use crate::store::check::{self, Checked, Context, Problem, Resource};
 use crate::store::schema::{IstioObject, Metadata, kubernetes};
-use crate::store::{Outcome, Place};
+use crate::store::{LineOf, Outcome, Place};
 
 /// Namespace of resources that name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -151,9 +151,7 @@ impl Reader<'_> {
         // references to nothing are found later; only these have any, so only they keep their nodes
         let keeps_lines = kind == Kind::VirtualService;
         let origin = Origin { file: Some(self.file.clone()), line: header.line };
-        let lines = keeps_lines.then(|| {
-            Arc::new(move |field: &str| node.line_of(field)) as Arc<dyn Fn(&str) -> u32 + Send + Sync>
-        });
+        let lines = keeps_lines.then(|| Arc::new(move |field: &str| node.line_of(field)) as Arc<LineOf>);
         Document { key: Some(key), outcome, place: Place { origin, lines }, reports }
     }
 

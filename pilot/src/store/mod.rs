@@ -54,13 +54,16 @@ pub enum Outcome {
     Deleted,
 }
 
+/// Finds the line of a field.
+pub type LineOf = dyn Fn(&str) -> u32 + Send + Sync;
+
 /// Where a resource is written.
 #[derive(Clone, Default)]
 pub struct Place {
     /// File and line.
     pub origin: Origin,
     /// Line of a field, where the source can tell.
-    pub lines: Option<Arc<dyn Fn(&str) -> u32 + Send + Sync>>,
+    pub lines: Option<Arc<LineOf>>,
 }
 
 impl Place {
@@ -390,13 +393,14 @@ impl Store {
         if known.unused {
             return State::Unused;
         }
-        if known.refused.is_some() {
-            return if known.in_force { State::LastGood } else { State::Refused };
-        }
-        match self.routes.get(key) {
-            Some(RouteState { applied: None, .. }) => State::HeldBack,
-            Some(RouteState { applied: Some(applied), wanted }) if applied != wanted => State::LastGood,
-            _ => State::InForce,
+        let route = self.routes.get(key);
+        let in_force = known.in_force && route.is_none_or(|r| r.applied.is_some());
+        match (known.refused.is_some(), in_force) {
+            (true, true) => State::LastGood,
+            (true, false) => State::Refused,
+            (false, false) => State::HeldBack,
+            (false, true) if route.is_some_and(|r| r.applied.as_ref() != Some(&r.wanted)) => State::LastGood,
+            (false, true) => State::InForce,
         }
     }
 

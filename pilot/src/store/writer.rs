@@ -120,7 +120,8 @@ pub struct Parts {
 }
 
 impl Writer {
-    /// A writer with its handles.
+    /// A writer with its handles, over an empty store.
+    #[allow(clippy::new_ret_no_self, reason = "a writer is of no use without its handles")]
     pub fn new(cluster_domain: Arc<str>) -> Parts {
         let store = Store::new(cluster_domain);
         let (input, inputs) = mpsc::unbounded_channel();

@@ -17,7 +17,7 @@ use crate::store::schema::service_entry as schema;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// One per host.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// `endpoints`.
     pub endpoints: Vec<InlineEndpoint>,
 }
@@ -76,7 +76,7 @@ pub fn check(context: &Context, labels: &Labels, spec: &schema::ServiceEntry) ->
         publish_not_ready: false,
         node_local: false,
     };
-    let services = hosts.into_iter().map(service).collect();
+    let services = hosts.into_iter().map(service).map(Arc::new).collect();
     check.finish(Entry { services, endpoints })
 }
 
