@@ -26,7 +26,7 @@ use crate::compile::{self, At, Context, Invalid};
 use crate::config::snapshot::Clusters;
 
 /// What a proxy starts with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Bootstrap {
     /// Who this proxy is.
     pub node: Node,

@@ -14,7 +14,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json as value};
 
 use super::held::{Held, Revision, Source, Table};
-use super::state::State;
+use super::state::{HostVersion, State};
 use crate::bootstrap::Bootstrap;
 use crate::config::cluster::Discovery;
 
@@ -262,11 +262,7 @@ fn routes(state: &State, shown: &dyn Fn(&str) -> bool) -> Value {
 }
 
 /// Virtual hosts that came one by one are shown inside their route configuration, where readers look for them.
-fn add_hosts(
-    object: &mut Value,
-    route_config: &str,
-    hosts: &BTreeMap<&Arc<str>, &Held<crate::compile::route::CompiledVirtualHost>>,
-) {
+fn add_hosts(object: &mut Value, route_config: &str, hosts: &BTreeMap<&Arc<str>, &Held<HostVersion>>) {
     let of_config = hosts.iter().filter(|(name, _)| {
         osier_core::on_demand::split_host_key(name).is_some_and(|(config, _)| config == route_config)
     });

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::held::{Held, Kind};
 use super::publish;
-use super::state::{ClusterVersion, ListenerVersion, State};
-use crate::compile::route::{CompiledRoutes, CompiledVirtualHost};
+use super::state::{ClusterVersion, HostVersion, ListenerVersion, State};
+use crate::compile::route::CompiledRoutes;
 use crate::config::cluster::Discovery;
 use crate::config::snapshot::Snapshot;
 
@@ -98,22 +98,28 @@ impl State {
     /// Links a listener with the tables in force and publishes it.
     fn link(&mut self, name: &Arc<str>) {
         let table = |name: &str| self.routes.active(name).map(|r| r.value.table.clone());
-        let Some(active) = self.listeners.active_mut(name) else { return };
+        let Some(active) = self.listeners.active(name) else { return };
         let linked = Arc::new(publish::link(&active.value.compiled.listener, &table));
-        active.value.linked = Some(linked.clone());
-        match self.on_demand.as_ref().filter(|_| !self.bound.contains(name)) {
+        match self.tables_for(name) {
             Some(tables) => tables.listeners().publish(name, Some(linked)),
-            None => self.snapshot_changed = true,
+            None => {
+                if let Some(active) = self.listeners.active_mut(name) {
+                    active.value.linked = Some(linked);
+                }
+                self.snapshot_changed = true;
+            }
         }
     }
 
     fn settle_hosts(&mut self, now: Instant) {
-        let ready = |_: &Held<_>, host: &CompiledVirtualHost| self.are_answered(&host.references.clusters);
+        let ready = |_: &Held<_>, host: &HostVersion| self.are_answered(&host.references.clusters);
         for name in self.hosts.due(now, ready) {
             self.references_changed = true;
-            let Some(active) = self.hosts.activate(&name) else { continue };
-            if let (Some(tables), Some((config, host))) = (&self.on_demand, naming::split_host_key(&name)) {
-                tables.hosts(config).publish(host, Some(active.value.host.clone()));
+            let Some(host) = self.hosts.activate(&name).and_then(|active| active.value.host.take()) else {
+                continue;
+            };
+            if let (Some(tables), Some((config, key))) = (&self.on_demand, naming::split_host_key(&name)) {
+                tables.hosts(config).publish(key, Some(host));
             }
         }
     }
@@ -134,10 +140,7 @@ impl State {
         if !std::mem::take(&mut self.snapshot_changed) {
             return;
         }
-        let belongs = |name: &Arc<str>, held: &Held<ListenerVersion>| {
-            self.on_demand.is_none() || held.fixed || self.bound.contains(name)
-        };
-        let listeners = self.listeners.iter().filter(|(name, held)| belongs(name, held));
+        let listeners = self.listeners.iter().filter(|(name, _)| self.tables_for(name).is_none());
         let linked = listeners.filter_map(|(_, held)| held.active.as_ref()?.value.linked.clone());
         let mut snapshot = Snapshot::new(linked);
         snapshot.on_demand = self.on_demand.as_ref().map(|tables| tables.listeners().clone());

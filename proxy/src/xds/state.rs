@@ -18,10 +18,11 @@ use super::publish;
 use crate::compile::cluster::CompiledCluster;
 use crate::compile::endpoint::Assignment;
 use crate::compile::listener::CompiledListener;
-use crate::compile::route::{CompiledRoutes, CompiledVirtualHost};
-use crate::compile::{self, Context, Rejected, content_hash};
+use crate::compile::route::CompiledRoutes;
+use crate::compile::{self, Context, References, Rejected, content_hash};
 use crate::config::cluster::{Cluster, Discovery};
 use crate::config::listener::Listener;
+use crate::config::route::VirtualHost;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
 use crate::upstream::dns::{DnsResolver, DnsTask, discover};
 
@@ -41,7 +42,16 @@ pub(super) struct ClusterVersion {
 #[derive(Debug)]
 pub(super) struct ListenerVersion {
     pub(super) compiled: CompiledListener,
+    /// For the snapshot; one on demand is held by its table alone.
     pub(super) linked: Option<Arc<Listener>>,
+}
+
+/// A virtual host that came on its own.
+#[derive(Debug)]
+pub(super) struct HostVersion {
+    /// Until it is in force: then its table alone holds it, which is how the table knows whether a request does too.
+    pub(super) host: Option<Arc<VirtualHost>>,
+    pub(super) references: References,
 }
 
 /// The owner of all that came over xDS or from the bootstrap file.
@@ -51,7 +61,7 @@ pub(super) struct State {
     pub(super) assignments: Table<Assignment>,
     pub(super) routes: Table<CompiledRoutes>,
     pub(super) listeners: Table<ListenerVersion>,
-    pub(super) hosts: Table<CompiledVirtualHost>,
+    pub(super) hosts: Table<HostVersion>,
     /// Clusters, assignments and route tables that were answered absent, as long as somebody refers to them.
     pub(super) absent: HashSet<(Kind, Arc<str>)>,
     pub(super) handles: Arc<Clusters>,
@@ -262,9 +272,10 @@ impl State {
     fn accept_host(&mut self, name: &str, source: Source, now: Instant) -> Result<(), Rejected> {
         let hash = content_hash(&source.body);
         let Some(source) = self.hosts.unless_held(name, source, hash) else { return Ok(()) };
-        let value = self
+        let compiled = self
             .with_context(|context| compile::route::compile_virtual_host(name, &source.body, context))
             .map_err(|e| self.hosts.refuse(name, source.clone(), e))?;
+        let value = HostVersion { host: Some(compiled.host), references: compiled.references };
         self.hosts.warm(name, Revision { source, hash, value }, Some(now + ON_DEMAND_WARMING));
         self.references_changed = true;
         Ok(())
@@ -300,12 +311,18 @@ impl State {
                 }
             }
             Kind::Listener => {
-                if let Some(tables) = self.on_demand.as_ref().filter(|_| !self.bound.contains(name)) {
+                if let Some(tables) = self.tables_for(name) {
                     tables.listeners().publish(name, None);
                 }
             }
         }
         self.drop_held(kind, name);
+    }
+
+    /// Where a listener is published that isn't a socket of its own; `None`: in the snapshot.
+    pub(super) fn tables_for(&self, listener: &str) -> Option<&Arc<OnDemand>> {
+        let in_snapshot = self.bound.contains(listener) || self.is_fixed(Kind::Listener, listener);
+        self.on_demand.as_ref().filter(|_| !in_snapshot)
     }
 
     /// Forgets a resource that nobody wants any more.
@@ -369,6 +386,11 @@ impl State {
             Kind::Listener => self.listeners.get(name).is_some_and(|h| h.warming.is_some()),
             Kind::Host => self.hosts.get(name).is_some_and(|h| h.warming.is_some()),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn discovered_is_empty(&self) -> bool {
+        self.discovered.is_empty()
     }
 
     /// Names that must be subscribed to because something held refers to them.

@@ -275,8 +275,8 @@ impl Watch {
         };
         let (refused, names) = self.apply(kind, received.updates);
         self.stats.response(kind, !refused.is_empty());
-        for Refused { reason, .. } in &refused {
-            tracing::warn!(type_url = %received.type_url, reason, "control plane: resource refused");
+        for Refused { name, reason } in &refused {
+            tracing::warn!(type_url = %received.type_url, %name, reason, "control plane: resource refused");
         }
         self.first_answer(kind, &names);
         self.unacknowledged.push(Unacknowledged { id: received.id, kind, names, refused });
@@ -329,7 +329,9 @@ impl Watch {
                 Content::Present { version, resource } => {
                     let source = Source::new(resource, &version);
                     if let Err(error) = self.state.accept(kind, &name, source, Instant::now()) {
-                        refused.push(Refused { name: name.clone(), reason: error.to_string() });
+                        // The client puts the name before it.
+                        let reason = error.into_invalid().to_string();
+                        refused.push(Refused { name: name.clone(), reason });
                     }
                 }
                 Content::Absent => self.state.remove(kind, &name),
