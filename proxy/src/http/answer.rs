@@ -212,11 +212,6 @@ impl<'a> Answer<'a> {
         self.ended = true;
     }
 
-    /// A tunnel has come to its end.
-    pub(super) fn tunnel_ended(&mut self) {
-        self.ended = true;
-    }
-
     /// What every head gets last.
     fn finish_head(&mut self, incoming: &Incoming<'_>) {
         if self.host.is_some_and(|host| host.attempt_count_in_response) && self.record.attempts > 0 {

@@ -46,7 +46,7 @@ enum Ended {
     /// The client has got what it gets.
     Served,
     /// Client and upstream have switched protocols.
-    Switched(UpstreamStream),
+    Switched(Box<UpstreamStream>),
     /// The response says to try again, and the limits allow it.
     Again(RetryPermit),
 }
@@ -73,7 +73,9 @@ impl Exchange<'_> {
             drop(permit.take());
             match ended {
                 Ok(Ended::Served) => return,
-                Ok(Ended::Switched(stream)) => return self.tunnel(stream, body.into_inner()).await,
+                Ok(Ended::Switched(stream)) => {
+                    return Box::pin(self.tunnel(*stream, body.into_inner())).await;
+                }
                 Ok(Ended::Again(granted)) => permit = Some(granted),
                 Err(failed) => match self.judge(&plan, &mut retries, &failed) {
                     Decision::Give => return self.fail(failed.error).await,
@@ -127,6 +129,7 @@ impl Exchange<'_> {
     ) -> Result<Ended, Failed> {
         let mut stream =
             self.open(plan, tried, body).await.map_err(|error| Failed { error, reused: false })?;
+        self.incoming.clock.opened();
         let reused = stream.is_reused();
         self.address(plan);
         match self.transfer(plan, retries, &mut stream, body).await {
@@ -135,7 +138,7 @@ impl Exchange<'_> {
                 Ok(Ended::Served)
             }
             Ok(Transferred::Again(permit)) => Ok(Ended::Again(permit)),
-            Ok(Transferred::Switching) => Ok(Ended::Switched(stream)),
+            Ok(Transferred::Switching) => Ok(Ended::Switched(Box::new(stream))),
             Err(error) => {
                 if matches!(error.kind, Kind::UpstreamTimeout | Kind::PerTryTimeout) {
                     stream.timed_out();

@@ -24,6 +24,8 @@ pub struct Clock {
     timeouts: Timeouts,
     started: Instant,
     request_complete: AtomicU64,
+    /// Since when the body is not being read, because there is no stream to send it on.
+    opening: AtomicU64,
     /// Begin of the attempt that is waiting for its response's head.
     attempt: AtomicU64,
     progress: AtomicU64,
@@ -36,6 +38,7 @@ impl Clock {
             timeouts: Timeouts::default(),
             started: Instant::now(),
             request_complete: AtomicU64::new(NEVER),
+            opening: AtomicU64::new(NEVER),
             attempt: AtomicU64::new(NEVER),
             progress: AtomicU64::new(0),
         }
@@ -86,16 +89,25 @@ impl Clock {
         (at != NEVER).then(|| Duration::from_micros(at))
     }
 
-    /// An attempt begins.
+    /// An attempt begins, with the search for a stream to send on.
     pub fn attempt_begins(&self) {
-        if self.timeouts.per_try.is_some() || self.timeouts.per_try_idle.is_some() {
+        let timeouts = &self.timeouts;
+        if timeouts.overall.is_some() || timeouts.per_try.is_some() || timeouts.per_try_idle.is_some() {
+            self.opening.store(self.now(), Relaxed);
             self.attempt.store(self.now(), Relaxed);
         }
         self.touch();
     }
 
+    /// There is a stream: the body is being read (on).
+    pub fn opened(&self) {
+        self.opening.store(NEVER, Relaxed);
+        self.touch();
+    }
+
     /// The attempt is over, or its response's head is here.
     pub fn attempt_ends(&self) {
+        self.opening.store(NEVER, Relaxed);
         self.attempt.store(NEVER, Relaxed);
         self.touch();
     }
@@ -135,7 +147,8 @@ impl Clock {
 
     /// The limit that is passed first if nothing happens, and when.
     fn next(&self) -> Option<(u64, Kind)> {
-        let complete = self.request_complete.load(Relaxed);
+        // While we don't read, we can't know whether the request is complete; then it is not the client that is waited for.
+        let complete = self.request_complete.load(Relaxed).min(self.opening.load(Relaxed));
         let attempt = self.attempt.load(Relaxed);
         let progress = self.progress.load(Relaxed);
         let after = |begin: u64, limit: Option<Duration>, kind: Kind| {
@@ -199,14 +212,26 @@ mod tests {
         let timeouts = Timeouts { overall: millis(100), per_try: millis(30), ..Timeouts::default() };
         let clock = clock(timeouts);
         clock.attempt_begins();
+        clock.opened();
         advance(Duration::from_millis(10)).await;
         clock.request_complete();
         assert_eq!(outcome(&clock).await, Some((Kind::PerTryTimeout, 40)));
         clock.attempt_ends();
         clock.attempt_begins();
+        clock.opened();
         assert_eq!(outcome(&clock).await, Some((Kind::PerTryTimeout, 70)));
         clock.attempt_ends();
         assert_eq!(outcome(&clock).await, Some((Kind::UpstreamTimeout, 110)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_hold_while_there_is_no_stream_to_send_on() {
+        let clock = clock(Timeouts { overall: millis(100), ..Timeouts::default() });
+        clock.attempt_begins();
+        assert_eq!(outcome(&clock).await, Some((Kind::UpstreamTimeout, 100)));
+        clock.attempt_begins();
+        clock.opened();
+        assert_eq!(outcome(&clock).await, None, "the client is to send its body");
     }
 
     #[tokio::test(start_paused = true)]

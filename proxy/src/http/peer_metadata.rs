@@ -120,11 +120,14 @@ fn told_labels(labels: &Struct) -> Struct {
     Struct { fields: told.map(|(key, value)| (key.clone(), value.clone())).collect() }
 }
 
+/// The hash of a header, and what it decoded to.
+type Decoded = (u64, Arc<Peer>);
+
 /// Peers by node id, decoded. One per worker.
 #[derive(Debug, Default)]
 pub struct PeerCache {
     /// With the hash of the header that they were decoded from: an id may come back with other labels.
-    peers: Mutex<HashMap<Box<[u8]>, (u64, Arc<Peer>), foldhash::fast::RandomState>>,
+    peers: Mutex<HashMap<Box<[u8]>, Decoded, foldhash::fast::RandomState>>,
 }
 
 impl PeerCache {

@@ -164,7 +164,7 @@ fn reset(error: &ProxyError, retried: bool) -> LocalReply {
     };
     let history = if retried { "retried and the latest reset reason" } else { "reset reason" };
     let body = format!("upstream connect error or disconnect/reset before headers. {history}: {reason}");
-    let details = details(BEFORE_START, &Cow::Owned(format!("{reason}|{}", error.detail)));
+    let details = details(BEFORE_START, &format!("{reason}|{}", error.detail));
     let mut reply = LocalReply { flags: flag, ..LocalReply::new(status, body, details) };
     if error.kind == Kind::Overflow {
         reply.head.fields.set(Known::XEnvoyOverloaded, b"true");
@@ -184,7 +184,7 @@ pub fn after_start(error: &ProxyError) -> (Flags, Cow<'static, str>) {
 }
 
 /// `word{cause}`, without white space, so that a line of an access log can still be split at spaces.
-fn details(word: &'static str, cause: &Cow<'static, str>) -> Cow<'static, str> {
+fn details(word: &'static str, cause: &str) -> Cow<'static, str> {
     let cause = cause.trim_end_matches('|');
     if cause.is_empty() {
         return Cow::Borrowed(word);

@@ -73,7 +73,7 @@ pub fn settle(manager: &HttpManager, peer: SocketAddr, head: &mut RequestHead) -
     if let Some(via) = &manager.via {
         append_listed(&mut head.fields, Known::Via, via.as_bytes(), b", ");
     }
-    let keep = head.fields.contains(Known::XRequestId) && !(edge && !manager.preserve_external_request_id);
+    let keep = head.fields.contains(Known::XRequestId) && (!edge || manager.preserve_external_request_id);
     if manager.generate_request_id && !keep {
         // The thread's own generator: `Uuid::new_v4` would ask the kernel each time.
         let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
