@@ -46,6 +46,8 @@ pub struct Folder {
     files: BTreeMap<Arc<PathBuf>, File>,
     /// The document that holds for each resource.
     current: BTreeMap<ResourceKey, Arc<Document>>,
+    /// What there was to say after the last scan.
+    reports: Vec<Report>,
     ages: Ages,
 }
 
@@ -86,7 +88,14 @@ impl Folder {
     /// A folder that nothing was read of yet.
     pub fn new(root: impl Into<PathBuf>, cluster_domain: Arc<str>) -> Self {
         let ages = Ages { seen: HashMap::new(), now: 0 };
-        Self { root: root.into(), cluster_domain, files: BTreeMap::new(), current: BTreeMap::new(), ages }
+        Self {
+            root: root.into(),
+            cluster_domain,
+            files: BTreeMap::new(),
+            current: BTreeMap::new(),
+            reports: Vec::new(),
+            ages,
+        }
     }
 
     /// Where it is.
@@ -101,26 +110,34 @@ impl Folder {
         list(&self.root, Path::new(""), 0, &mut visited, &mut found)?;
         self.ages.now = now();
         let mut scan = Scan::default();
+        let before = self.files.len();
         self.files.retain(|path, _| found.contains_key(&**path));
+        let mut changed = before != self.files.len();
         for path in found.into_keys() {
             let path = Arc::new(path);
             let mut file = self.files.remove(&path).unwrap_or_default();
-            self.refresh(&path, &mut file, &mut scan);
+            let failure = file.failure.clone();
+            changed |= self.refresh(&path, &mut file, &mut scan) || file.failure != failure;
             self.files.insert(path, file);
         }
-        self.settle(&mut scan);
+        if changed {
+            self.settle(&mut scan);
+            self.reports.clone_from(&scan.reports);
+        } else {
+            scan.reports.clone_from(&self.reports);
+        }
         Ok(scan)
     }
 
-    /// Reads one file if it may have changed.
-    fn refresh(&mut self, path: &Arc<PathBuf>, file: &mut File, scan: &mut Scan) {
+    /// Reads one file if it may have changed. True if its documents were read anew.
+    fn refresh(&mut self, path: &Arc<PathBuf>, file: &mut File, scan: &mut Scan) -> bool {
         let full = self.root.join(&**path);
         let mark = match mark(&full) {
             Ok(mark) => mark,
             Err(error) => return file.fail(path, 0, format!("can't be read: {error}")),
         };
         if file.mark == Some(mark) && !mark.young && !file.emptied {
-            return;
+            return false;
         }
         file.mark = Some(mark);
         if mark.size > MAX_FILE {
@@ -137,17 +154,18 @@ impl Folder {
             // somebody is probably about to write it: believe it the second time
             file.emptied = true;
             scan.again = true;
-            return;
+            return false;
         }
         file.emptied = false;
         if content == file.content && file.failure.is_none() {
-            return;
+            return false;
         }
-        self.parse(path, file, &content);
+        let parsed = self.parse(path, file, &content);
         file.content = content;
+        parsed
     }
 
-    fn parse(&mut self, path: &Arc<PathBuf>, file: &mut File, content: &[u8]) {
+    fn parse(&mut self, path: &Arc<PathBuf>, file: &mut File, content: &[u8]) -> bool {
         let Ok(text) = std::str::from_utf8(content) else {
             return file.fail(path, 0, "is no UTF-8 text".into());
         };
@@ -159,6 +177,7 @@ impl Folder {
             Reader { file: path.clone(), cluster_domain: &self.cluster_domain, ages: &mut self.ages };
         file.failure = None;
         file.documents = nodes.into_iter().flat_map(|node| reader.read(node)).map(Arc::new).collect();
+        true
     }
 
     /// Which document holds for each resource, and what differs from before.
@@ -199,8 +218,8 @@ impl Folder {
 }
 
 impl File {
-    /// Notes why the file can't be used; its documents stay.
-    fn fail(&mut self, path: &Arc<PathBuf>, line: u32, message: String) {
+    /// Notes why the file can't be used; its documents stay, so this is false.
+    fn fail(&mut self, path: &Arc<PathBuf>, line: u32, message: String) -> bool {
         let kept = if self.documents.is_empty() {
             ""
         } else {
@@ -216,6 +235,7 @@ impl File {
             message: format!("{message}{kept}"),
             severity: Severity::Error,
         });
+        false
     }
 }
 

@@ -81,8 +81,11 @@ fn follow(mut folder: Folder, feed: Feed, timing: Timing, hint: Sender<Wake>, wo
         if !wait_for_change(&woken, wait, timing) {
             return;
         }
-        wait = timing.poll;
-        let scan = match folder.scan() {
+        let begin = Instant::now();
+        let scanned = folder.scan();
+        // a large folder is looked at less often, so that idling stays cheap
+        wait = timing.poll.max(begin.elapsed() * 100);
+        let scan = match scanned {
             Ok(scan) => scan,
             Err(error) => {
                 if !unreadable {

@@ -25,7 +25,7 @@ use crate::model::{
 use crate::registry::{Effects, Event, Registry};
 use crate::snapshot::{Change, EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, ServiceIndex};
 use check::Resource;
-use reference::Finding;
+use reference::{Finding, Subsets};
 
 /// One resource that a source has news of.
 #[derive(Debug, Clone)]
@@ -114,13 +114,7 @@ struct Known {
     place: Place,
     /// A version of it is in force.
     in_force: bool,
-    refused: Option<Refused>,
     unused: bool,
-}
-
-#[derive(Debug)]
-struct Refused {
-    hosts: Option<Vec<Host>>,
 }
 
 /// A VirtualService: what is written, and what is in force.
@@ -134,6 +128,8 @@ struct RouteState {
 #[derive(Debug)]
 pub struct Store {
     known: BTreeMap<ResourceKey, Known>,
+    /// Those whose newest version was refused, with the hosts that it would define; `None` if they can't be read.
+    refused: BTreeMap<ResourceKey, Option<Vec<Host>>>,
     routes: BTreeMap<ResourceKey, RouteState>,
     policies: BTreeMap<ResourceKey, Arc<DestinationPolicy>>,
     mesh: Arc<MeshConfig>,
@@ -157,6 +153,7 @@ impl Store {
         let snapshot = MeshSnapshot { cluster_domain: cluster_domain.clone(), ..MeshSnapshot::default() };
         Self {
             known: BTreeMap::new(),
+            refused: BTreeMap::new(),
             routes: BTreeMap::new(),
             policies: BTreeMap::new(),
             mesh: snapshot.mesh.clone(),
@@ -193,25 +190,33 @@ impl Store {
             || !effects.services.is_empty();
         let change = self.publish(&touched, effects, moved_routes);
         if references || touched.mesh {
-            self.findings = reference::findings(&self.snapshot, self.routes.values().map(|r| &r.wanted));
+            let subsets = Subsets::new(self.policies.values());
+            self.findings =
+                reference::findings(&self.snapshot, &subsets, self.routes.values().map(|r| &r.wanted));
         }
         change
     }
 
     fn take(&mut self, update: Update, touched: &mut Touched) {
         let Update { key, outcome, place } = update;
+        // what is written down wins over what registers itself under the same name
+        if place.origin.file.is_none() && self.known.get(&key).is_some_and(|k| k.place.origin.file.is_some())
+        {
+            return;
+        }
         let known = self.known.entry(key.clone()).or_insert_with(|| Known {
             place: Place::default(),
             in_force: false,
-            refused: None,
             unused: false,
         });
         known.place = place;
-        touched.refusals |= known.refused.is_some() || matches!(outcome, Outcome::Refused { .. });
-        known.refused = None;
         known.unused = outcome == Outcome::Unused;
+        touched.refusals |= self.refused.remove(&key).is_some();
         match outcome {
-            Outcome::Refused { hosts } => known.refused = Some(Refused { hosts }),
+            Outcome::Refused { hosts } => {
+                touched.refusals = true;
+                self.refused.insert(key, hosts);
+            }
             Outcome::Applied(resource) => {
                 known.in_force = true;
                 self.put(key, resource, touched);
@@ -238,8 +243,9 @@ impl Store {
                 self.registry.apply(Event::Workload(key, Some(Arc::new(*workload))));
             }
             Resource::Route(wanted) => {
-                touched.routes = true;
-                let applied = self.routes.remove(&key).and_then(|r| r.applied);
+                let state = self.routes.get(&key);
+                touched.routes |= state.is_none_or(|s| s.wanted != wanted);
+                let applied = state.and_then(|s| s.applied.clone());
                 self.routes.insert(key, RouteState { wanted, applied });
             }
             Resource::Policy(policy) => {
@@ -287,13 +293,12 @@ impl Store {
         for rule in self.snapshot.routes.iter() {
             before.insert(rule.key.clone(), rule.clone());
         }
-        let keys: Vec<_> = self.routes.keys().cloned().collect();
-        for key in keys {
-            let held = self.blocker_of(&self.routes[&key].wanted).is_some();
-            let state = self.routes.get_mut(&key).expect("its key was just listed");
-            if !held {
-                state.applied = Some(state.wanted.clone());
-            }
+        let subsets = Subsets::new(self.policies.values());
+        let held = |r: &RouteState| self.blocker_of(&r.wanted, &subsets).is_some();
+        let held: BTreeSet<_> =
+            self.routes.iter().filter(|(_, r)| held(r)).map(|(key, _)| key.clone()).collect();
+        for (_, state) in self.routes.iter_mut().filter(|(key, _)| !held.contains(key)) {
+            state.applied = Some(state.wanted.clone());
         }
         let mut moved = BTreeMap::new();
         for (key, state) in &self.routes {
@@ -310,27 +315,22 @@ impl Store {
 
     /// The refused resource that alone would define what a rule points at, if there is one. Its last good version, where there
     /// is one, counts as definition.
-    fn blocker_of(&self, rule: &RouteRule) -> Option<&ResourceKey> {
-        let mut refused = self.known.iter().filter_map(|(key, known)| Some((key, known.refused.as_ref()?)));
-        let blocks = |(key, refused): &(&ResourceKey, &Refused)| {
-            let defines = |host: &Host| match &refused.hosts {
+    fn blocker_of(&self, rule: &RouteRule, subsets: &Subsets) -> Option<&ResourceKey> {
+        let blocks = |(key, hosts): &(&ResourceKey, &Option<Vec<Host>>)| {
+            let defines = |host: &Host| match hosts {
                 Some(hosts) => hosts.iter().any(|h| h.covers(host)),
                 None => key.namespace == rule.key.namespace,
             };
             match key.kind {
                 Kind::DestinationRule => reference::subsets_of(rule)
-                    .any(|(host, subset)| defines(host) && !self.subset_is_defined(host, subset)),
+                    .any(|(host, subset)| defines(host) && !subsets.defined(host, subset)),
                 Kind::Service | Kind::ServiceEntry => {
                     reference::hosts_of(rule).any(|host| defines(host) && !self.registry.defines(host))
                 }
                 _ => false,
             }
         };
-        refused.find(blocks).map(|(key, _)| key)
-    }
-
-    fn subset_is_defined(&self, host: &Host, subset: &str) -> bool {
-        self.policies.values().any(|p| p.host.covers(host) && p.subset(subset).is_some())
+        self.refused.iter().find(blocks).map(|(key, _)| key)
     }
 
     /// Builds the next snapshot out of what moved.
@@ -395,7 +395,7 @@ impl Store {
         }
         let route = self.routes.get(key);
         let in_force = known.in_force && route.is_none_or(|r| r.applied.is_some());
-        match (known.refused.is_some(), in_force) {
+        match (self.refused.contains_key(key), in_force) {
             (true, true) => State::LastGood,
             (true, false) => State::Refused,
             (false, false) => State::HeldBack,
@@ -407,11 +407,12 @@ impl Store {
     /// What the store itself has to say: rules that are held back, and references to nothing.
     pub fn reports(&self) -> Vec<Report> {
         let mut reports = Vec::new();
+        let subsets = Subsets::new(self.policies.values());
         for (key, state) in &self.routes {
             if state.applied.as_ref() == Some(&state.wanted) {
                 continue;
             }
-            let Some(blocker) = self.blocker_of(&state.wanted) else { continue };
+            let Some(blocker) = self.blocker_of(&state.wanted, &subsets) else { continue };
             let kept = if state.applied.is_some() { "; its last good version stays in force" } else { "" };
             let message = format!(
                 "is held back: what it points at is defined by {blocker} only, which was refused{kept}"
@@ -519,5 +520,6 @@ fn note_policies(
     }
 }
 
+#[cfg(test)]
 #[cfg(test)]
 mod tests;

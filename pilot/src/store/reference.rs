@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use osier_core::host::Host;
 
-use crate::model::{Destination, HttpAction, ResourceKey, RouteRule};
+use crate::model::{Destination, DestinationPolicy, HttpAction, ResourceKey, RouteRule};
 use crate::snapshot::MeshSnapshot;
 
 /// A reference to nothing.
@@ -16,6 +17,32 @@ pub(super) struct Finding {
     pub field: String,
     /// What is missing.
     pub message: String,
+}
+
+/// Which subsets are defined, whoever sees the rule.
+pub(super) struct Subsets<'a> {
+    exact: HashMap<&'a Host, HashSet<&'a str>>,
+    wildcard: Vec<&'a DestinationPolicy>,
+}
+
+impl<'a> Subsets<'a> {
+    pub(super) fn new(policies: impl Iterator<Item = &'a Arc<DestinationPolicy>>) -> Self {
+        let mut subsets = Self { exact: HashMap::new(), wildcard: Vec::new() };
+        for policy in policies {
+            if policy.host.is_wildcard() {
+                subsets.wildcard.push(policy);
+            } else {
+                let names = policy.subsets.iter().map(|s| &*s.name);
+                subsets.exact.entry(&policy.host).or_default().extend(names);
+            }
+        }
+        subsets
+    }
+
+    pub(super) fn defined(&self, host: &Host, subset: &str) -> bool {
+        self.exact.get(host).is_some_and(|names| names.contains(subset))
+            || self.wildcard.iter().any(|p| p.host.covers(host) && p.subset(subset).is_some())
+    }
 }
 
 /// Every destination of a rule with its path. Entries of weight 0 are gone, so their paths may be off by those.
@@ -48,12 +75,13 @@ pub(super) fn hosts_of(rule: &RouteRule) -> impl Iterator<Item = &Host> {
 /// References to hosts and subsets that are nowhere.
 pub(super) fn findings<'a>(
     snapshot: &MeshSnapshot,
+    subsets: &Subsets<'_>,
     rules: impl Iterator<Item = &'a Arc<RouteRule>>,
 ) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for rule in rules {
         for (field, destination) in destinations(rule) {
-            let Some(message) = missing(snapshot, rule, destination) else { continue };
+            let Some(message) = missing(snapshot, subsets, rule, destination) else { continue };
             let finding = Finding { key: rule.key.clone(), field, message };
             if found.last() != Some(&finding) {
                 found.push(finding);
@@ -63,7 +91,12 @@ pub(super) fn findings<'a>(
     found
 }
 
-fn missing(snapshot: &MeshSnapshot, rule: &RouteRule, destination: &Destination) -> Option<String> {
+fn missing(
+    snapshot: &MeshSnapshot,
+    subsets: &Subsets<'_>,
+    rule: &RouteRule,
+    destination: &Destination,
+) -> Option<String> {
     let Destination { host, subset, port } = destination;
     let resolved = snapshot.resolve_alias(&rule.key.namespace, host.as_str()).unwrap_or_else(|| host.clone());
     let service = snapshot.service(&rule.key.namespace, resolved.as_str());
@@ -79,7 +112,6 @@ fn missing(snapshot: &MeshSnapshot, rule: &RouteRule, destination: &Destination)
         return Some(format!("the service {host} has no port {number}; requests to it get 503"));
     }
     let subset = subset.as_ref()?;
-    let defined = snapshot.policies.iter().any(|p| p.host.covers(&resolved) && p.subset(subset).is_some());
-    (!defined)
+    (!subsets.defined(&resolved, subset))
         .then(|| format!("no DestinationRule defines the subset {subset} of {host}; requests to it get 503"))
 }

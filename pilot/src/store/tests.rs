@@ -362,6 +362,23 @@ mod writing {
     }
 
     #[tokio::test]
+    async fn what_is_written_down_wins_over_a_registration() {
+        let Parts { writer, feed, registrations, outputs } = Writer::new("cluster.local".into());
+        let task = tokio::spawn(writer.run());
+        let entry = "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: web-1}, spec: {address: 10.0.0.1, labels: {app: web}}}";
+        feed.send_and_wait(updates(&[&service("default", "web"), entry].concat()), vec![]).await;
+        registrations.upsert(registration("web-1", 1));
+        registrations.remove(Registrations::key(&registration("web-1", 1)));
+        feed.send_and_wait(vec![], vec![]).await;
+        let snapshot = outputs.snapshot.borrow().clone();
+        let web =
+            ServiceKey { host: Host::new("web.default.svc.cluster.local"), namespace: "default".into() };
+        assert_eq!(snapshot.endpoints(&web, 80).unwrap()[0].address.to_string(), "10.0.0.1");
+        drop((feed, registrations));
+        timeout(LONG, task).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn a_burst_is_one_snapshot_and_status_is_published() {
         let Parts { writer, feed, registrations, mut outputs } = Writer::new("cluster.local".into());
         for at in 0..100 {
