@@ -4,7 +4,7 @@
 //! state and, where they come from the same place, the endpoints of the version before), gets its endpoints, and is put in
 //! force with [`ClusterHandle::publish`]. Only then are endpoints that are gone marked removed and their idle connections closed.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
@@ -211,9 +211,8 @@ impl ClusterSpec {
 
     /// Hash of what makes connections differ. A change elsewhere (limits, time-outs) leaves connections alone.
     fn connection_settings(&self) -> u64 {
-        let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-        (self.protocol, &self.http2, self.bind_address, self.tcp_keepalive).hash(&mut hasher);
-        hasher.finish()
+        let made_with = (self.protocol, &self.http2, self.bind_address, self.tcp_keepalive);
+        foldhash::fast::FixedState::default().hash_one(made_with)
     }
 }
 

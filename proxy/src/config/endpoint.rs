@@ -273,8 +273,10 @@ mod tests {
     const SETTINGS: SetSettings =
         SetSettings { panic_threshold: 0, overprovisioning: DEFAULT_OVERPROVISIONING, seed: 0, hash: 0 };
 
-    /// A level as (priority, healthy, unhealthy).
-    fn set(levels: &[(u32, usize, usize)], panic_threshold: u32) -> EndpointSet {
+    /// Priority, healthy, unhealthy.
+    type Level = (u32, usize, usize);
+
+    fn set(levels: &[Level], panic_threshold: u32) -> EndpointSet {
         let mut specs = Vec::new();
         for &(priority, healthy, unhealthy) in levels {
             for index in 0..healthy + unhealthy {
@@ -294,7 +296,7 @@ mod tests {
     #[test]
     fn priorities_share_traffic_as_envoy_does() {
         // (levels, loads): the table of Envoy's documentation, then levels that together don't reach 100.
-        let cases: &[(&[(u32, usize, usize)], &[u32])] = &[
+        let cases: &[(&[Level], &[u32])] = &[
             (&[(0, 100, 0), (1, 10, 0)], &[100, 0]),
             (&[(0, 72, 28), (1, 10, 0)], &[100, 0]),
             (&[(0, 71, 29), (1, 10, 0)], &[99, 1]),

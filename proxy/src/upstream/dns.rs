@@ -93,7 +93,7 @@ impl DnsResolver {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(Answer { addresses: vec![address], ttl: CEILING });
         }
-        if let Some(addresses) = self.from_hosts(host) {
+        if let Some(addresses) = self.in_hosts(host) {
             return Ok(Answer { addresses: select(addresses, family), ttl: CEILING });
         }
         let lookup = async |record: RecordType| {
@@ -116,7 +116,7 @@ impl DnsResolver {
     }
 
     /// `/etc/hosts`, and the loopback addresses of `localhost`.
-    fn from_hosts(&self, host: &str) -> Option<Vec<IpAddr>> {
+    fn in_hosts(&self, host: &str) -> Option<Vec<IpAddr>> {
         let name = host.into_name().ok()?;
         let records = [RecordType::A, RecordType::AAAA].into_iter();
         let found: Vec<IpAddr> = records

@@ -254,8 +254,8 @@ impl LiveState {
     /// Gives a free place to whoever waits first; false where there is no place or nobody to take it.
     fn serve_waiter(self: &Arc<Self>) -> bool {
         self.try_connection_slot().is_some_and(|slot| match self.waiting.give_slot(slot) {
-            Ok(()) => true,
-            Err(slot) => {
+            None => true,
+            Some(slot) => {
                 slot.release();
                 false
             }
@@ -468,8 +468,8 @@ impl Drop for ConnectionSlot {
         let mut slot = Self(Some(cluster.clone()));
         if within_limit && cluster.waiting.any() {
             match cluster.waiting.give_slot(slot) {
-                Ok(()) => return,
-                Err(back) => slot = back,
+                None => return,
+                Some(back) => slot = back,
             }
         }
         slot.release();

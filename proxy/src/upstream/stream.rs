@@ -31,6 +31,7 @@ pub struct UpstreamStream {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "lives in the request's future; a box would cost an allocation")]
 enum Kind {
     H1(h1::Http1Stream),
     H2(h2::Http2Stream),
@@ -268,5 +269,25 @@ impl SharedProgress {
 
     pub fn answered(&self) {
         self.0.store(2, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_and_its_opening_stay_small() {
+        assert!(size_of::<UpstreamStream>() <= 640, "{}", size_of::<UpstreamStream>());
+        let open =
+            |worker, cluster, endpoint| UpstreamStream::open(worker, cluster, endpoint, Version::Http11);
+        let size = size_of_output(&open);
+        assert!(size <= 1024, "{size}");
+    }
+
+    fn size_of_output<F>(
+        _: &impl Fn(&'static Arc<Worker>, &'static Arc<Cluster>, Arc<Endpoint>) -> F,
+    ) -> usize {
+        size_of::<F>()
     }
 }

@@ -71,49 +71,45 @@ impl WaitQueue {
         self.waiters.lock().front().map(|waiter| waiter.want)
     }
 
-    /// Gives a place to the first in the queue. `Err`: nobody waits.
-    pub fn give_slot(&self, slot: ConnectionSlot) -> Result<(), ConnectionSlot> {
+    /// Gives a place to the first in the queue. It comes back where nobody waits.
+    pub fn give_slot(&self, slot: ConnectionSlot) -> Option<ConnectionSlot> {
         let first = |waiters: &VecDeque<Waiter>| (!waiters.is_empty()).then_some(0);
-        self.give(Grant::Slot(slot), first).map_err(|grant| match grant {
+        self.give(Grant::Slot(slot), first).map(|grant| match grant {
             Grant::Slot(slot) => slot,
             Grant::Http1(_) | Grant::Http2(_) => unreachable!("it comes back as it was given"),
         })
     }
 
-    /// Gives an idle connection to the first in the queue, if that one waits for its endpoint. `Err`: it doesn't, or nobody waits.
-    pub fn give_http1(&self, connection: Http1Connection) -> Result<(), Http1Connection> {
+    /// Gives an idle connection to the first in the queue, if that one waits for its endpoint; else it comes back.
+    pub fn give_http1(&self, connection: Http1Connection) -> Option<Http1Connection> {
         let want = Want { endpoint: connection.endpoint().id, http2: false };
         let first =
             |waiters: &VecDeque<Waiter>| waiters.front().filter(|waiter| waiter.want == want).map(|_| 0);
-        self.give(Grant::Http1(connection), first).map_err(|grant| match grant {
+        self.give(Grant::Http1(connection), first).map(|grant| match grant {
             Grant::Http1(connection) => connection,
             Grant::Slot(_) | Grant::Http2(_) => unreachable!("it comes back as it was given"),
         })
     }
 
     /// Gives a stream to the first in the queue that waits for one at its endpoint. Others in front can't use it, and lose nothing.
-    pub fn give_http2(&self, lease: Http2Lease) -> Result<(), Http2Lease> {
+    pub fn give_http2(&self, lease: Http2Lease) -> Option<Http2Lease> {
         let want = Want { endpoint: lease.endpoint().id, http2: true };
         let fitting = |waiters: &VecDeque<Waiter>| waiters.iter().position(|waiter| waiter.want == want);
-        self.give(Grant::Http2(lease), fitting).map_err(|grant| match grant {
+        self.give(Grant::Http2(lease), fitting).map(|grant| match grant {
             Grant::Http2(lease) => lease,
             Grant::Slot(_) | Grant::Http1(_) => unreachable!("it comes back as it was given"),
         })
     }
 
-    /// Gives `grant` to the waiter that `which` says; to the next one if that has given up.
-    fn give(
-        &self,
-        mut grant: Grant,
-        which: impl Fn(&VecDeque<Waiter>) -> Option<usize>,
-    ) -> Result<(), Grant> {
+    /// Gives `grant` to the waiter that `which` says, or to the next one if that has given up. It comes back where there is none.
+    fn give(&self, mut grant: Grant, which: impl Fn(&VecDeque<Waiter>) -> Option<usize>) -> Option<Grant> {
         while let Some(waiter) = self.take(&which) {
             match waiter.grant.send(grant) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return None,
                 Err(refused) => grant = refused,
             }
         }
-        Err(grant)
+        Some(grant)
     }
 
     fn take(&self, which: impl Fn(&VecDeque<Waiter>) -> Option<usize>) -> Option<Waiter> {

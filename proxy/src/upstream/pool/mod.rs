@@ -479,7 +479,7 @@ impl Shared {
             if want.http2 {
                 if let Some(lease) = fitting.and_then(|slot| slot.find_stream(Instant::now())) {
                     drop(state);
-                    if live.waiting.give_http2(lease).is_err() {
+                    if live.waiting.give_http2(lease).is_some() {
                         return;
                     }
                     continue;
@@ -487,7 +487,7 @@ impl Shared {
             } else if let Some(connection) = fitting.and_then(Slot::take_idle) {
                 drop(state);
                 // Not taken: it is dropped, and its place goes to the one who is first now.
-                let _ = live.waiting.give_http1(connection);
+                drop(live.waiting.give_http1(connection));
                 continue;
             }
             let mut of_cluster = state.slots.values_mut().filter(|slot| slot.endpoint.cluster.id == live.id);

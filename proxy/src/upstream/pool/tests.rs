@@ -7,6 +7,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use super::*;
 use crate::config::cluster::{ClusterHandle, ClusterLimits, Discovery, UpstreamProtocol};
@@ -96,7 +97,8 @@ fn endpoints(cluster: &Cluster, addresses: &[SocketAddr]) -> Arc<EndpointSet> {
 }
 
 async fn get(pool: &Pool, cluster: &Arc<Cluster>, address: SocketAddr) -> Http1Connection {
-    pool.http1(cluster, &cluster.live.endpoint(address)).await.unwrap()
+    let endpoint = cluster.live.endpoint(address);
+    timeout(PATIENCE, pool.http1(cluster, &endpoint)).await.expect("served").unwrap()
 }
 
 fn local(lease: &Http1Connection) -> SocketAddr {
@@ -251,7 +253,11 @@ async fn pending_requests_are_limited() {
     assert_eq!(refused.detail, "cluster c has reached max_pending_requests");
     let connection = local(&held);
     pool.check_in(held);
-    assert_eq!(local(&waiting.await.unwrap()), connection, "the waiter gets the very connection");
+    assert_eq!(
+        local(&timeout(PATIENCE, waiting).await.expect("served").unwrap()),
+        connection,
+        "the waiter gets the very connection"
+    );
     assert_eq!(cluster.live.pending_requests(), 0);
 }
 
@@ -283,7 +289,7 @@ async fn a_waiter_learns_that_its_endpoint_is_gone() {
     assert!(futures_util::poll!(&mut waiting).is_pending());
     cluster.set_endpoints(endpoints(&cluster, &[]));
     pool.check_in(held);
-    let error = waiting.await.expect_err("removed");
+    let error = timeout(PATIENCE, waiting).await.expect("it ends").expect_err("removed");
     assert_eq!((error.kind, error.progress), (Kind::ConnectFailed, Progress::NothingSent));
     assert_eq!(cluster.live.connections(), 0, "the place was given back");
 }
@@ -408,7 +414,8 @@ impl H2Server {
 }
 
 async fn stream(pool: &Pool, cluster: &Arc<Cluster>, address: SocketAddr) -> Http2Lease {
-    pool.http2(cluster, &cluster.live.endpoint(address)).await.unwrap()
+    let endpoint = cluster.live.endpoint(address);
+    timeout(PATIENCE, pool.http2(cluster, &endpoint)).await.expect("served").unwrap()
 }
 
 async fn ask_h2(lease: &Http2Lease) {
@@ -461,7 +468,7 @@ async fn after_goaway_new_streams_go_elsewhere() {
     let lease = stream(&pool, &cluster, address).await;
     ask_h2(&lease).await;
     server.leave.notify_waiters();
-    let second = tokio::time::timeout(PATIENCE, async {
+    let second = timeout(PATIENCE, async {
         loop {
             let lease = stream(&pool, &cluster, address).await;
             if server.accepted() == 2 {
