@@ -35,6 +35,7 @@ pub async fn open_tcp(
         endpoint.cluster.counters.connection_overflow.fetch_add(1, Relaxed);
         return Err(endpoint.cluster.overflow("max_connections"));
     };
+    let permit = permit.busy();
     let stream = connect(&permit, spec).await?;
     Ok(TcpConnection { stream, permit })
 }
@@ -135,6 +136,7 @@ mod tests {
 
     use super::*;
     use crate::config::cluster::{ClusterLimits, Discovery};
+    use crate::config::endpoint::EndpointSet;
     use crate::upstream::live::LiveState;
 
     fn spec() -> ClusterSpec {
@@ -169,8 +171,9 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
         assert_eq!((endpoint.connections(), endpoint.counters.connections_opened.load(Relaxed)), (1, 1));
+        assert_eq!(endpoint.active(), 1, "least request counts it");
         drop(connection);
-        assert_eq!(endpoint.connections(), 0);
+        assert_eq!((endpoint.connections(), endpoint.active()), (0, 0));
     }
 
     #[tokio::test]
@@ -214,6 +217,17 @@ mod tests {
         };
         assert_eq!((error.kind, error.side), (Kind::ConnectTimeout, Side::Upstream));
         assert_eq!(endpoint.cluster.counters.connect_timeouts.load(Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn removal_severs_open_connections_and_those_being_opened() {
+        let (_listener, endpoint) = listen().await;
+        let connection = open_tcp(&endpoint, &spec()).await.unwrap();
+        let mut severed = std::pin::pin!(connection.permit.endpoint().severed());
+        assert!(futures_util::poll!(&mut severed).is_pending());
+        endpoint.cluster.adopt(&EndpointSet::default(), true);
+        severed.await;
+        connection.permit.endpoint().severed().await;
     }
 
     #[tokio::test]

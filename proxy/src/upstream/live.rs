@@ -359,7 +359,7 @@ impl EndpointState {
         self.removed.load(SeqCst)
     }
 
-    /// Requests in flight at this endpoint, over all workers.
+    /// Requests in flight and connections with opaque bytes at this endpoint, over all workers.
     pub fn active(&self) -> u32 {
         self.active.load(Relaxed)
     }
@@ -371,7 +371,12 @@ impl EndpointState {
 
     /// Completes when open TCP connections to this endpoint have to close (`close_on_host_removal`).
     pub async fn severed(&self) {
-        self.severed.notified().await;
+        let mut severed = std::pin::pin!(self.severed.notified());
+        severed.as_mut().enable();
+        // It may have been removed while the connection was being opened.
+        if !self.is_removed() {
+            severed.await;
+        }
     }
 
     /// Envoy's names and the figures behind them, as `/clusters` shows them.
@@ -482,6 +487,8 @@ impl Drop for ConnectionSlot {
 #[derive(Debug)]
 pub struct ConnectionPermit {
     endpoint: Arc<EndpointState>,
+    /// Counts as active at the endpoint all the time, as a connection with opaque bytes does.
+    busy: bool,
     _slot: ConnectionSlot,
 }
 
@@ -493,7 +500,15 @@ impl ConnectionPermit {
 
     pub(super) fn from_slot(slot: ConnectionSlot, endpoint: &Arc<EndpointState>) -> Self {
         endpoint.connections.fetch_add(1, Relaxed);
-        Self { endpoint: endpoint.clone(), _slot: slot }
+        Self { endpoint: endpoint.clone(), busy: false, _slot: slot }
+    }
+
+    /// The connection is at work as long as it is open, so least request sees it.
+    pub(super) fn busy(mut self) -> Self {
+        if !std::mem::replace(&mut self.busy, true) {
+            self.endpoint.active.fetch_add(1, Relaxed);
+        }
+        self
     }
 
     /// The endpoint that the connection leads to.
@@ -504,6 +519,9 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
+        if self.busy {
+            self.endpoint.active.fetch_sub(1, Relaxed);
+        }
         self.endpoint.connections.fetch_sub(1, Relaxed);
     }
 }
