@@ -104,14 +104,10 @@ pub struct Metrics {
     pub send_time: Histogram,
     /// Streams that were closed because the client did not read.
     pub write_timeout: IntCounter,
-    /// Failures of our own while a stream was served.
-    pub internal_errors: IntCounter,
     /// Services in the mesh.
     pub services: IntGauge,
     /// VirtualServices in the mesh.
     pub virtual_services: IntGauge,
-    /// Virtual hosts that were dropped because another VirtualService has their domain.
-    pub duplicate_domains: IntGauge,
     /// Resources that are not in force as they are written.
     pub refused: IntGauge,
     /// Encoded resources found in the cache.
@@ -248,19 +244,8 @@ impl Metrics {
                 r,
                 Opts::new("pilot_xds_write_timeout", "Streams closed because the client did not read."),
             ),
-            internal_errors: counter(
-                r,
-                Opts::new("pilot_total_xds_internal_errors", "Failures of the control plane itself."),
-            ),
             services: gauge(r, Opts::new("pilot_services", "Services known.")),
             virtual_services: gauge(r, Opts::new("pilot_virt_services", "VirtualServices in force.")),
-            duplicate_domains: gauge(
-                r,
-                Opts::new(
-                    "pilot_vservice_dup_domain",
-                    "Virtual hosts dropped for a domain that another one has.",
-                ),
-            ),
             refused: gauge(
                 r,
                 Opts::new(

@@ -176,9 +176,12 @@ impl Served {
     async fn send(&mut self, responses: &Responses) -> bool {
         self.blocked = None;
         let Some(response) = self.next_response().await else { return true };
-        self.count(&response);
+        let kind = self.count(&response);
         let started = Instant::now();
         let sent = responses.send(response).await;
+        if !sent {
+            self.shared.metrics.push_errors.of(kind).inc();
+        }
         observe(&self.shared.metrics.send_time, started.elapsed());
         self.blocked = Some(Instant::now());
         sent
@@ -368,7 +371,7 @@ impl Served {
         self.stream.names(kind.url()).filter(belongs).cloned().collect()
     }
 
-    fn count(&self, response: &Response) {
+    fn count(&self, response: &Response) -> Kind {
         use prost::Message;
         let (type_url, size) = match response {
             Response::Incremental(r) => (&r.type_url, r.encoded_len()),
@@ -378,6 +381,7 @@ impl Served {
         self.shared.metrics.pushes.of(kind).inc();
         self.shared.metrics.config_size.of(kind).observe(size as f64);
         self.note(type_url);
+        kind
     }
 
     /// Keeps the status that others see up to date.

@@ -34,7 +34,9 @@ use crate::config::route::{
 use crate::http::template::Template;
 
 /// Envoy's limit of a fixed answer's body.
-const MAX_DIRECT_BODY: usize = 4096;
+const MAX_DIRECT_BODY: u32 = 4096;
+/// The same for virtual hosts that come by themselves, where no configuration could say otherwise.
+const MAX_DIRECT_BODY_ON_DEMAND: u32 = 1 << 20;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A validated RouteConfiguration and what it names.
@@ -82,7 +84,12 @@ pub fn compile_virtual_host(
     let compiled = || -> Result<_, Invalid> {
         let message: xds::VirtualHost = decode(any)?;
         let mut refs = Collector::new(context);
-        let host = virtual_host(&message, &mut Scope { refs: &mut refs, clusters_must_exist: false })?;
+        let mut scope = Scope {
+            refs: &mut refs,
+            clusters_must_exist: false,
+            max_direct_body: MAX_DIRECT_BODY_ON_DEMAND,
+        };
+        let host = virtual_host(&message, &mut scope)?;
         Ok(CompiledVirtualHost { host: Arc::new(host), references: refs.found, hash: content_hash(any) })
     };
     compiled().map_err(|e| e.in_resource(name))
@@ -104,6 +111,8 @@ pub(super) fn inline(
 struct Scope<'a, 'b> {
     refs: &'a mut Collector<'b>,
     clusters_must_exist: bool,
+    /// Longest body of a direct response.
+    max_direct_body: u32,
 }
 
 fn table(
@@ -120,7 +129,11 @@ fn table(
     )?;
     let hosts = match &message.vhds {
         Some(vhds) => on_demand(message, vhds, refs)?,
-        None => VirtualHosts::Known(host_index(message, &mut Scope { refs, clusters_must_exist })?),
+        None => {
+            let max_direct_body = message.max_direct_response_body_size_bytes.unwrap_or(MAX_DIRECT_BODY);
+            let mut scope = Scope { refs, clusters_must_exist, max_direct_body };
+            VirtualHosts::Known(host_index(message, &mut scope)?)
+        }
     };
     Ok(RouteTable {
         name: message.name.as_str().into(),
@@ -225,7 +238,7 @@ fn route(
             Action::Redirect(Box::new(redirect_action(action).at("redirect")?))
         }
         entry::Action::DirectResponse(action) => {
-            Action::Direct(direct_response(action).at("direct_response")?)
+            Action::Direct(direct_response(action, scope.max_direct_body).at("direct_response")?)
         }
         entry::Action::NonForwardingAction(_) => Action::NonForwarding,
     };
@@ -484,7 +497,7 @@ fn redirect_action(message: &xds::RedirectAction) -> Result<Redirect, Invalid> {
     })
 }
 
-fn direct_response(message: &xds::DirectResponseAction) -> Result<DirectResponse, Invalid> {
+fn direct_response(message: &xds::DirectResponseAction, longest: u32) -> Result<DirectResponse, Invalid> {
     let status = match u16::try_from(message.status) {
         Ok(status @ 200..=599) => status,
         _ => return Err(Invalid::new("status", format!("{} is not between 200 and 599", message.status))),
@@ -497,8 +510,8 @@ fn direct_response(message: &xds::DirectResponseAction) -> Result<DirectResponse
             return Err(Invalid::new("body.filename", "is not supported: write the body inline"));
         }
     };
-    if body.len() > MAX_DIRECT_BODY {
-        let reason = format!("has {} bytes, {MAX_DIRECT_BODY} are allowed", body.len());
+    if body.len() > longest as usize {
+        let reason = format!("has {} bytes, {longest} are allowed", body.len());
         return Err(Invalid::new("body", reason));
     }
     Ok(DirectResponse { status, body })

@@ -24,6 +24,9 @@ use crate::r#gen::name::OutboundName;
 use plan::What;
 pub use plan::{Plan, PlannedHost};
 
+/// Longest body of a `directResponse` (istio-traffic 1.6).
+const LONGEST_DIRECT_BODY: u32 = 1 << 20;
+
 /// Which route configuration a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigName {
@@ -71,6 +74,7 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<RouteConfiguration> {
         name: name.to_string(),
         validate_clusters: Some(false),
         ignore_port_in_host_matching: !config.keeps_port(),
+        max_direct_response_body_size_bytes: Some(LONGEST_DIRECT_BODY),
         ..Default::default()
     };
     if scope.view().is_on_demand() {
@@ -82,6 +86,7 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<RouteConfiguration> {
     if scope.view().is_grpc() {
         wire.ignore_port_in_host_matching = false;
         wire.validate_clusters = None;
+        wire.max_direct_response_body_size_bytes = None;
     }
     Some(wire)
 }
