@@ -2,7 +2,9 @@
 //!
 //! A proxy that announced the client feature `osier.on_demand`, and had it confirmed, subscribes to names only:
 //! listeners by address (`10.0.0.1_80`, `0.0.0.0_80`),
-//! one chain of a listener by SNI (`0.0.0.0_443/example.com`), virtual hosts by `<route config>/<host>`.
+//! one chain of a listener by SNI (`0.0.0.0_443/example.com`), virtual hosts by `<route config>/<host>`; where `CONNECT`
+//! names a host that has no address, the listener of that host (`redis.default_6379`). The wildcard `*` means, for listeners,
+//! those that are bound to a port: in interception mode NONE a proxy cannot know them otherwise.
 //! Everything that makes or takes such a name apart is here, so that both halves cannot disagree.
 
 use std::borrow::Cow;
@@ -82,6 +84,13 @@ pub fn server_name_key(listener: &str, server_name: &str) -> Option<String> {
     host(server_name, true).map(|name| format!("{listener}/{name}"))
 }
 
+/// Name of the listener that takes a `CONNECT` to a host and port. `None` where the authority has no port, or [`host`] refuses it.
+pub fn host_listener_name(authority: &str) -> Option<String> {
+    let (_, port) = split_port(authority);
+    let port: u16 = port?.parse().ok()?;
+    host(authority, false).map(|host| format!("{host}_{port}"))
+}
+
 /// What the name of a listener asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenerName<'a> {
@@ -89,6 +98,8 @@ pub enum ListenerName<'a> {
     Address(SocketAddr),
     /// `<ip>_<port>/<sni>`: one chain of it.
     ServerName(SocketAddr, &'a str),
+    /// `<host>_<port>`: a host that a client named instead of an address.
+    Host(&'a str, u16),
     /// Anything else, e.g. `virtualInbound`.
     Named(&'a str),
 }
@@ -100,14 +111,17 @@ impl<'a> ListenerName<'a> {
             Some((listener, server_name)) => (listener, Some(server_name)),
             None => (name, None),
         };
-        let address = listener
-            .rsplit_once('_')
-            .and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
+        let parts = listener.rsplit_once('_').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let address = parts.and_then(|(host, port)| Some(SocketAddr::new(host.parse().ok()?, port)));
         match (address, server_name) {
             (Some(address), None) => Self::Address(address),
             (Some(address), Some(server_name)) if !server_name.is_empty() => {
                 Self::ServerName(address, server_name)
             }
+            (None, None) => match parts {
+                Some((host, port)) if !host.is_empty() => Self::Host(host, port),
+                _ => Self::Named(name),
+            },
             _ => Self::Named(name),
         }
     }
@@ -173,6 +187,10 @@ mod tests {
         assert_eq!(ListenerName::parse("2001:db8::1_443"), ListenerName::Address(v6));
         let key = server_name_key("10.0.0.1_80", "Example.COM").unwrap();
         assert_eq!(ListenerName::parse(&key), ListenerName::ServerName(v4, "example.com"));
+        let key = host_listener_name("Redis.default.:6379").unwrap();
+        assert_eq!(ListenerName::parse(&key), ListenerName::Host("redis.default", 6379));
+        assert_eq!(host_listener_name("redis.default"), None);
+        assert_eq!(host_listener_name("a/b:80"), None);
         for other in ["virtualInbound", "10.0.0.1_x", "10.0.0.1_80/", "a_b/c", "10.0.0.1_99999"] {
             assert_eq!(ListenerName::parse(other), ListenerName::Named(other));
         }

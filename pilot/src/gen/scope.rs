@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use osier_core::host::Host;
+
 use crate::r#gen::key::View;
 use crate::r#gen::name::OutboundName;
 use crate::model::{Destination, MeshConfig, OutboundTraffic, Service};
@@ -34,6 +36,20 @@ impl<'a> Scope<'a> {
     /// The service that a host means for this client.
     pub fn service(&self, host: &str) -> Option<&'a Arc<Service>> {
         self.snapshot.service(&self.view.proxy.namespace, host)
+    }
+
+    /// The service that a host means, where it may be a short form of a Kubernetes name; an alias is followed.
+    pub fn service_by_any_name(&self, host: &str) -> Option<&'a Arc<Service>> {
+        let (domain, namespace) = (&self.snapshot.cluster_domain, &self.view.proxy.namespace);
+        let written = Host::new(host).as_str().trim_end_matches('.').to_string();
+        let forms = [
+            written.clone(),
+            format!("{written}.{domain}"),
+            format!("{written}.svc.{domain}"),
+            format!("{written}.{namespace}.svc.{domain}"),
+        ];
+        let full = forms.into_iter().find(|form| self.service(form).is_some())?;
+        self.service(self.snapshot.resolve_alias(namespace, &full)?.as_str())
     }
 
     /// All services that this client sees, oldest first; aliases are among them.

@@ -401,6 +401,34 @@ fn on_demand_configurations_carry_only_vhds() {
 }
 
 #[test]
+fn a_tunnel_to_a_host_has_a_listener_of_its_own() {
+    let snapshot = mesh().build();
+    let mut client = of_kind(&view("default", []), ProxyKind::OnDemand);
+    client.proxy.interception = Interception::None;
+    client.explicit_proxy = Some("10.9.0.1:15007".parse().unwrap());
+    let bound = ["10.9.0.1_3306", "10.9.0.1_8080", "10.9.0.1_9091", "10.9.0.1_15007"];
+    assert_eq!(names(ResourceType::Listener, &client, &snapshot), bound);
+    let made = |name: &str| make(ResourceType::Listener, name, &client, &snapshot);
+    let redis = made("redis.default_6379").unwrap();
+    assert_eq!(redis.clusters[..], ["outbound|6379||redis.default.svc.cluster.local".to_string()]);
+    for name in ["web_9090", "web.default_9090", "web.default.svc.cluster.local_9090"] {
+        assert_eq!(
+            made(name).unwrap().routes[..],
+            ["web.default.svc.cluster.local:9090".to_string()],
+            "{name}"
+        );
+    }
+    assert!(made("db_3306").unwrap().clusters[0].contains("|db."));
+    for absent in ["redis_1", "nobody_80", "10.9.0.1_1"] {
+        assert!(made(absent).is_none(), "{absent}");
+    }
+    assert!(
+        make(ResourceType::Listener, "redis_6379", &view("default", []), &snapshot).is_none(),
+        "only on demand"
+    );
+}
+
+#[test]
 fn many_server_names_are_asked_for_one_by_one() {
     let mut fixture = mesh();
     for n in 0..20 {

@@ -84,11 +84,8 @@ pub fn compile_virtual_host(
     let compiled = || -> Result<_, Invalid> {
         let message: xds::VirtualHost = decode(any)?;
         let mut refs = Collector::new(context);
-        let mut scope = Scope {
-            refs: &mut refs,
-            clusters_must_exist: false,
-            max_direct_body: MAX_DIRECT_BODY_ON_DEMAND,
-        };
+        let mut scope =
+            Scope { refs: &mut refs, clusters_must_exist: false, max_direct_body: MAX_DIRECT_BODY_ON_DEMAND };
         let host = virtual_host(&message, &mut scope)?;
         Ok(CompiledVirtualHost { host: Arc::new(host), references: refs.found, hash: content_hash(any) })
     };

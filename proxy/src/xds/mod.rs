@@ -63,7 +63,8 @@ pub enum Mode {
 /// On-demand settings.
 #[derive(Debug)]
 pub struct Sidecar {
-    /// Listeners that are sockets of their own, asked for at start: `virtualInbound`, `virtualOutbound`.
+    /// Listeners that are sockets of their own, asked for at start: `virtualInbound`, `virtualOutbound`. `*` asks for all of
+    /// them, where only the control plane knows their names (interception mode NONE).
     pub listeners: Vec<String>,
     /// Bounds and time-outs.
     pub limits: on_demand::Limits,

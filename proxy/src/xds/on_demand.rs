@@ -182,7 +182,18 @@ impl ListenerTable {
     /// An SNI that cannot be a name is absent without being asked for.
     pub fn get_server_name(&self, listener: &str, server_name: &str) -> ListenerLookup {
         let Some(key) = naming::server_name_key(listener, server_name) else { return ListenerLookup::Absent };
-        match self.names.get(&key) {
+        self.get_one(&key)
+    }
+
+    /// Looks up the listener for the host and port of a `CONNECT`, where the client has no address.
+    pub fn get_host(&self, authority: &str) -> ListenerLookup {
+        let Some(key) = naming::host_listener_name(authority) else { return ListenerLookup::Absent };
+        self.get_one(&key)
+    }
+
+    /// Looks up one name.
+    fn get_one(&self, key: &str) -> ListenerLookup {
+        match self.names.get(key) {
             Found::Entry(entry) if entry.current().is_some() => ListenerLookup::Known(entry),
             Found::Entry(_) => ListenerLookup::Absent,
             exact => ListenerLookup::Wait(ListenerWait { exact, wildcard: None }),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use osier_core::on_demand as naming;
 use osier_proto::Any;
+use osier_proto::xds::WILDCARD;
 use tokio::time::Instant;
 
 use super::held::{Kind, Revision, Source, Table};
@@ -70,7 +71,7 @@ pub(super) struct State {
     resolver: Option<Arc<DnsResolver>>,
     /// Clusters by the assignment that they take endpoints from; may name clusters that have changed since.
     discovered: HashMap<Arc<str>, HashSet<Arc<str>>>,
-    /// Listeners that belong into the snapshot; on demand, all others go to the table of listeners.
+    /// Listeners that belong into the snapshot; on demand, all others go to the table of listeners. `*`: all that bind.
     pub(super) bound: HashSet<Arc<str>>,
     /// Listeners from xDS aren't put in force yet: the first clusters have not come.
     pub(super) hold_listeners: bool,
@@ -233,8 +234,11 @@ impl State {
     fn accept_listener(&mut self, name: &str, source: Source, now: Instant) -> Result<(), Rejected> {
         let hash = content_hash(&source.body);
         let Some(source) = self.listeners.unless_held(name, source, hash) else { return Ok(()) };
-        let compiled = self
-            .with_context(|context| compile::listener::compile(name, &source.body, context))
+        let compiled = self.with_context(|context| compile::listener::compile(name, &source.body, context));
+        if let Ok(compiled) = &compiled {
+            self.note_bound(&compiled.listener);
+        }
+        let compiled = compiled
             .and_then(|compiled| self.address_is_free(compiled))
             .map_err(|e| self.listeners.refuse(name, source.clone(), e))?;
         let timeouts = compiled.references.route_configs.iter().map(|r| r.fetch_timeout);
@@ -249,6 +253,13 @@ impl State {
     }
 
     /// Two listeners can't have one address.
+    /// Where all listeners with a socket were asked for, those are the ones that bind to their port.
+    fn note_bound(&mut self, listener: &Listener) {
+        if listener.bind_to_port && self.bound.contains(WILDCARD) {
+            self.bound.insert(listener.name.clone());
+        }
+    }
+
     fn address_is_free(&self, compiled: CompiledListener) -> Result<CompiledListener, Rejected> {
         let new = &compiled.listener;
         // On demand, a chain by SNI is a listener of its own with its parent's address.

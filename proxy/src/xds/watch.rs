@@ -19,6 +19,7 @@ use osier_core::on_demand as naming;
 use osier_proto::schema::FEATURE_ON_DEMAND;
 use osier_proto::transport::Connection;
 use osier_proto::types;
+use osier_proto::xds::WILDCARD;
 use osier_proto::xds::client::{Client, Content, Received, Refused, ResponseId, Update};
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
@@ -212,8 +213,13 @@ impl Watch {
         if let Some(demand) = &self.demand {
             self.client = Client::new(self.bootstrap.node.to_message(&[FEATURE_ON_DEMAND]), rand::random());
             for name in &demand.sidecar.listeners {
-                self.client.subscribe(types::LISTENER, name.as_str());
-                self.first.names.insert(name.as_str().into());
+                if name == WILDCARD {
+                    self.client.subscribe_all(types::LISTENER);
+                    self.first.listeners = Some(Pending::new(listener_timeout));
+                } else {
+                    self.client.subscribe(types::LISTENER, name.as_str());
+                    self.first.names.insert(name.as_str().into());
+                }
             }
             return;
         }
@@ -369,7 +375,7 @@ impl Watch {
     /// Somebody looked up a name that isn't known.
     fn on_asked(&mut self, Asked { table, name }: Asked) {
         let (kind, name) = resource_of(table.as_deref(), &name);
-        if !self.client.wants(kind.type_url(), &name) {
+        if !self.client.asks_for(kind.type_url(), &name) {
             self.client.subscribe(kind.type_url(), name);
         }
     }

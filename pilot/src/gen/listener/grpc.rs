@@ -1,6 +1,5 @@
 //! API listeners for gRPC libraries, and the listeners of gRPC servers (xDS reference, section 11).
 
-use osier_core::host::Host;
 use osier_proto::Any;
 use osier_proto::types::http_connection_manager::{
     HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier,
@@ -26,7 +25,7 @@ pub(super) fn generate(scope: &Scope<'_>, name: &str) -> Option<Listener> {
         Some((host, port)) => (host, Some(port.parse().ok()?)),
         None => (name, None),
     };
-    let service = full_names(scope, host).find_map(|full| scope.service(&full))?;
+    let service = scope.service_by_any_name(host)?;
     let port = match port {
         Some(port) => service.port(port)?,
         None => service.ports.iter().find(|p| p.protocol.is_http2()).or(service.ports.first())?,
@@ -43,20 +42,6 @@ pub(super) fn generate(scope: &Scope<'_>, name: &str) -> Option<Listener> {
         api_listener: Some(ApiListener { api_listener: Some(Any::pack(&manager)) }),
         ..Default::default()
     })
-}
-
-/// A host as written, and what its short forms may stand for.
-fn full_names<'a>(scope: &'a Scope<'_>, host: &'a str) -> impl Iterator<Item = String> + 'a {
-    let domain = &scope.snapshot.cluster_domain;
-    let namespace = &scope.view().proxy.namespace;
-    let written = Host::new(host).as_str().trim_end_matches('.').to_string();
-    let forms = [
-        written.clone(),
-        format!("{written}.{domain}"),
-        format!("{written}.svc.{domain}"),
-        format!("{written}.{namespace}.svc.{domain}"),
-    ];
-    forms.into_iter()
 }
 
 /// A gRPC server handles everything that arrives itself.

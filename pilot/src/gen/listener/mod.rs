@@ -62,7 +62,8 @@ fn proxied(scope: &Scope<'_>, name: &str) -> Option<Listener> {
         ListenerName::ServerName(address, sni) if scope.view().is_on_demand() => {
             outbound::generate(scope, address, Some(sni))
         }
-        ListenerName::ServerName(..) | ListenerName::Named(_) => None,
+        ListenerName::Host(host, port) if scope.view().is_on_demand() => outbound::by_host(scope, host, port),
+        ListenerName::ServerName(..) | ListenerName::Host(..) | ListenerName::Named(_) => None,
     }
 }
 

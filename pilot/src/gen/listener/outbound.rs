@@ -140,9 +140,22 @@ fn service_at<'a>(scope: &Scope<'a>, address: SocketAddr) -> Option<(&'a Service
 /// `<VIP>_<port>` and `<pod>_<port>`: one service.
 fn by_address(scope: &Scope<'_>, address: SocketAddr) -> Option<Listener> {
     let (service, port) = service_at(scope, address)?;
+    Some(one_service(scope, address, service, port))
+}
+
+/// The listener of a host that a client names instead of an address: every port of a service has one, HTTP too.
+pub(super) fn by_host(scope: &Scope<'_>, host: &str, port_number: u16) -> Option<Listener> {
+    let service = scope.service_by_any_name(host)?;
+    let port = service.port(port_number).filter(|p| is_served(service, p))?;
+    let address = SocketAddr::new(wildcards(scope)[0], port_number);
+    Some(one_service(scope, address, service, port))
+}
+
+/// A listener for one port of one service.
+fn one_service(scope: &Scope<'_>, address: SocketAddr, service: &Service, port: &ServicePort) -> Listener {
     let mut listener = virtual_listener(address);
     match port.protocol {
-        Protocol::Auto => {
+        protocol if protocol.may_be_http() => {
             let routes = format!("{}:{}", service.host(), port.number);
             listener.filter_chains.push(sniffed_http(scope, address.ip(), &routes));
             let tcp = layer4::tcp(scope, service, port, &[]);
@@ -157,7 +170,7 @@ fn by_address(scope: &Scope<'_>, address: SocketAddr) -> Option<Listener> {
         }
         _ => listener.filter_chains = layer4::tcp(scope, service, port, &[]),
     }
-    Some(listener)
+    listener
 }
 
 /// `0.0.0.0_<port>`: HTTP by Host, TLS by SNI, TCP by address range, and what is left.

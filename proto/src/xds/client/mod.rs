@@ -191,6 +191,11 @@ impl Client {
         self.types.get(&key(type_url)).is_some_and(|s| s.covers(name))
     }
 
+    /// True where the resource is wanted by its name, be there a wildcard beside it or not.
+    pub fn asks_for(&self, type_url: &str, name: &str) -> bool {
+        self.types.get(&key(type_url)).is_some_and(|s| s.asks_for(name))
+    }
+
     /// What is known of a resource; `None` where it is not wanted.
     pub fn state(&self, type_url: &str, name: &str) -> Option<State> {
         self.types.get(&key(type_url))?.state(name)

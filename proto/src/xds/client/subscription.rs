@@ -67,6 +67,10 @@ impl Subscription {
         self.wildcard || self.names.contains_key(name)
     }
 
+    pub fn asks_for(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
     pub fn state(&self, name: &str) -> Option<State> {
         let other = || self.others.get(name).cloned().map(State::Held);
         self.names.get(name).map(|wanted| wanted.state.clone()).or_else(other)
