@@ -3,6 +3,8 @@
 //! Reading order: `app` (start to drain), `listener` (a connection arrives), `http::exchange` (one request from start
 //! to finish), `upstream` (from a cluster to a sent request), `compile` (xDS to the representation in `config`).
 
+pub mod admin;
+pub mod app;
 pub mod bootstrap;
 pub mod compile;
 pub mod config;
@@ -11,6 +13,7 @@ pub mod http;
 pub mod io;
 pub mod listener;
 pub mod node;
+pub mod settings;
 pub mod tcp;
 pub mod telemetry;
 pub mod upstream;

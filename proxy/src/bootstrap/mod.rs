@@ -112,6 +112,29 @@ pub fn load(path: &Path) -> Result<Bootstrap, BootstrapError> {
     from_value(&value).map_err(|e| BootstrapError::Field { file: file(), field: e.field, reason: e.reason })
 }
 
+impl Bootstrap {
+    /// What a sidecar starts with: nothing but who it is and where its control plane is.
+    pub fn for_sidecar(node: Node, pilot: XdsTarget) -> Self {
+        let dynamic = Dynamic {
+            server: XdsServer::new(pilot),
+            listeners: true,
+            clusters: true,
+            // A sidecar without its configuration must not be ready, however long that takes.
+            listener_timeout: None,
+            cluster_timeout: None,
+        };
+        let message = xds::Bootstrap { node: Some(node.to_message(&[])), ..xds::Bootstrap::default() };
+        Self {
+            node,
+            admin: None,
+            clusters: Vec::new(),
+            listeners: Vec::new(),
+            dynamic: Some(dynamic),
+            message: Any::pack(&message),
+        }
+    }
+}
+
 fn from_value(value: &Value) -> Result<Bootstrap, Invalid> {
     let message: xds::Bootstrap =
         json::from_value(value).map_err(|JsonError { path, reason }| Invalid::new(path, reason))?;

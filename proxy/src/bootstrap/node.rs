@@ -34,6 +34,11 @@ impl Node {
         }
     }
 
+    /// The metadata, as peers are told of it.
+    pub fn metadata_struct(&self) -> prost_types::Struct {
+        from_json(&self.metadata)
+    }
+
     /// The message of a stream's first request, with what this build is and can do.
     pub(crate) fn to_message(&self, features: &[&str]) -> core::Node {
         let mut metadata = from_json(&self.metadata);

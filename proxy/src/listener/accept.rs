@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -50,6 +50,33 @@ pub struct Accepted {
     pub bound: SocketAddr,
     /// Name of the listener.
     pub listener: Arc<str>,
+    /// Counts it as open at its listener.
+    pub counted: Counted,
+}
+
+/// Connections of one listening socket.
+#[derive(Debug, Default)]
+struct Counts {
+    total: AtomicU64,
+    active: AtomicU64,
+}
+
+/// One connection as its listening socket counts it, until this is dropped.
+#[derive(Debug)]
+pub struct Counted(Arc<Counts>);
+
+impl Counted {
+    fn new(counts: &Arc<Counts>) -> Self {
+        counts.total.fetch_add(1, Ordering::Relaxed);
+        counts.active.fetch_add(1, Ordering::Relaxed);
+        Self(counts.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A listening socket could not be had.
@@ -92,6 +119,7 @@ struct Bound {
     socket: Option<std::net::TcpListener>,
     /// Name of the listener that connections belong to; dropped to stop.
     name: watch::Sender<Arc<str>>,
+    counts: Arc<Counts>,
 }
 
 impl Acceptors {
@@ -115,7 +143,8 @@ impl Acceptors {
             reason: error.to_string().into(),
         })?;
         let name = watch::Sender::new(listener.name.clone());
-        sockets.insert(key, Bound { address, direction: listener.direction, socket: Some(socket), name });
+        let (direction, counts) = (listener.direction, Arc::default());
+        sockets.insert(key, Bound { address, direction, socket: Some(socket), name, counts });
         Ok(address)
     }
 
@@ -141,7 +170,7 @@ impl Acceptors {
                 renamed
             });
             if let Some(socket) = bound.socket.take() {
-                self.start(socket, bound.address, bound.name.subscribe());
+                self.start(socket, bound);
             }
         }
         failed
@@ -169,12 +198,24 @@ impl Acceptors {
         all
     }
 
-    fn start(&self, socket: std::net::TcpListener, bound: SocketAddr, name: watch::Receiver<Arc<str>>) {
+    /// Connections so far and now, per socket, sorted by name.
+    pub fn counts(&self) -> Vec<(Arc<str>, SocketAddr, (u64, u64))> {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let row =
+            |b: &Bound| (b.name.borrow().clone(), b.address, (load(&b.counts.total), load(&b.counts.active)));
+        let mut all: Vec<_> = self.sockets.lock().values().map(row).collect();
+        all.sort();
+        all
+    }
+
+    fn start(&self, socket: std::net::TcpListener, bound: &Bound) {
+        let Bound { address: bound, name, counts, .. } = bound;
+        let (bound, name, counts) = (*bound, name.subscribe(), counts.clone());
         let home = usize::from(bound.port()) % self.workers.len();
         let (workers, serve) = (self.workers.clone(), self.serve);
         self.workers[home].spawn(async move {
             match TcpListener::from_std(socket) {
-                Ok(socket) => Accept { socket, bound, name, workers, home, serve }.run().await,
+                Ok(socket) => Accept { socket, bound, name, counts, workers, home, serve }.run().await,
                 Err(error) => tracing::error!(%bound, %error, "cannot accept"),
             }
         });
@@ -186,6 +227,7 @@ struct Accept {
     socket: TcpListener,
     bound: SocketAddr,
     name: watch::Receiver<Arc<str>>,
+    counts: Arc<Counts>,
     workers: Box<[Arc<Worker>]>,
     home: usize,
     serve: Serve,
@@ -226,16 +268,16 @@ impl Accept {
     fn hand_over(&self, tcp: TcpStream, peer: SocketAddr) {
         let occupied = least_loaded(&self.workers, self.home).occupy();
         let listener = self.name.borrow().clone();
-        let (bound, serve) = (self.bound, self.serve);
+        let (bound, serve, counted) = (self.bound, self.serve, Counted::new(&self.counts));
         if occupied.worker().id == self.home {
-            return serve(Accepted { occupied, tcp, peer, bound, listener });
+            return serve(Accepted { occupied, tcp, peer, bound, listener, counted });
         }
         // Out of this runtime's poller and into the other's.
         let Ok(socket) = tcp.into_std() else { return };
         let worker = occupied.worker().clone();
         worker.spawn(async move {
             match TcpStream::from_std(socket) {
-                Ok(tcp) => serve(Accepted { occupied, tcp, peer, bound, listener }),
+                Ok(tcp) => serve(Accepted { occupied, tcp, peer, bound, listener, counted }),
                 Err(error) => tracing::warn!(%peer, %error, "lost a connection at the hand-over"),
             }
         });

@@ -1,9 +1,10 @@
-//! One connection from its accept to its filter chain.
+//! One connection from its accept to its end, by way of its filter chain.
 //!
 //! The order: where was it going (SO_ORIGINAL_DST), which listener takes it, what does it speak, which chain is that. Then
-//! the chain's network filter has it to its end. Whatever fails here closes the connection; there is nobody to answer.
+//! the chain's network filter has it to its end. What fails before that closes the connection; there is nobody to answer.
+//! A CONNECT on an explicit proxy starts the same way again, with the destination that it names.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -11,14 +12,17 @@ use socket2::SockRef;
 
 use super::accept::Accepted;
 use super::connection::{Connection, ListenerSource};
-use super::detect::{DetectError, detect};
+use super::detect::{DetectError, Detected, detect};
 use crate::config::listener::{ConnectionInputs, FilterChain, Listener, NetworkAction};
 use crate::config::snapshot::Snapshot;
+use crate::http::exchange::Exchanges;
+use crate::http::server::{self, Ended};
 use crate::http::template::Context;
 use crate::io::Stream;
 use crate::telemetry::record::{Downstream, Flags, RequestRecord};
 use crate::telemetry::write_logs;
 use crate::worker::Worker;
+use crate::xds::on_demand::{Answer, ListenerLookup};
 
 /// Why a connection got no filter chain.
 #[derive(Debug, thiserror::Error)]
@@ -29,38 +33,27 @@ pub enum ArrivalError {
     /// No chain matches (flag NR).
     #[error("no filter chain matches")]
     NoChain,
-    /// The control plane did not say in time what to do with this destination.
+    /// The control plane did not say in time what to do with it.
     #[error("configuration for {0} not received")]
     NoConfiguration(String),
+    /// A CONNECT to something that isn't `host:port`, or that nobody takes.
+    #[error("nothing takes connections to {0}")]
+    NoDestination(String),
     /// Protocol detection ended it.
     #[error(transparent)]
     Detect(#[from] DetectError),
 }
 
-/// Serves a connection on the worker that it was handed to; returns at once.
-pub fn serve(accepted: Accepted) {
-    tokio::spawn(async move {
-        let Accepted { occupied, tcp, peer, bound, listener } = accepted;
-        let worker = occupied.worker().clone();
-        let local = match bound.ip().is_unspecified() {
-            true => tcp.local_addr().unwrap_or(bound),
-            false => bound,
-        };
-        let arrived = match accept(&worker, &tcp, peer, local, &listener).await {
-            Ok(target) => admit(&worker, target, tcp.into(), BytesMut::new(), peer, local).await,
-            Err(error) => Err(error),
-        };
-        match arrived {
-            Ok(arrived) => arrived.run(worker).await,
-            Err(error) => tracing::debug!(%peer, %local, %listener, %error, "connection closed"),
-        }
-        drop(occupied);
-    });
+/// The ends of a socket.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    peer: SocketAddr,
+    local: SocketAddr,
 }
 
 /// The listener that takes a connection, and where the connection was going.
-#[derive(Debug, Clone)]
-pub struct Target {
+#[derive(Debug)]
+struct Target {
     listener: Arc<Listener>,
     source: ListenerSource,
     destination: SocketAddr,
@@ -74,15 +67,56 @@ struct Arrived {
     received: BytesMut,
 }
 
+/// Serves a connection on the worker that it was handed to; returns at once.
+pub fn serve(accepted: Accepted) {
+    tokio::spawn(async move {
+        let Accepted { occupied, tcp, peer, bound, listener, counted } = accepted;
+        let worker = occupied.worker().clone();
+        let local = match bound.ip().is_unspecified() {
+            true => tcp.local_addr().unwrap_or(bound),
+            false => bound,
+        };
+        let ends = Ends { peer, local };
+        if let Err(error) = run(&worker, tcp, ends, &listener).await {
+            tracing::debug!(%peer, %local, %listener, %error, "connection closed");
+        }
+        drop((occupied, counted));
+    });
+}
+
+async fn run(
+    worker: &Arc<Worker>,
+    tcp: tokio::net::TcpStream,
+    ends: Ends,
+    listener: &Arc<str>,
+) -> Result<(), ArrivalError> {
+    let target = accept(worker, &tcp, ends, listener).await?;
+    let mut arrived = admit(worker, target, tcp.into(), BytesMut::new(), ends).await?;
+    loop {
+        match arrived.run(worker).await {
+            Ended::Closed => return Ok(()),
+            Ended::Tunnel { stream, buffered, authority } => {
+                let target = tunnel(worker, &authority).await?;
+                arrived = admit(worker, target, stream, buffered, ends).await?;
+            }
+        }
+    }
+}
+
 impl Arrived {
-    async fn run(self, worker: Arc<Worker>) {
+    async fn run(self, worker: &Arc<Worker>) -> Ended {
         let Self { connection, chain, stream, received } = self;
         match &chain.action {
             NetworkAction::Tcp(proxy) => {
-                crate::tcp::exchange::run(&worker, &connection, proxy, stream, received).await;
+                let copying = crate::tcp::exchange::run(worker, &connection, proxy, stream, received);
+                // Much smaller than the HTTP branch, whose size it would take beside it.
+                Box::pin(copying).await;
+                Ended::Closed
             }
             NetworkAction::Http(_) => {
-                tracing::error!(listener = %connection.listener, "no HTTP");
+                // The connection itself holds the chain in force.
+                drop(chain);
+                server::serve(worker, &connection, stream, received, &Exchanges).await
             }
         }
     }
@@ -92,34 +126,71 @@ impl Arrived {
 async fn accept(
     worker: &Worker,
     tcp: &tokio::net::TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
+    ends: Ends,
     name: &Arc<str>,
 ) -> Result<Target, ArrivalError> {
     let snapshot = worker.snapshot();
     let bound = snapshot.listeners.get(name).ok_or(ArrivalError::ListenerGone)?;
     let captures = bound.use_original_dst || bound.original_dst_filter;
-    let original =
-        captures.then(|| worker.shared.original_destination.of(SockRef::from(tcp), peer, local)).flatten();
-    let own = Target {
+    let find_original = || worker.shared.original_destination.of(SockRef::from(tcp), ends.peer, ends.local);
+    let original = captures.then(find_original).flatten();
+    if let Some(destination) = original.filter(|_| bound.use_original_dst)
+        && let Some(target) = find(&snapshot, destination).await?
+    {
+        return Ok(target);
+    }
+    Ok(Target {
         listener: bound.clone(),
         source: ListenerSource::Named(name.clone()),
-        destination: original.unwrap_or(local),
-    };
-    match original {
-        Some(destination) if bound.use_original_dst => Ok(find(&snapshot, destination).await?.unwrap_or(own)),
-        _ => Ok(own),
+        destination: original.unwrap_or(ends.local),
+    })
+}
+
+/// The listener for the authority of a CONNECT. A host name has no address here: the wildcard listener of its port takes it,
+/// and what is sent through the tunnel says the name again (`Host`, SNI).
+async fn tunnel(worker: &Worker, authority: &[u8]) -> Result<Target, ArrivalError> {
+    let text = String::from_utf8_lossy(authority);
+    let nobody = || ArrivalError::NoDestination(text.clone().into_owned());
+    let destination = parse_authority(&text).ok_or_else(nobody)?;
+    find(&worker.snapshot(), destination).await?.ok_or_else(nobody)
+}
+
+fn parse_authority(text: &str) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
     }
+    let (host, port) = text.rsplit_once(':')?;
+    let valid = !host.is_empty() && !host.contains(['[', ']', ':']);
+    valid.then_some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port.parse().ok()?))
 }
 
 /// The listener that takes connections to `destination`; `None`: nobody's, the capturing listener's own chains decide.
 async fn find(snapshot: &Snapshot, destination: SocketAddr) -> Result<Option<Target>, ArrivalError> {
-    let known = snapshot.for_original_destination(destination);
-    Ok(known.map(|listener| Target {
-        listener: listener.clone(),
-        source: ListenerSource::Named(listener.name.clone()),
-        destination,
-    }))
+    if let Some(listener) = snapshot.for_original_destination(destination) {
+        let source = ListenerSource::Named(listener.name.clone());
+        return Ok(Some(Target { listener: listener.clone(), source, destination }));
+    }
+    let Some(table) = &snapshot.on_demand else { return Ok(None) };
+    on_demand(table.get(destination), destination, || destination.to_string()).await
+}
+
+/// What the control plane said of something that was asked for.
+async fn on_demand(
+    lookup: ListenerLookup,
+    destination: SocketAddr,
+    what: impl FnOnce() -> String,
+) -> Result<Option<Target>, ArrivalError> {
+    let entry = match lookup {
+        ListenerLookup::Known(entry) => entry,
+        ListenerLookup::Absent => return Ok(None),
+        ListenerLookup::Wait(wait) => match wait.answer().await {
+            Answer::Known(entry) => entry,
+            Answer::Absent => return Ok(None),
+            Answer::Silent => return Err(ArrivalError::NoConfiguration(what())),
+        },
+    };
+    let listener = entry.current();
+    Ok(listener.map(|listener| Target { listener, source: ListenerSource::OnDemand(entry), destination }))
 }
 
 /// Finds the protocol and the chain. `received` was read already.
@@ -128,25 +199,39 @@ async fn admit(
     target: Target,
     stream: Stream,
     received: BytesMut,
-    peer: SocketAddr,
-    local: SocketAddr,
+    ends: Ends,
 ) -> Result<Arrived, ArrivalError> {
-    let Target { listener, source, destination } = target;
-    let detected = detect(&stream, &listener.inspect, received).await?;
-    let inputs = ConnectionInputs {
-        source: peer,
-        destination,
-        transport: detected.transport,
-        server_name: detected.server_name,
-        application_protocols: detected.application_protocols,
-    };
     let generation = worker.shared.snapshot.generation();
+    let Target { mut listener, mut source, destination } = target;
+    let Detected { transport, server_name, application_protocols, received } =
+        detect(&stream, &listener.inspect, received).await?;
+    let inputs =
+        ConnectionInputs { source: ends.peer, destination, transport, server_name, application_protocols };
+    if let Some(target) = for_server_name(worker, &listener, &inputs).await? {
+        (listener, source) = (target.listener, target.source);
+    }
     let Some(chain) = listener.chain_for(&inputs).cloned() else {
         log_unmatched(worker, &listener, &inputs);
         return Err(ArrivalError::NoChain);
     };
-    let connection = Connection::new(worker, &listener, source, chain.clone(), generation, inputs, local);
-    Ok(Arrived { connection: Arc::new(connection), chain, stream, received: detected.received })
+    let connection =
+        Connection::new(worker, &listener, source, chain.clone(), generation, inputs, ends.local);
+    Ok(Arrived { connection: Arc::new(connection), chain, stream, received })
+}
+
+/// The listener with the one chain for this connection's SNI, where chains are asked for one by one.
+async fn for_server_name(
+    worker: &Worker,
+    listener: &Listener,
+    inputs: &ConnectionInputs,
+) -> Result<Option<Target>, ArrivalError> {
+    let Some(name) = inputs.server_name.as_deref().filter(|_| listener.chains_by_server_name) else {
+        return Ok(None);
+    };
+    let snapshot = worker.snapshot();
+    let Some(table) = &snapshot.on_demand else { return Ok(None) };
+    let lookup = table.get_server_name(&listener.name, name);
+    on_demand(lookup, inputs.destination, || format!("{} at {}", name, listener.name)).await
 }
 
 /// The listener's own access log has a line for a connection that no chain takes.
@@ -165,3 +250,7 @@ fn log_unmatched(worker: &Worker, listener: &Listener, inputs: &ConnectionInputs
     let context = Context { record: &record, request: None, response: None, trailers: None };
     write_logs(worker, &listener.access_log, &context);
 }
+
+#[cfg(test)]
+#[path = "arrival_tests.rs"]
+mod tests;

@@ -18,6 +18,7 @@ use crate::config::listener::{
 use crate::config::snapshot::Snapshot;
 use crate::telemetry::record::{Downstream, RequestRecord};
 use crate::worker::Worker;
+use crate::xds::on_demand::ListenerEntry;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -26,12 +27,15 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub enum ListenerSource {
     /// In the snapshot, by name.
     Named(Arc<str>),
+    /// Asked for on demand. Holding the entry keeps the name in use.
+    OnDemand(ListenerEntry),
 }
 
 impl ListenerSource {
     fn current(&self, snapshot: &Snapshot) -> Option<Arc<Listener>> {
         match self {
             Self::Named(name) => snapshot.listeners.get(name).cloned(),
+            Self::OnDemand(entry) => entry.current(),
         }
     }
 }

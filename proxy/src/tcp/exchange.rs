@@ -12,8 +12,7 @@ use bytes::BytesMut;
 
 use super::copy::{self, Count as _, End};
 use super::tally::Tally;
-use crate::config::cluster::{Cluster, ClusterHandle, Discovery};
-use crate::config::endpoint::{Endpoint, EndpointSpec};
+use crate::config::cluster::{Cluster, ClusterHandle};
 use crate::config::listener::TcpProxy;
 use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::http::template::Context;
@@ -21,7 +20,8 @@ use crate::io::Stream;
 use crate::listener::connection::Connection;
 use crate::telemetry::record::{Flags, RequestRecord};
 use crate::telemetry::write_logs;
-use crate::upstream::balance::{Tried, pick};
+use crate::upstream::balance::Tried;
+use crate::upstream::choose::ChooseBy;
 use crate::upstream::connect::{TcpConnection, open_tcp};
 use crate::worker::Worker;
 
@@ -139,12 +139,13 @@ impl Exchange<'_> {
     /// Connects to an endpoint of `cluster`, to another one where that fails.
     async fn connect(
         &self,
-        cluster: &Cluster,
+        cluster: &Arc<Cluster>,
         record: &mut RequestRecord<'_>,
     ) -> Result<TcpConnection, ProxyError> {
+        let by = ChooseBy { original_destination: Some(self.connection.inputs.destination), head: None };
         let mut tried = Tried::avoiding(REPICKS);
         loop {
-            let endpoint = self.pick_endpoint(cluster, &mut tried)?;
+            let endpoint = self.worker.pool.choose(cluster, by, &mut tried, || self.worker.random()).await?;
             record.attempts += 1;
             record.endpoint = Some(endpoint.clone());
             match open_tcp(&endpoint.state, &cluster.spec).await {
@@ -154,23 +155,6 @@ impl Exchange<'_> {
                 outcome => return outcome,
             }
         }
-    }
-
-    fn pick_endpoint(&self, cluster: &Cluster, tried: &mut Tried) -> Result<Arc<Endpoint>, ProxyError> {
-        if let Discovery::OriginalDst(settings) = &cluster.spec.discovery {
-            let mut address = self.connection.inputs.destination;
-            address.set_port(settings.port_override.unwrap_or(address.port()));
-            let state = cluster.live.endpoint(address);
-            return Ok(Arc::new(Endpoint { spec: EndpointSpec::default(), address, state }));
-        }
-        let set = cluster.endpoints.load();
-        let picked = pick(&set, cluster.spec.balance, tried, || self.worker.random()).ok_or_else(|| {
-            let detail = format!("cluster {} has no healthy endpoint", cluster.spec.name);
-            ProxyError::new(Kind::NoHealthyUpstream, Side::Upstream, Progress::NothingSent, detail)
-        })?;
-        let endpoint = picked.endpoint.clone();
-        tried.record(picked.endpoint, picked.priority);
-        Ok(endpoint)
     }
 }
 

@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::cluster::{ClusterLimits, ClusterSpec, WeightedCluster, WeightedClusters};
-use crate::config::endpoint::EndpointSet;
+use crate::config::cluster::{ClusterLimits, ClusterSpec, Discovery, WeightedCluster, WeightedClusters};
+use crate::config::endpoint::{EndpointSet, EndpointSpec};
 use crate::config::listener::{
     AccessLogConfig, AccessLogFormat, AccessLogSink, ConnectionInputs, Direction, DownstreamTransport,
     FilterChain, Listener, NetworkAction, TransportProtocol,
@@ -181,7 +181,11 @@ async fn failures_close_the_connection_and_say_why() {
     let full = ClusterSpec { limits, ..ClusterSpec::plain("full", Discovery::Static) };
     for (cluster, attempts, expected) in [
         (ClusterHandle::empty("nothing"), 3, "NC nothing 0 0 cluster_nothing_does_not_exist 0".to_owned()),
-        (cluster("empty", &[]), 3, "UH empty 0 0 cluster_empty_has_no_healthy_endpoint 0".to_owned()),
+        (
+            cluster("empty", &[]),
+            3,
+            "UH empty 0 0 cluster_empty_has_no_eligible_endpoint_among_0 0".to_owned(),
+        ),
         (
             cluster("down", &[gone]),
             2,

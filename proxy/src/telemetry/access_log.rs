@@ -150,6 +150,13 @@ impl Gathered {
     }
 }
 
+/// The end of a worker: its last lines are handed over.
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 impl AccessLogFormat {
     /// Appends one line, with its end.
     fn write(&self, context: &Context<'_>, out: &mut Vec<u8>) {

@@ -69,6 +69,12 @@ impl Metrics {
         shard
     }
 
+    /// Everything starts at zero again; open connections go on counting from here.
+    pub fn reset(&self) {
+        self.0.shards.lock().iter().for_each(|shard| shard.reset());
+        *self.0.seen.lock() = Seen::default();
+    }
+
     fn merge(&self) -> Merged {
         let mut merged = Merged::default();
         for shard in &*self.0.shards.lock() {

@@ -228,6 +228,20 @@ impl Shard {
         }
     }
 
+    /// Sets everything to zero.
+    pub(super) fn reset(&self) {
+        let mut table = self.table.lock();
+        for Set { requests, connections, .. } in &mut table.sets {
+            requests.clear();
+            for counter in connections.iter().flat_map(|(_, c)| [&c.opened, &c.closed, &c.received, &c.sent])
+            {
+                counter.store(0, Relaxed);
+            }
+            connections.retain(|(_, held)| Arc::strong_count(held) > 1);
+        }
+        table.forget_empty_sets();
+    }
+
     /// Forgets what `idle` says of. What counted on since the collector looked has another count, and stays.
     pub(super) fn evict(
         &self,

@@ -1,0 +1,34 @@
+//! `/stats/prometheus`: Istio's metrics, and the proxy's own figures as `envoy_*` (only those that every proxy has once:
+//! per-cluster figures grow with the mesh and are at `/stats`).
+
+use http::StatusCode;
+use osier_core::admin::Reply;
+use prometheus::TextEncoder;
+use prometheus::core::Collector as _;
+use prometheus::proto::{MetricFamily, MetricType};
+
+use super::{Admin, server_info, stats};
+use crate::telemetry::collector::{counter, family, gauge};
+
+pub(super) fn page(admin: &Admin) -> Reply {
+    // No registry: there is one collector, and what else is shown is made here.
+    let mut families = admin.shared.metrics.collect();
+    families.extend(own_figures(admin));
+    families.sort_by(|a, b| a.name().cmp(b.name()));
+    match TextEncoder::new().encode_to_string(&families) {
+        Ok(text) => Reply { content_type: "text/plain; version=0.0.4", ..Reply::text(text) },
+        Err(error) => Reply::status(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn own_figures(admin: &Admin) -> Vec<MetricFamily> {
+    let envoy = stats::process(admin).into_iter().map(|stat| {
+        let name = format!("envoy_{}", stat.name.replace(['.', '-'], "_"));
+        let (kind, metric) = match stat.counter {
+            true => (MetricType::COUNTER, counter(stat.value)),
+            false => (MetricType::GAUGE, gauge(stat.value as f64)),
+        };
+        family(&name, "", kind, vec![metric])
+    });
+    envoy.chain(server_info::process_families(admin)).collect()
+}

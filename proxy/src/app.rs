@@ -1,0 +1,199 @@
+//! From settings to a clean end. Read this first.
+//!
+//! The order of the start: parts that everything shares, workers, configuration (static resources are in force when
+//! [`xds::start`] returns), sockets, admin and readiness. Housekeeping runs on the calling thread's runtime; traffic runs on
+//! the workers' threads. The end: inbound connections finish politely while outbound ones go on, then what is left is cut.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use osier_core::admin;
+use osier_core::drain::{Drain, Phase};
+use osier_core::logging::Logging;
+use osier_core::readiness::Readiness;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::admin::{Admin, Order, Probe};
+use crate::config::snapshot::Clusters;
+use crate::listener::accept::Acceptors;
+use crate::listener::arrival;
+use crate::node::Node;
+use crate::settings::{DrainSettings, Settings, SidecarSettings};
+use crate::telemetry::access_log::AccessLogs;
+use crate::telemetry::collector::Metrics;
+use crate::upstream::dns::DnsResolver;
+use crate::worker::{Shared, Workers};
+use crate::xds::{self, Mode, Options};
+
+/// How long the last access log lines may take.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Runs a proxy until it is told to end. Call it on the housekeeping runtime.
+pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
+    let started = (Instant::now(), SystemTime::now());
+    let mut signals = Signals::listen()?;
+    let readiness = Readiness::default();
+    let configured = readiness.wait_for("configuration");
+
+    let shared = share(&settings);
+    let workers = Workers::start(settings.concurrency, &shared).context("cannot start workers")?;
+    let acceptors = Arc::new(Acceptors::new(workers.all(), arrival::serve));
+
+    let static_clusters = settings.bootstrap.clusters.iter().map(|cluster| cluster.name.clone()).collect();
+    let Settings { bootstrap, sidecar, .. } = settings;
+    let node = bootstrap.node.clone();
+    let xds = xds::start(Options {
+        bootstrap,
+        clusters: shared.clusters.clone(),
+        snapshot: shared.snapshot.clone(),
+        resolver: DnsResolver::system().map(Arc::new).map_err(warn_about_dns).ok(),
+        mode: sidecar.map_or(Mode::All, on_demand),
+    })?;
+    listen(&shared, &acceptors)?;
+
+    let (orders, mut ordered) = mpsc::channel(4);
+    let pages = Arc::new(Admin {
+        shared: shared.clone(),
+        acceptors: acceptors.clone(),
+        xds: xds.clone(),
+        readiness: readiness.clone(),
+        logging: Arc::new(logging),
+        orders,
+        node,
+        static_clusters,
+        started,
+        concurrency: settings.concurrency,
+        baseline: Default::default(),
+        failed: Default::default(),
+    });
+    if let Some(address) = settings.readiness {
+        let probe = Arc::new(Probe::new(pages.clone()));
+        tokio::spawn(admin::serve(bind("readiness", address).await?, probe));
+    }
+    if let Some(address) = settings.admin {
+        tokio::spawn(admin::serve(bind("admin", address).await?, pages));
+    }
+    tokio::spawn(follow(shared.clone(), acceptors.clone()));
+    let ready = xds.clone();
+    tokio::spawn(async move {
+        ready.ready().await;
+        drop(configured);
+        tracing::info!("ready");
+    });
+
+    let order = tokio::select! {
+        order = ordered.recv() => order.unwrap_or(Order::Quit),
+        () = signals.received() => Order::Drain { inbound_only: true },
+    };
+    end(order, settings.drain, &shared, &acceptors, &mut signals, &mut ordered).await;
+    xds.save().await;
+    drop(acceptors);
+    workers.stop();
+    shared.access_logs.finish(LAST_LINES);
+    Ok(())
+}
+
+fn share(settings: &Settings) -> Arc<Shared> {
+    let node = &settings.bootstrap.node;
+    let node = Node::new(&node.id, &node.cluster, node.metadata_struct());
+    Arc::new(Shared {
+        metrics: Metrics::new(node.workload.clone()),
+        node: Arc::new(node),
+        clusters: Arc::<Clusters>::default(),
+        drain: Drain::new(),
+        access_logs: AccessLogs::default(),
+        ..Shared::default()
+    })
+}
+
+fn on_demand(sidecar: SidecarSettings) -> Mode {
+    let listeners = match sidecar.captured {
+        true => vec!["virtualInbound".to_owned(), "virtualOutbound".to_owned()],
+        false => Vec::new(),
+    };
+    Mode::OnDemand(xds::Sidecar { listeners, limits: Default::default(), state_file: sidecar.state_file })
+}
+
+fn warn_about_dns(error: impl std::fmt::Display) {
+    tracing::warn!(%error, "DNS cannot be used; clusters that need it stay without endpoints");
+}
+
+/// Opens the sockets of what is in force at the start. Without them the proxy would be of no use, so a failure ends it.
+fn listen(shared: &Shared, acceptors: &Acceptors) -> anyhow::Result<()> {
+    let failed = acceptors.apply(&shared.snapshot.load());
+    let texts: Vec<String> = failed.iter().map(ToString::to_string).collect();
+    anyhow::ensure!(texts.is_empty(), "{}", texts.join("\n"));
+    Ok(())
+}
+
+async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket =
+        TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))?;
+    tracing::info!(address = %socket.local_addr()?, "{what} listens");
+    Ok(socket)
+}
+
+/// Keeps the sockets as the snapshot says.
+async fn follow(shared: Arc<Shared>, acceptors: Arc<Acceptors>) {
+    let mut seen = 0;
+    loop {
+        let snapshot = shared.snapshot.changed_since(seen).await;
+        seen = snapshot.generation;
+        for error in acceptors.apply(&snapshot) {
+            tracing::error!(%error, "a listener has no socket");
+        }
+    }
+}
+
+/// Drains as ordered; returns when it is time to leave. A second signal cuts it short.
+async fn end(
+    order: Order,
+    settings: DrainSettings,
+    shared: &Shared,
+    acceptors: &Acceptors,
+    signals: &mut Signals,
+    ordered: &mut mpsc::Receiver<Order>,
+) {
+    let Order::Drain { inbound_only } = order else { return };
+    let phase = if inbound_only { Phase::DrainingInbound } else { Phase::Draining };
+    shared.drain.advance(phase);
+    tracing::info!(time = ?settings.time, open = shared.drain.open(), "draining");
+    let drained = async {
+        tokio::time::sleep(settings.time).await;
+        if settings.until_idle {
+            // Nobody new: else a busy client would keep the process for ever.
+            acceptors.close(inbound_only);
+            shared.drain.emptied().await;
+        }
+    };
+    tokio::select! {
+        () = drained => tracing::info!(open = shared.drain.open(), "drained"),
+        () = signals.received() => tracing::info!("told twice, ending now"),
+        _ = ordered.recv() => tracing::info!("told to quit, ending now"),
+    }
+    shared.drain.advance(Phase::Closing);
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

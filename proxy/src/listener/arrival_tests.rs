@@ -1,0 +1,241 @@
+//! Whole connections over real sockets: hand-over by original destination, detection, chains, no chain.
+
+use std::io::{Read, Write};
+use std::net::TcpStream as Client;
+use std::time::Duration;
+
+use super::super::accept::Acceptors;
+use super::super::orig_dst::OriginalDestination;
+use super::*;
+use crate::config::cluster::{Cluster, ClusterHandle, ClusterSpec, Discovery, WeightedClusters};
+use crate::config::endpoint::{EndpointSet, EndpointSpec};
+use crate::config::listener::{
+    AccessLogConfig, AccessLogFormat, AccessLogSink, ChainMatch, DownstreamTransport, Inspect, TcpProxy,
+    TransportProtocol,
+};
+use crate::http::template::Template;
+use crate::listener::client_hello::tests::hello;
+use crate::listener::filter_chain::ChainMatcher;
+use crate::worker::{Shared, Workers};
+use crate::xds::on_demand::{Limits, OnDemand};
+
+/// An endpoint that sends its name and closes.
+fn endpoint(name: &'static str) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            let _ = socket.write_all(name.as_bytes());
+            let _ = socket.shutdown(std::net::Shutdown::Write);
+            let _ = socket.read_to_end(&mut Vec::new());
+        }
+    });
+    address
+}
+
+fn chain(name: &'static str, matches: ChainMatch) -> Arc<FilterChain> {
+    let handle = ClusterHandle::empty(name);
+    let cluster = Cluster::new(ClusterSpec::plain(name, Discovery::Static), None);
+    let endpoints = [(endpoint(name), EndpointSpec::default())];
+    let set = EndpointSet::build(endpoints, &cluster.live, cluster.spec.set_settings(1));
+    cluster.set_endpoints(Arc::new(set));
+    handle.publish(cluster);
+    let proxy = TcpProxy {
+        stat_prefix: name.into(),
+        clusters: WeightedClusters::single(handle),
+        cluster_from_sni: false,
+        idle_timeout: None,
+        max_duration: None,
+        max_connect_attempts: 1,
+        access_log: Vec::new(),
+    };
+    Arc::new(FilterChain {
+        name: name.into(),
+        matches,
+        transport: DownstreamTransport::Plaintext,
+        action: NetworkAction::Tcp(Arc::new(proxy)),
+    })
+}
+
+fn listener(name: &str, address: &str, chains: Vec<Arc<FilterChain>>) -> Listener {
+    let matcher = Arc::new(ChainMatcher::new(chains.iter().map(|c| &c.matches)).expect("no overlap"));
+    let inspect = Inspect {
+        timeout: Some(Duration::from_millis(100)),
+        continue_on_timeout: true,
+        ..Inspect::default()
+    };
+    Listener { chains, matcher, inspect, ..Listener::plain(name, address.parse().expect("address")) }
+}
+
+/// A running proxy: workers, sockets, and the address of the first listener.
+struct Proxy {
+    workers: Workers,
+    shared: Arc<Shared>,
+    acceptors: Acceptors,
+}
+
+impl Proxy {
+    fn start(shared: Shared, snapshot: Snapshot) -> Self {
+        let shared = Arc::new(shared);
+        let workers = Workers::start(2, &shared).expect("threads");
+        let acceptors = Acceptors::new(workers.all(), serve);
+        shared.snapshot.publish(snapshot);
+        assert!(acceptors.apply(&shared.snapshot.load()).is_empty());
+        Self { workers, shared, acceptors }
+    }
+
+    fn ask(&self, send: &[u8]) -> String {
+        let mut client = Client::connect(self.acceptors.addresses()[0].1).expect("connect");
+        client.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
+        client.write_all(send).expect("send");
+        let mut answer = String::new();
+        // A connection without a chain may be reset, because bytes of it were never read.
+        let _ = client.read_to_string(&mut answer);
+        answer
+    }
+
+    fn stop(self) {
+        drop(self.acceptors);
+        self.workers.stop();
+    }
+}
+
+fn snapshot(listeners: Vec<Listener>) -> Snapshot {
+    Snapshot::new(listeners.into_iter().map(Arc::new))
+}
+
+/// A listener for captured traffic, whose connections all were going to `destination`.
+fn captured(
+    destination: fn(SocketAddr, SocketAddr) -> Option<SocketAddr>,
+    own: Listener,
+) -> (Shared, Listener) {
+    let shared =
+        Shared { original_destination: OriginalDestination::Mocked(destination), ..Shared::default() };
+    (shared, Listener { use_original_dst: true, ..own })
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("address")
+}
+
+#[test]
+fn captured_connections_go_to_the_listener_of_their_destination() {
+    type Destination = fn(SocketAddr, SocketAddr) -> Option<SocketAddr>;
+    let table: [(Destination, &str); 4] = [
+        (|_, _| Some(address("10.0.0.1:80")), "exact"),
+        (|_, _| Some(address("10.0.0.2:80")), "wildcard"),
+        (|_, _| Some(address("10.0.0.1:81")), "catch-all"),
+        (|_, _| None, "catch-all"),
+    ];
+    for (destination, expected) in table {
+        let own = listener("virtualOutbound", "127.0.0.1:0", vec![chain("catch-all", ChainMatch::default())]);
+        let (shared, own) = captured(destination, own);
+        let unbound = |name, at, chain_name| Listener {
+            bind_to_port: false,
+            ..listener(name, at, vec![chain(chain_name, ChainMatch::default())])
+        };
+        let listeners = vec![
+            own,
+            unbound("10.0.0.1_80", "10.0.0.1:80", "exact"),
+            unbound("0.0.0.0_80", "0.0.0.0:80", "wildcard"),
+        ];
+        let proxy = Proxy::start(shared, snapshot(listeners));
+        assert_eq!(proxy.ask(b""), expected);
+        proxy.stop();
+    }
+}
+
+#[test]
+fn the_protocol_decides_on_the_chain_and_a_silent_client_is_opaque() {
+    let http = ["http/1.0", "http/1.1", "h2c"].map(Arc::from).to_vec();
+    let chains = vec![
+        chain("http", ChainMatch { application_protocols: http, ..ChainMatch::default() }),
+        chain("a.example", ChainMatch { server_names: vec!["a.example".into()], ..ChainMatch::default() }),
+        chain("tls", ChainMatch { transport: Some(TransportProtocol::Tls), ..ChainMatch::default() }),
+        chain("opaque", ChainMatch::default()),
+    ];
+    let mut own = listener("auto", "127.0.0.1:0", chains);
+    (own.inspect.tls, own.inspect.http) = (true, true);
+    let proxy = Proxy::start(Shared::default(), snapshot(vec![own]));
+    for (bytes, expected) in [
+        (&b"GET / HTTP/1.1\r\n"[..], "http"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "http"),
+        (&hello(Some("a.example"), &[]), "a.example"),
+        (&hello(Some("b.example"), &["h2"]), "tls"),
+        (b"*1\r\n$4\r\nPING\r\n", "opaque"),
+        (b"", "opaque"),
+    ] {
+        assert_eq!(proxy.ask(bytes), expected, "{:?}", bytes.escape_ascii().to_string());
+    }
+    proxy.stop();
+}
+
+#[test]
+fn a_connection_without_a_chain_is_closed_and_logged() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("log");
+    let log = AccessLogConfig {
+        sink: AccessLogSink::File(path.to_str().expect("path").into()),
+        format: AccessLogFormat::Text(
+            Template::parse("%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n").expect("format"),
+        ),
+    };
+    let only = ChainMatch { destination_port: Some(1), ..ChainMatch::default() };
+    let own =
+        Listener { access_log: vec![Arc::new(log)], ..listener("l", "127.0.0.1:0", vec![chain("c", only)]) };
+    let proxy = Proxy::start(Shared::default(), snapshot(vec![own]));
+    assert_eq!(proxy.ask(b"x"), "");
+    let logs = proxy.shared.access_logs.clone();
+    proxy.stop();
+    logs.finish(Duration::from_secs(20));
+    assert_eq!(std::fs::read_to_string(&path).expect("log"), "NR filter_chain_not_found\n");
+}
+
+#[test]
+fn a_destination_that_is_asked_for_waits_and_silence_closes() {
+    let limits = Limits { patience: Duration::from_millis(300), ..Limits::default() };
+    let (on_demand, mut asked) = OnDemand::new(limits);
+    let own = listener("virtualOutbound", "127.0.0.1:0", vec![chain("catch-all", ChainMatch::default())]);
+    // Destinations by source port would be racy; they come one after the other instead.
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(80);
+    let next = |_, _| {
+        let port = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Some(SocketAddr::new([10, 0, 0, 1].into(), port))
+    };
+    let (shared, own) = captured(next, own);
+    let snapshot = Snapshot { on_demand: Some(on_demand.listeners().clone()), ..snapshot(vec![own]) };
+    let proxy = Proxy::start(shared, snapshot);
+    // 10.0.0.1:80 is there, 10.0.0.1:81 is answered absent, 10.0.0.1:82 is not answered.
+    let table = on_demand.listeners().clone();
+    let answering = std::thread::spawn(move || {
+        let found =
+            Arc::new(listener("10.0.0.1_80", "10.0.0.1:80", vec![chain("found", ChainMatch::default())]));
+        while let Some(asked) = asked.blocking_recv() {
+            match asked.name.as_ref() {
+                "10.0.0.1_80" => table.publish(&asked.name, Some(found.clone())),
+                name if name.ends_with("_82") => return,
+                name => table.publish(name, None),
+            }
+        }
+    });
+    let answers: Vec<_> = (0..3).map(|_| proxy.ask(b"")).collect();
+    assert_eq!(answers, ["found", "catch-all", ""], "absent is the catch-all's, silence is nobody's");
+    answering.join().expect("control plane");
+    proxy.stop();
+}
+
+#[test]
+fn authorities_of_connect() {
+    for (text, expected) in [
+        ("10.0.0.1:80", Some("10.0.0.1:80")),
+        ("[fd00::1]:443", Some("[fd00::1]:443")),
+        ("reviews.default:9080", Some("0.0.0.0:9080")),
+        ("reviews", None),
+        ("reviews:", None),
+        ("reviews:70000", None),
+        (":80", None),
+        ("[fd00::1:80", None),
+    ] {
+        assert_eq!(parse_authority(text), expected.map(address), "{text}");
+    }
+}

@@ -1,0 +1,207 @@
+//! Who a sidecar is: what injection puts into a pod's environment (Istio's names), and the downward API's file of labels.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use osier_core::duration;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::DrainSettings;
+use crate::bootstrap::Node;
+use crate::config::endpoint::Locality;
+
+/// Where injection mounts the pod's labels.
+const LABELS_FILE: &str = "/etc/istio/pod/labels";
+
+/// Variables, and the one file, that a sidecar looks at. A value so that tests need no real environment.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// All variables.
+    pub variables: BTreeMap<String, String>,
+    /// The downward API's file of labels.
+    pub labels_file: PathBuf,
+}
+
+impl Environment {
+    /// The environment of this process. Variables that aren't text are nobody's here.
+    pub fn of_process() -> Self {
+        let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((key.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self { variables: std::env::vars_os().filter_map(text).collect(), labels_file: LABELS_FILE.into() }
+    }
+
+    /// A variable that isn't empty.
+    fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+/// The part of Istio's ProxyConfig (`PROXY_CONFIG`, YAML or JSON) that a sidecar acts on.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ProxyConfig {
+    /// Address of the control plane.
+    pub discovery_address: Option<String>,
+    /// Worker threads.
+    pub concurrency: Option<u16>,
+    /// How long to drain.
+    pub termination_drain_duration: Option<String>,
+    /// Port of the admin interface.
+    #[serde(rename = "proxyAdminPort")]
+    pub admin_port: Option<u16>,
+    /// Variables, as if they were set.
+    pub proxy_metadata: BTreeMap<String, String>,
+}
+
+/// What the environment says.
+#[derive(Debug, Default)]
+pub struct Identity {
+    /// The xDS node; `None` after a mistake.
+    pub node: Option<Node>,
+    /// `PROXY_CONFIG`.
+    pub proxy_config: ProxyConfig,
+    drain: Option<Duration>,
+    minimum_drain: Option<Duration>,
+    until_idle: bool,
+}
+
+impl Identity {
+    /// Reads everything; mistakes go to `mistakes`.
+    pub fn read(environment: &Environment, mistakes: &mut Vec<String>) -> Self {
+        let proxy_config = match environment.get("PROXY_CONFIG").map(serde_saphyr::from_str::<ProxyConfig>) {
+            Some(Ok(config)) => config,
+            Some(Err(error)) => {
+                mistakes.push(format!("PROXY_CONFIG: {error}"));
+                ProxyConfig::default()
+            }
+            None => ProxyConfig::default(),
+        };
+        let mut environment = environment.clone();
+        // Injection sets these as variables of the container; a variable that is set wins.
+        for (key, value) in &proxy_config.proxy_metadata {
+            environment.variables.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        let mut time = |name: &str, text: Option<&str>| {
+            text.and_then(|text| match duration::parse(text) {
+                Ok(duration) => Some(duration),
+                Err(error) => {
+                    mistakes.push(format!("{name}: `{text}` {error}"));
+                    None
+                }
+            })
+        };
+        let drain = time("terminationDrainDuration", proxy_config.termination_drain_duration.as_deref());
+        let minimum_drain = time("MINIMUM_DRAIN_DURATION", environment.get("MINIMUM_DRAIN_DURATION"));
+        let until_idle = match environment.get("EXIT_ON_ZERO_ACTIVE_CONNECTIONS").map(str::parse::<bool>) {
+            Some(Ok(value)) => value,
+            Some(Err(_)) => {
+                mistakes.push("EXIT_ON_ZERO_ACTIVE_CONNECTIONS is neither true nor false".to_owned());
+                false
+            }
+            None => false,
+        };
+        let node = node(&environment, mistakes);
+        Self { node, proxy_config, drain, minimum_drain, until_idle }
+    }
+
+    /// How to end, with `default` where nothing is said.
+    pub fn drain(&self, default: Duration) -> DrainSettings {
+        let time = if self.until_idle { self.minimum_drain } else { self.drain };
+        DrainSettings { time: time.unwrap_or(default), until_idle: self.until_idle }
+    }
+
+    /// False in interception mode NONE.
+    pub fn is_captured(&self) -> bool {
+        let mode = self.node.as_ref().and_then(|node| node.metadata.get("INTERCEPTION_MODE"));
+        mode.and_then(Value::as_str) != Some("NONE")
+    }
+}
+
+fn node(environment: &Environment, mistakes: &mut Vec<String>) -> Option<Node> {
+    let before = mistakes.len();
+    let addresses = addresses(environment, mistakes);
+    let name = environment.get("POD_NAME");
+    if name.is_none() {
+        mistakes.push("POD_NAME is needed: the name of this instance".to_owned());
+    }
+    let namespace = environment.get("POD_NAMESPACE").unwrap_or("default");
+    let metadata = metadata(environment, namespace, &addresses, mistakes);
+    let ip = addresses.first()?;
+    let name = name?;
+    if mistakes.len() > before {
+        return None;
+    }
+    let domain =
+        environment.get("DNS_DOMAIN").map_or_else(|| format!("{namespace}.svc.cluster.local"), str::to_owned);
+    let app = metadata.get("LABELS").and_then(|labels| labels.get("app")).and_then(Value::as_str);
+    Some(Node {
+        id: format!("sidecar~{ip}~{name}.{namespace}~{domain}"),
+        cluster: format!("{}.{namespace}", app.unwrap_or(name)),
+        locality: Locality::default(),
+        metadata,
+    })
+}
+
+fn addresses(environment: &Environment, mistakes: &mut Vec<String>) -> Vec<IpAddr> {
+    let Some(text) = environment.get("INSTANCE_IPS").or(environment.get("INSTANCE_IP")) else {
+        mistakes.push("INSTANCE_IP is needed: the address of this instance".to_owned());
+        return Vec::new();
+    };
+    let parsed: Result<Vec<IpAddr>, _> = text.split(',').map(|ip| ip.trim().parse()).collect();
+    parsed.unwrap_or_else(|_| {
+        mistakes.push(format!("INSTANCE_IP: `{text}` is not an IP address"));
+        Vec::new()
+    })
+}
+
+/// `ISTIO_META_X=text` is X, `ISTIO_METAJSON_X=json` is X with a kind, and a few facts have variables of their own.
+fn metadata(
+    environment: &Environment,
+    namespace: &str,
+    addresses: &[IpAddr],
+    mistakes: &mut Vec<String>,
+) -> Map<String, Value> {
+    let mut metadata = Map::new();
+    let mut labels = pod_labels(&environment.labels_file);
+    for (key, value) in &environment.variables {
+        if let Some(key) = key.strip_prefix("ISTIO_META_") {
+            metadata.insert(key.to_owned(), value.as_str().into());
+        } else if let Some(key) = key.strip_prefix("ISTIO_METAJSON_") {
+            match serde_json::from_str::<Value>(value) {
+                Ok(Value::Object(object)) if key == "LABELS" => labels.extend(object),
+                Ok(value) => drop(metadata.insert(key.to_owned(), value)),
+                Err(error) => mistakes.push(format!("ISTIO_METAJSON_{key}: {error}")),
+            }
+        }
+    }
+    let listed = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mut fill = |key: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            metadata.entry(key).or_insert_with(|| value.into());
+        }
+    };
+    fill("NAME", environment.get("POD_NAME"));
+    fill("NAMESPACE", Some(namespace));
+    fill("INSTANCE_IPS", Some(&listed).filter(|text| !text.is_empty()).map(String::as_str));
+    fill("SERVICE_ACCOUNT", environment.get("SERVICE_ACCOUNT"));
+    fill("NODE_NAME", environment.get("NODE_NAME"));
+    if !labels.is_empty() {
+        metadata.insert("LABELS".to_owned(), Value::Object(labels));
+    }
+    metadata
+}
+
+/// Lines `key="value"`; no file is no labels.
+fn pod_labels(file: &std::path::Path) -> Map<String, Value> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let pair = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        let value: String = serde_json::from_str(value).ok()?;
+        Some((key.to_owned(), value.into()))
+    };
+    text.lines().filter_map(pair).collect()
+}

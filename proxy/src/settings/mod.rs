@@ -1,0 +1,192 @@
+//! What the process was told, in two stages: words ([`raw`]), and one checked value without doubts ([`Settings`]).
+//!
+//! Checking goes through everything and reports all mistakes together, each with the name of the flag, variable or field.
+
+pub mod environment;
+pub mod raw;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use osier_core::duration;
+use osier_core::logging::Levels;
+
+use crate::bootstrap::{self, Bootstrap, XdsTarget};
+use crate::worker;
+use environment::{Environment, Identity};
+use raw::{Options, Raw, RawMode, RawSidecar};
+
+/// Istio's `terminationDrainDuration`.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Everything that the process goes by.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where configuration comes from.
+    pub bootstrap: Bootstrap,
+    /// `sidecar`: with what beside the bootstrap.
+    pub sidecar: Option<SidecarSettings>,
+    /// Address of the admin interface; loopback.
+    pub admin: Option<SocketAddr>,
+    /// Address of the readiness probe.
+    pub readiness: Option<SocketAddr>,
+    /// Worker threads.
+    pub concurrency: usize,
+    /// What to log.
+    pub levels: Levels,
+    /// Log as JSON.
+    pub log_json: bool,
+    /// How to end.
+    pub drain: DrainSettings,
+}
+
+/// What a sidecar has beside its bootstrap.
+#[derive(Debug, Clone)]
+pub struct SidecarSettings {
+    /// Nothing is captured (interception mode NONE): there are no listeners for captured traffic.
+    pub captured: bool,
+    /// Where names in use are kept.
+    pub state_file: Option<PathBuf>,
+}
+
+/// How the process ends after SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainSettings {
+    /// How long connections may finish; at least so long where `until_idle` is set.
+    pub time: Duration,
+    /// Wait until no connection is open (`EXIT_ON_ZERO_ACTIVE_CONNECTIONS`).
+    pub until_idle: bool,
+}
+
+/// Every mistake that was found.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Mistakes(pub Vec<String>);
+
+impl Settings {
+    /// Checks what was said, with `environment` for what only variables say.
+    pub fn check(raw: Raw, environment: &Environment) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let settings = match (raw.config, raw.mode) {
+            (Some(file), None) => from_file(&file, &raw.options, &mut mistakes),
+            (None, Some(RawMode::Sidecar(sidecar))) => from_environment(&sidecar, environment, &mut mistakes),
+            (Some(_), Some(_)) => {
+                mistakes.push("--config and `sidecar` exclude each other (is OSIER_CONFIG set?)".to_owned());
+                None
+            }
+            (None, None) => {
+                mistakes.push("one of --config FILE and `sidecar` is needed; see --help".to_owned());
+                None
+            }
+        };
+        settings.filter(|_| mistakes.is_empty()).ok_or(Mistakes(mistakes))
+    }
+}
+
+fn from_file(file: &std::path::Path, options: &Options, mistakes: &mut Vec<String>) -> Option<Settings> {
+    let bootstrap = bootstrap::load(file).map_err(|error| mistakes.push(error.to_string())).ok();
+    let admin = options.admin_address.or(bootstrap.as_ref().and_then(|b| b.admin));
+    let drain = DrainSettings { time: DRAIN_TIME, until_idle: false };
+    let rest = Rest::check(options, admin, options.readiness_address, None, drain, mistakes);
+    Some(rest?.with(bootstrap?, None))
+}
+
+fn from_environment(
+    raw: &RawSidecar,
+    environment: &Environment,
+    mistakes: &mut Vec<String>,
+) -> Option<Settings> {
+    let identity = Identity::read(environment, mistakes);
+    let pilot = raw.pilot_address.as_deref().or(identity.proxy_config.discovery_address.as_deref());
+    let target = match pilot {
+        Some(text) => xds_target(text).map_err(|error| mistakes.push(error)).ok(),
+        None => {
+            mistakes.push("--pilot-address (or discoveryAddress of PROXY_CONFIG) is needed".to_owned());
+            None
+        }
+    };
+    let loopback =
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), identity.proxy_config.admin_port.unwrap_or(15000));
+    let anywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 15021);
+    let drain = identity.drain(DRAIN_TIME);
+    let rest = Rest::check(
+        &raw.options,
+        Some(raw.options.admin_address.unwrap_or(loopback)),
+        Some(raw.options.readiness_address.unwrap_or(anywhere)),
+        identity.proxy_config.concurrency,
+        drain,
+        mistakes,
+    );
+    let sidecar = SidecarSettings { captured: identity.is_captured(), state_file: raw.state_file.clone() };
+    let bootstrap = Bootstrap::for_sidecar(identity.node?, target?);
+    Some(rest?.with(bootstrap, Some(sidecar)))
+}
+
+/// `HOST:PORT` or `unix:PATH`.
+fn xds_target(text: &str) -> Result<XdsTarget, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(XdsTarget::Unix(path.into()));
+    }
+    let wrong = || format!("pilot address `{text}` is not HOST:PORT");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match bare {
+        Some(ip) => ip.parse::<IpAddr>().map_err(|_| wrong()).map(|ip| XdsTarget::Tcp(ip.to_string(), port)),
+        None if host.is_empty() || host.contains([':', '/']) => Err(wrong()),
+        None => Ok(XdsTarget::Tcp(host.to_owned(), port)),
+    }
+}
+
+/// Settings without their bootstrap.
+struct Rest {
+    admin: Option<SocketAddr>,
+    readiness: Option<SocketAddr>,
+    concurrency: usize,
+    levels: Levels,
+    log_json: bool,
+    drain: DrainSettings,
+}
+
+impl Rest {
+    fn check(
+        options: &Options,
+        admin: Option<SocketAddr>,
+        readiness: Option<SocketAddr>,
+        concurrency: Option<u16>,
+        mut drain: DrainSettings,
+        mistakes: &mut Vec<String>,
+    ) -> Option<Self> {
+        if let Some(address) = admin.filter(|address| !address.ip().to_canonical().is_loopback()) {
+            mistakes.push(format!(
+                "admin address {address} is not a loopback address, and admin has no password"
+            ));
+        }
+        let levels = options.log_level.parse::<Levels>();
+        let levels = levels.map_err(|error| mistakes.push(format!("--log-level: {error}"))).ok();
+        if let Some(text) = &options.drain_time {
+            match duration::parse(text) {
+                Ok(time) => drain.time = time,
+                Err(error) => mistakes.push(format!("--drain-time: `{text}` {error}")),
+            }
+        }
+        let concurrency = options.concurrency.or(concurrency).map(usize::from);
+        Some(Self {
+            admin,
+            readiness,
+            concurrency: concurrency.unwrap_or_else(worker::default_count),
+            levels: levels?,
+            log_json: options.log_json,
+            drain,
+        })
+    }
+
+    fn with(self, bootstrap: Bootstrap, sidecar: Option<SidecarSettings>) -> Settings {
+        let Self { admin, readiness, concurrency, levels, log_json, drain } = self;
+        Settings { bootstrap, sidecar, admin, readiness, concurrency, levels, log_json, drain }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! What can be told on the command line, word for word; every flag is an environment variable too.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The data plane of Osier: a proxy that is configured over xDS v3 or by an Envoy bootstrap file.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "osier-proxy", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+pub struct Raw {
+    /// Envoy bootstrap file (YAML or JSON): static resources, ADS, or both.
+    #[arg(long, env = "OSIER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Everything that holds for all modes.
+    #[command(flatten)]
+    pub options: Options,
+
+    /// Another mode than `--config`.
+    #[command(subcommand)]
+    pub mode: Option<RawMode>,
+}
+
+/// A mode that takes its configuration from elsewhere than a file.
+#[derive(Subcommand, Debug, Clone)]
+pub enum RawMode {
+    /// Stands beside an application. Identity comes from the environment, as Istio's injection sets it: POD_NAME,
+    /// POD_NAMESPACE, INSTANCE_IP, ISTIO_META_*, ISTIO_METAJSON_*, PROXY_CONFIG.
+    Sidecar(RawSidecar),
+}
+
+/// Flags of `sidecar`.
+#[derive(Args, Debug, Clone)]
+pub struct RawSidecar {
+    /// The control plane's plaintext xDS address [default: discoveryAddress of PROXY_CONFIG].
+    #[arg(long, env = "OSIER_PILOT_ADDRESS", value_name = "HOST:PORT")]
+    pub pilot_address: Option<String>,
+
+    /// Where the names in use are kept, to be asked for at once at the next start.
+    #[arg(long, env = "OSIER_STATE_FILE", value_name = "FILE")]
+    pub state_file: Option<PathBuf>,
+
+    /// Everything that holds for all modes.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// Flags of all modes.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Options {
+    /// Loopback address of the admin interface [default: the bootstrap's; for a sidecar 127.0.0.1:15000].
+    #[arg(long, env = "OSIER_ADMIN_ADDRESS", value_name = "IP:PORT")]
+    pub admin_address: Option<SocketAddr>,
+
+    /// Address that answers /healthz/ready [default: none; for a sidecar 0.0.0.0:15021].
+    #[arg(long, env = "OSIER_READINESS_ADDRESS", value_name = "IP:PORT")]
+    pub readiness_address: Option<SocketAddr>,
+
+    /// Worker threads [default: the CPU limit, rounded up].
+    #[arg(long, env = "OSIER_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: Option<u16>,
+
+    /// What to log on standard error: a level (off, error, warning, info, debug, trace), with exceptions per part:
+    /// `info,http=debug`.
+    #[arg(long, env = "OSIER_LOG_LEVEL", value_name = "LEVELS", default_value = "info")]
+    pub log_level: String,
+
+    /// Log one JSON object a line.
+    #[arg(long, env = "OSIER_LOG_JSON")]
+    pub log_json: bool,
+
+    /// How long to drain after SIGTERM [default: terminationDrainDuration of PROXY_CONFIG, else 5s].
+    #[arg(long, env = "OSIER_DRAIN_TIME", value_name = "DURATION")]
+    pub drain_time: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  osier-proxy --config envoy.yaml
+  osier-proxy --config envoy.yaml --concurrency 2 --log-level info,http=debug
+  POD_NAME=a-1 INSTANCE_IP=10.0.0.7 osier-proxy sidecar --pilot-address 127.0.0.1:15010
+
+Exit status: 0 after a drain, 2 for wrong usage or configuration, 1 for any other failure.";

@@ -1,0 +1,157 @@
+//! Command lines and environments, good and bad.
+
+use clap::Parser as _;
+
+use super::*;
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    let variables = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Environment { variables, labels_file: "/nonexistent".into() }
+}
+
+fn check(words: &[&str], environment: &Environment) -> Result<Settings, String> {
+    let raw = Raw::try_parse_from([&["osier-proxy"], words].concat()).map_err(|error| error.to_string())?;
+    Settings::check(raw, environment).map_err(|mistakes| mistakes.to_string())
+}
+
+const POD: [(&str, &str); 2] = [("POD_NAME", "web-1"), ("INSTANCE_IP", "10.0.0.7")];
+
+#[test]
+fn a_file_is_enough() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("envoy.yaml");
+    std::fs::write(&file, "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}\n")
+        .expect("file");
+    let file = file.to_str().expect("path");
+    let settings = check(&["--config", file, "--concurrency", "3"], &environment(&[])).expect("settings");
+    assert_eq!(settings.admin, Some("127.0.0.1:9901".parse().expect("address")));
+    assert_eq!((settings.concurrency, settings.readiness), (3, None));
+    assert_eq!(settings.drain, DrainSettings { time: DRAIN_TIME, until_idle: false });
+    let other = ["--config", file, "--admin-address", "127.0.0.1:1", "--drain-time", "1m"];
+    let settings = check(&other, &environment(&[])).expect("settings");
+    assert_eq!(settings.admin, Some("127.0.0.1:1".parse().expect("address")));
+    assert_eq!(settings.drain.time.as_secs(), 60);
+}
+
+#[test]
+fn all_mistakes_are_reported_together() {
+    let words = [
+        "--config",
+        "/nonexistent.yaml",
+        "--log-level",
+        "loud",
+        "--drain-time",
+        "5",
+        "--admin-address",
+        "0.0.0.0:1",
+    ];
+    let text = check(&words, &environment(&[])).expect_err("wrong");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(lines[0].starts_with("/nonexistent.yaml: No such file"), "{text}");
+    assert!(lines[1].contains("0.0.0.0:1 is not a loopback address"), "{text}");
+    assert!(lines[2].starts_with("--log-level: `loud`"), "{text}");
+    assert!(lines[3].starts_with("--drain-time: `5` is not a duration"), "{text}");
+}
+
+#[test]
+fn modes_exclude_each_other_and_one_is_needed() {
+    assert!(check(&[], &environment(&[])).expect_err("none").contains("one of --config FILE and `sidecar`"));
+    assert!(check(&["--config", "x", "sidecar"], &environment(&[])).is_err());
+    assert!(check(&["--concurrency", "0", "--config", "x"], &environment(&[])).is_err());
+}
+
+#[test]
+fn a_sidecar_is_what_its_environment_says() {
+    let folder = tempfile::tempdir().expect("folder");
+    let labels_file = folder.path().join("labels");
+    std::fs::write(&labels_file, "app=\"web\"\nversion=\"v1\"\nbroken\n").expect("file");
+    let mut environment = environment(&[
+        ("POD_NAME", "web-1"),
+        ("POD_NAMESPACE", "shop"),
+        ("INSTANCE_IP", "10.0.0.7"),
+        ("SERVICE_ACCOUNT", "web"),
+        ("ISTIO_META_WORKLOAD_NAME", "web-v1"),
+        ("ISTIO_META_CLUSTER_ID", "east"),
+        ("ISTIO_METAJSON_LABELS", r#"{"version": "v2"}"#),
+        ("PROXY_CONFIG", "discoveryAddress: pilot.mesh:15010\nconcurrency: 2\nterminationDrainDuration: 7s"),
+    ]);
+    environment.labels_file = labels_file;
+    let settings = check(&["sidecar"], &environment).expect("settings");
+    let node = &settings.bootstrap.node;
+    assert_eq!(node.id, "sidecar~10.0.0.7~web-1.shop~shop.svc.cluster.local");
+    assert_eq!(node.cluster, "web.shop");
+    assert_eq!(
+        serde_json::Value::Object(node.metadata.clone()),
+        serde_json::json!({
+            "NAME": "web-1", "NAMESPACE": "shop", "INSTANCE_IPS": "10.0.0.7", "SERVICE_ACCOUNT": "web",
+            "WORKLOAD_NAME": "web-v1", "CLUSTER_ID": "east", "LABELS": {"app": "web", "version": "v2"},
+        })
+    );
+    let dynamic = settings.bootstrap.dynamic.as_ref().expect("xDS");
+    assert_eq!(dynamic.server.targets, [XdsTarget::Tcp("pilot.mesh".into(), 15010)]);
+    assert_eq!((settings.concurrency, settings.drain.time.as_secs()), (2, 7));
+    assert_eq!(settings.admin.expect("admin").to_string(), "127.0.0.1:15000");
+    assert_eq!(settings.readiness.expect("readiness").to_string(), "0.0.0.0:15021");
+    assert!(settings.sidecar.expect("sidecar").captured);
+}
+
+#[test]
+fn flags_win_over_proxy_config() {
+    let environment = environment(&[
+        POD[0],
+        POD[1],
+        ("ISTIO_META_INTERCEPTION_MODE", "NONE"),
+        (
+            "PROXY_CONFIG",
+            "{discoveryAddress: 'a:1', concurrency: 2, proxyMetadata: {EXIT_ON_ZERO_ACTIVE_CONNECTIONS: 'true'}}",
+        ),
+    ]);
+    let words = ["sidecar", "--pilot-address", "[::1]:15010", "--concurrency", "4"];
+    let settings = check(&words, &environment).expect("settings");
+    let dynamic = settings.bootstrap.dynamic.as_ref().expect("xDS");
+    assert_eq!(dynamic.server.targets, [XdsTarget::Tcp("::1".into(), 15010)]);
+    assert_eq!(settings.concurrency, 4);
+    assert!(settings.drain.until_idle);
+    assert!(!settings.sidecar.expect("sidecar").captured);
+}
+
+#[test]
+fn a_sidecars_mistakes_name_their_variables() {
+    let environment = environment(&[
+        ("INSTANCE_IP", "localhost"),
+        ("ISTIO_METAJSON_LABELS", "{"),
+        ("PROXY_CONFIG", "tracing: {}"),
+        ("MINIMUM_DRAIN_DURATION", "soon"),
+        ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "perhaps"),
+    ]);
+    let text = check(&["sidecar", "--pilot-address", "pilot"], &environment).expect_err("wrong");
+    for expected in [
+        "PROXY_CONFIG: ",
+        "tracing",
+        "MINIMUM_DRAIN_DURATION: `soon` is not a duration",
+        "EXIT_ON_ZERO_ACTIVE_CONNECTIONS is neither",
+        "INSTANCE_IP: `localhost` is not an IP address",
+        "POD_NAME is needed",
+        "ISTIO_METAJSON_LABELS: ",
+        "pilot address `pilot` is not HOST:PORT",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+#[test]
+fn addresses_of_pilots() {
+    for (text, expected) in [
+        ("a.b:1", Ok(XdsTarget::Tcp("a.b".into(), 1))),
+        ("unix:/run/x", Ok(XdsTarget::Unix("/run/x".into()))),
+        ("a:0", Err(())),
+        (":1", Err(())),
+        ("a", Err(())),
+        ("::1:1", Err(())),
+        ("http://a:1", Err(())),
+        ("[a]:1", Err(())),
+    ] {
+        assert_eq!(xds_target(text).map_err(|_| ()), expected, "{text}");
+    }
+}
