@@ -13,6 +13,7 @@ use osier_core::admin;
 use osier_core::drain::{Drain, Phase};
 use osier_core::logging::Logging;
 use osier_core::readiness::Readiness;
+use osier_proto::xds::WILDCARD;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -52,6 +53,7 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         snapshot: shared.snapshot.clone(),
         resolver: DnsResolver::system().map(Arc::new).map_err(warn_about_dns).ok(),
         mode: sidecar.map_or(Mode::All, on_demand),
+        sockets: Some(acceptors.clone()),
     })?;
     listen(&shared, &acceptors)?;
 
@@ -113,7 +115,8 @@ fn share(settings: &Settings) -> Arc<Shared> {
 fn on_demand(sidecar: SidecarSettings) -> Mode {
     let listeners = match sidecar.captured {
         true => vec!["virtualInbound".to_owned(), "virtualOutbound".to_owned()],
-        false => Vec::new(),
+        // Only the control plane knows which sockets the workload has.
+        false => vec![WILDCARD.to_owned()],
     };
     Mode::OnDemand(xds::Sidecar { listeners, limits: Default::default(), state_file: sidecar.state_file })
 }

@@ -44,6 +44,7 @@ fn admin() -> (Arc<Admin>, mpsc::Receiver<Order>) {
         snapshot: Arc::default(),
         resolver: None,
         mode: Mode::All,
+        sockets: None,
     };
     let (orders, ordered) = mpsc::channel(4);
     let admin = Admin {

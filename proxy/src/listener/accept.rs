@@ -91,6 +91,12 @@ pub struct BindError {
     pub reason: Arc<str>,
 }
 
+impl BindError {
+    fn new(listener: &Listener, error: &io::Error) -> Self {
+        Self { name: listener.name.clone(), address: listener.address, reason: error.to_string().into() }
+    }
+}
+
 /// All listening sockets of the process.
 #[derive(Debug)]
 pub struct Acceptors {
@@ -116,7 +122,7 @@ struct Bound {
     address: SocketAddr,
     direction: Direction,
     /// Not yet accepting while it is here.
-    socket: Option<std::net::TcpListener>,
+    socket: Option<Socket>,
     /// Name of the listener that connections belong to; dropped to stop.
     name: watch::Sender<Arc<str>>,
     counts: Arc<Counts>,
@@ -128,7 +134,7 @@ impl Acceptors {
         Self { workers: workers.into(), serve, sockets: Mutex::default(), closed: AtomicU8::new(NONE) }
     }
 
-    /// Binds the socket of `listener` if it isn't there. Connections wait in the kernel until [`Acceptors::apply`].
+    /// Binds the socket of `listener` if it isn't there; it takes connections from [`Acceptors::apply`] on.
     /// A control plane's listener that fails here is refused, and what is in force stays.
     pub fn open(&self, listener: &Listener) -> Result<SocketAddr, BindError> {
         let key = Key::of(listener);
@@ -136,12 +142,8 @@ impl Acceptors {
         if let Some(bound) = sockets.get(&key) {
             return Ok(bound.address);
         }
-        let opened = bind(listener.address, listener.backlog).and_then(|s| Ok((s.local_addr()?, s)));
-        let (address, socket) = opened.map_err(|error| BindError {
-            name: listener.name.clone(),
-            address: listener.address,
-            reason: error.to_string().into(),
-        })?;
+        let opened = bind(listener.address);
+        let (socket, address) = opened.map_err(|error| BindError::new(listener, &error))?;
         let name = watch::Sender::new(listener.name.clone());
         let (direction, counts) = (listener.direction, Arc::default());
         sockets.insert(key, Bound { address, direction, socket: Some(socket), name, counts });
@@ -160,19 +162,24 @@ impl Acceptors {
             }
         }
         let mut sockets = self.sockets.lock();
-        sockets.retain(|key, _| wanted.contains_key(key));
-        for (key, bound) in sockets.iter_mut() {
-            let listener = wanted[key];
+        sockets.retain(|key, bound| {
+            let Some(listener) = wanted.get(key) else { return false };
             bound.direction = listener.direction;
             bound.name.send_if_modified(|name| {
                 let renamed = *name != listener.name;
                 *name = listener.name.clone();
                 renamed
             });
-            if let Some(socket) = bound.socket.take() {
-                self.start(socket, bound);
+            let Some(socket) = bound.socket.take() else { return true };
+            match socket.listen(listener.backlog.unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG) as i32) {
+                Ok(()) => self.start(socket.into(), bound),
+                Err(error) => {
+                    failed.push(BindError::new(listener, &error));
+                    return false;
+                }
             }
-        }
+            true
+        });
         failed
     }
 
@@ -298,8 +305,8 @@ impl Accept {
     }
 }
 
-/// A listening socket. Options that accepted sockets inherit on Linux (TCP_NODELAY) are set here once.
-fn bind(address: SocketAddr, backlog: Option<u32>) -> io::Result<std::net::TcpListener> {
+/// A bound socket. Options that accepted sockets inherit on Linux (TCP_NODELAY) are set here once.
+fn bind(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -308,8 +315,8 @@ fn bind(address: SocketAddr, backlog: Option<u32>) -> io::Result<std::net::TcpLi
     socket.set_nonblocking(true)?;
     SockRef::from(&socket).set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
-    socket.listen(backlog.unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG) as i32)?;
-    Ok(socket.into())
+    let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok((socket, bound))
 }
 
 #[cfg(test)]

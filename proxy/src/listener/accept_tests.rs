@@ -119,11 +119,15 @@ fn closing_inbound_leaves_outbound_open_and_drained_queues_are_served() {
     let acceptors = Acceptors::new(workers.all(), echo_name);
     let inbound = Listener { direction: Direction::Inbound, ..listener("in", any_port()) };
     let outbound = Listener { direction: Direction::Outbound, ..listener("out", any_port()) };
-    // Bound but not accepting yet: the kernel queues.
     let address = acceptors.open(&inbound).expect("bind");
-    let mut early: Vec<_> = (0..4).map(|_| connect(address)).collect();
+    assert!(Client::connect(address).is_err(), "bound, and not in force yet");
+    // The worker is busy, so that connections stay in the kernel's queue until the socket is to be closed.
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    workers.all()[0].spawn(async move { drop(held.recv()) });
     assert!(acceptors.apply(&snapshot(vec![inbound, outbound])).is_empty());
+    let mut early: Vec<_> = (0..4).map(|_| connect(address)).collect();
     acceptors.close(true);
+    drop(hold);
     assert!(early.iter_mut().all(|c| ask(c) == "in"), "queued connections are served");
     assert!(refused(address));
     let [(_, outbound)] = &acceptors.addresses()[..] else { panic!("one is left") };
@@ -133,9 +137,10 @@ fn closing_inbound_leaves_outbound_open_and_drained_queues_are_served() {
 
 #[test]
 fn accepted_sockets_have_no_delay() {
-    let socket = bind(any_port(), None).expect("bind");
-    let _client = connect(socket.local_addr().expect("address"));
+    let (socket, address) = bind(any_port()).expect("bind");
+    socket.listen(1).expect("listen");
+    let _client = connect(address);
     socket.set_nonblocking(false).expect("blocking");
     let (accepted, _) = socket.accept().expect("accept");
-    assert!(accepted.nodelay().expect("option"), "inherited from the listening socket");
+    assert!(accepted.tcp_nodelay().expect("option"), "inherited from the listening socket");
 }

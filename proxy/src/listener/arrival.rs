@@ -146,13 +146,22 @@ async fn accept(
     })
 }
 
-/// The listener for the authority of a CONNECT. A host name has no address here: the wildcard listener of its port takes it,
-/// and what is sent through the tunnel says the name again (`Host`, SNI).
+/// The listener for the authority of a CONNECT. A host name has no address here: the control plane knows the listener of a
+/// host that is in the mesh; for others it is the wildcard listener of the port, and what is sent through the tunnel says the
+/// name again (`Host`, SNI).
 async fn tunnel(worker: &Worker, authority: &[u8]) -> Result<Target, ArrivalError> {
     let text = String::from_utf8_lossy(authority);
     let nobody = || ArrivalError::NoDestination(text.clone().into_owned());
     let destination = parse_authority(&text).ok_or_else(nobody)?;
-    find(&worker.snapshot(), destination).await?.ok_or_else(nobody)
+    let snapshot = worker.snapshot();
+    if let Some(table) = snapshot.on_demand.as_ref().filter(|_| destination.ip().is_unspecified()) {
+        let found = on_demand(table.get_host(&text), destination, || text.clone().into_owned()).await?;
+        if let Some(target) = found {
+            let destination = SocketAddr::new(target.listener.address.ip(), destination.port());
+            return Ok(Target { destination, ..target });
+        }
+    }
+    find(&snapshot, destination).await?.ok_or_else(nobody)
 }
 
 fn parse_authority(text: &str) -> Option<SocketAddr> {

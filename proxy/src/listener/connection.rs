@@ -32,6 +32,17 @@ pub enum ListenerSource {
 }
 
 impl ListenerSource {
+    /// True where nothing that `current` was chosen from has changed.
+    fn is_current(&self, current: &Current, worker: &Worker) -> bool {
+        match self {
+            Self::Named(_) => current.generation == worker.shared.snapshot.generation(),
+            // Published one by one, without a new snapshot. Removed: the old version says so already, with `ends`.
+            Self::OnDemand(entry) => {
+                entry.is_current(&current.listener) || (current.ends && !entry.is_there())
+            }
+        }
+    }
+
     fn current(&self, snapshot: &Snapshot) -> Option<Arc<Listener>> {
         match self {
             Self::Named(name) => snapshot.listeners.get(name).cloned(),
@@ -69,6 +80,8 @@ pub struct Current {
     pub generation: u64,
     /// The chain.
     pub chain: Arc<FilterChain>,
+    /// The version of the listener that it belongs to.
+    listener: Arc<Listener>,
     /// The configuration has no such connection any more: finish the request in flight, then end politely.
     pub ends: bool,
 }
@@ -87,7 +100,7 @@ impl Connection {
     /// A connection that `chain` of `listener` takes.
     pub fn new(
         worker: &Worker,
-        listener: &Listener,
+        listener: &Arc<Listener>,
         source: ListenerSource,
         chain: Arc<FilterChain>,
         generation: u64,
@@ -103,7 +116,12 @@ impl Connection {
             direction: listener.direction,
             accepted: Instant::now(),
             accepted_at: SystemTime::now(),
-            current: Mutex::new(Arc::new(Current { generation, chain, ends: false })),
+            current: Mutex::new(Arc::new(Current {
+                generation,
+                chain,
+                listener: listener.clone(),
+                ends: false,
+            })),
             _open: worker.shared.drain.track(),
         }
     }
@@ -111,7 +129,7 @@ impl Connection {
     /// The chain in force for this connection, chosen anew if the configuration has moved.
     pub fn current(&self, worker: &Worker) -> Arc<Current> {
         let mut current = self.current.lock();
-        if current.generation != worker.shared.snapshot.generation() {
+        if !self.source.is_current(&current, worker) {
             *current = Arc::new(self.choose(&current, &worker.snapshot()));
         }
         current.clone()
@@ -151,12 +169,16 @@ impl Connection {
     }
 
     fn choose(&self, old: &Current, snapshot: &Snapshot) -> Current {
-        let listener = self.source.current(snapshot);
-        let (chain, ends) = match listener.as_ref().and_then(|listener| listener.chain_for(&self.inputs)) {
+        let generation = snapshot.generation;
+        let Some(listener) = self.source.current(snapshot) else {
+            let (chain, listener) = (old.chain.clone(), old.listener.clone());
+            return Current { generation, chain, listener, ends: true };
+        };
+        let (chain, ends) = match listener.chain_for(&self.inputs) {
             Some(chain) if serves_alike(&old.chain, chain) => (chain, false),
             _ => (&old.chain, true),
         };
-        Current { generation: snapshot.generation, chain: chain.clone(), ends }
+        Current { generation, chain: chain.clone(), listener, ends }
     }
 }
 

@@ -53,7 +53,8 @@ impl Setup {
             transport: DownstreamTransport::Plaintext,
             action: NetworkAction::Tcp(self.proxy.clone()),
         });
-        let listener = Listener { direction: Direction::Outbound, ..Listener::plain("l", here()) };
+        let plain = Listener::plain("l", here());
+        let listener = Arc::new(Listener { direction: Direction::Outbound, ..plain });
         let inputs = ConnectionInputs {
             source: "192.0.2.1:1".parse().expect("address"),
             destination,

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use crate::bootstrap::Bootstrap;
 use crate::compile::Rejected;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
+use crate::listener::accept::Acceptors;
 use crate::upstream::dns::DnsResolver;
 
 mod connect;
@@ -49,6 +50,8 @@ pub struct Options {
     pub resolver: Option<Arc<DnsResolver>>,
     /// How to subscribe.
     pub mode: Mode,
+    /// Where listeners get their sockets: one whose port cannot be had is refused. `None` opens none (tests).
+    pub sockets: Option<Arc<Acceptors>>,
 }
 
 /// How to subscribe.
@@ -100,8 +103,8 @@ enum Command {
 
 /// Puts the bootstrap's resources in force and starts the task on the current runtime.
 pub fn start(options: Options) -> Result<Xds, Rejected> {
-    let Options { bootstrap, clusters, snapshot, resolver, mode } = options;
-    let mut state = State::new(clusters, snapshot, resolver);
+    let Options { bootstrap, clusters, snapshot, resolver, mode, sockets } = options;
+    let mut state = State::new(clusters, snapshot, resolver, sockets);
     let now = tokio::time::Instant::now();
     for cluster in &bootstrap.clusters {
         state.fix(Kind::Cluster, &cluster.name, &cluster.body, now)?;

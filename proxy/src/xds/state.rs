@@ -25,6 +25,7 @@ use crate::config::cluster::{Cluster, Discovery};
 use crate::config::listener::Listener;
 use crate::config::route::VirtualHost;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
+use crate::listener::accept::Acceptors;
 use crate::upstream::dns::{DnsResolver, DnsTask, discover};
 
 /// Longest wait of an on-demand resource for the clusters that it names.
@@ -69,6 +70,8 @@ pub(super) struct State {
     pub(super) snapshot: SharedSnapshot,
     pub(super) on_demand: Option<Arc<OnDemand>>,
     resolver: Option<Arc<DnsResolver>>,
+    /// Where listeners get their sockets.
+    sockets: Option<Arc<Acceptors>>,
     /// Clusters by the assignment that they take endpoints from; may name clusters that have changed since.
     discovered: HashMap<Arc<str>, HashSet<Arc<str>>>,
     /// Listeners that belong into the snapshot; on demand, all others go to the table of listeners. `*`: all that bind.
@@ -87,6 +90,7 @@ impl State {
         handles: Arc<Clusters>,
         snapshot: SharedSnapshot,
         resolver: Option<Arc<DnsResolver>>,
+        sockets: Option<Arc<Acceptors>>,
     ) -> Self {
         Self {
             clusters: Table::default(),
@@ -99,6 +103,7 @@ impl State {
             snapshot,
             on_demand: None,
             resolver,
+            sockets,
             discovered: HashMap::new(),
             bound: HashSet::new(),
             hold_listeners: false,
@@ -240,6 +245,7 @@ impl State {
         }
         let compiled = compiled
             .and_then(|compiled| self.address_is_free(compiled))
+            .and_then(|compiled| self.open_socket(compiled))
             .map_err(|e| self.listeners.refuse(name, source.clone(), e))?;
         let timeouts = compiled.references.route_configs.iter().map(|r| r.fetch_timeout);
         let deadline = match self.on_demand {
@@ -252,7 +258,6 @@ impl State {
         Ok(())
     }
 
-    /// Two listeners can't have one address.
     /// Where all listeners with a socket were asked for, those are the ones that bind to their port.
     fn note_bound(&mut self, listener: &Listener) {
         if listener.bind_to_port && self.bound.contains(WILDCARD) {
@@ -260,6 +265,24 @@ impl State {
         }
     }
 
+    /// Binds the port, so that a listener that can't have it is refused instead of being in force without a socket.
+    fn open_socket(&self, compiled: CompiledListener) -> Result<CompiledListener, Rejected> {
+        let listener = &compiled.listener;
+        let bound = self.on_demand.is_none() || self.bound.contains(&listener.name);
+        let Some(sockets) = self.sockets.as_ref().filter(|_| bound && listener.bind_to_port) else {
+            return Ok(compiled);
+        };
+        match sockets.open(listener) {
+            Ok(_) => Ok(compiled),
+            Err(error) => Err(Rejected {
+                name: listener.name.to_string(),
+                field: "address".into(),
+                reason: format!("cannot bind {}: {}", error.address, error.reason),
+            }),
+        }
+    }
+
+    /// Two listeners can't have one address.
     fn address_is_free(&self, compiled: CompiledListener) -> Result<CompiledListener, Rejected> {
         let new = &compiled.listener;
         // On demand, a chain by SNI is a listener of its own with its parent's address.

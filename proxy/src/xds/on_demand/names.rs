@@ -104,6 +104,16 @@ impl<T> Entry<T> {
         &self.name
     }
 
+    /// True where `value` is what is in force.
+    pub fn is_current(&self, value: &Arc<T>) -> bool {
+        self.value.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, value))
+    }
+
+    /// False: the control plane says that there is nothing under this name.
+    pub fn is_there(&self) -> bool {
+        self.value.load().is_some()
+    }
+
     /// What is in force under this name; `None`: the control plane says that there is nothing.
     pub fn current(&self) -> Option<Arc<T>> {
         self.value.load_full()

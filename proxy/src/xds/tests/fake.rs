@@ -169,6 +169,7 @@ pub(super) fn proxy(target: &XdsTarget, mode: Mode) -> Proxy {
         snapshot: snapshot.clone(),
         resolver: None,
         mode,
+        sockets: None,
     };
     Proxy { xds: start(options).unwrap(), clusters, snapshot }
 }

@@ -19,7 +19,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let (clusters, snapshot) = (Arc::<Clusters>::default(), SharedSnapshot::default());
-        let state = State::new(clusters.clone(), snapshot.clone(), None);
+        let state = State::new(clusters.clone(), snapshot.clone(), None, None);
         Self { state, clusters, snapshot, now: Instant::now() }
     }
 

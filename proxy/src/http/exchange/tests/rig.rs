@@ -187,7 +187,7 @@ async fn accept(
         transport: DownstreamTransport::Plaintext,
         action: NetworkAction::Http(Arc::new(manager)),
     });
-    let listener = Listener {
+    let listener = Arc::new(Listener {
         name: "test".into(),
         address,
         bind_to_port: true,
@@ -202,7 +202,7 @@ async fn accept(
         backlog: None,
         access_log: vec![],
         hash: 0,
-    };
+    });
     while let Ok((tcp, peer)) = socket.accept().await {
         tcp.set_nodelay(true).unwrap();
         let inputs = ConnectionInputs {

@@ -92,14 +92,14 @@ impl Site {
     }
 }
 
-fn listener(address: SocketAddr, manager: HttpManager) -> (Listener, Arc<FilterChain>) {
+fn listener(address: SocketAddr, manager: HttpManager) -> (Arc<Listener>, Arc<FilterChain>) {
     let chain = Arc::new(FilterChain {
         name: "test".into(),
         matches: ChainMatch::default(),
         transport: DownstreamTransport::Plaintext,
         action: NetworkAction::Http(Arc::new(manager)),
     });
-    let listener = Listener {
+    let listener = Arc::new(Listener {
         name: "test".into(),
         address,
         bind_to_port: true,
@@ -114,7 +114,7 @@ fn listener(address: SocketAddr, manager: HttpManager) -> (Listener, Arc<FilterC
         backlog: None,
         access_log: vec![],
         hash: 0,
-    };
+    });
     (listener, chain)
 }
 
