@@ -1,2 +1,65 @@
-//! Osier for people: demo, up, run, proxy-status, proxy-config.
-fn main() {}
+//! Osier for people: `demo`, `up`, `run`, `proxy-status`, `proxy-config`.
+//!
+//! Both halves of the mesh are in this program as libraries; hidden subcommands run them as processes of their own, so one
+//! file is all that `osier demo` and `osier run` need. Commands fail with one sentence that says what to do; exit status 2
+//! is wrong usage, 1 any other failure.
+
+mod client;
+mod demo;
+mod inspect;
+mod internal;
+mod process;
+mod run;
+mod sample;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Memory that a burst took goes back to the system; pilot and proxy run in this program too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[derive(Parser)]
+#[command(
+    name = "osier",
+    version,
+    about = "A service mesh: see it run, run your own programs in it, look into it"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Arguments),
+    Up(up::Arguments),
+    Run(run::Arguments),
+    #[command(visible_alias = "ps")]
+    ProxyStatus(inspect::StatusArguments),
+    #[command(visible_alias = "pc", subcommand_required = true)]
+    ProxyConfig(inspect::ConfigArguments),
+    #[command(hide = true, subcommand)]
+    Internal(internal::Command),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Internal(command) => internal::run(command),
+        Command::Demo(arguments) => blocking(demo::run(arguments)),
+        Command::Up(arguments) => blocking(up::run(arguments)),
+        Command::Run(arguments) => blocking(run::run(arguments)),
+        Command::ProxyStatus(arguments) => blocking(inspect::status(arguments)),
+        Command::ProxyConfig(arguments) => blocking(inspect::config(arguments)),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("osier: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn blocking(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
+}

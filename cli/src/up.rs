@@ -1,0 +1,52 @@
+//! `osier up`: a control plane on the user's own folder of YAML.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// Runs pilot on a folder of Kubernetes and Istio YAML, until Ctrl-C.
+///
+/// The folder is watched: a saved file is in force at once, a broken one keeps what was.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  osier up ./mesh
+  osier up ./mesh --xds-address 127.0.0.1:25010 --monitoring-address 127.0.0.1:25014")]
+pub struct Arguments {
+    /// Folder of YAML.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Address to serve xDS on.
+    #[arg(long, env = "OSIER_PILOT_XDS_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:15010")]
+    xds_address: SocketAddr,
+    /// Address to serve metrics, readiness and debug pages on.
+    #[arg(
+        long,
+        env = "OSIER_PILOT_MONITORING_ADDRESS",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:15014"
+    )]
+    monitoring_address: SocketAddr,
+}
+
+/// Runs pilot in this process.
+pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    if !arguments.folder.is_dir() {
+        bail!("{} is not a folder: make it and put your YAML there", arguments.folder.display());
+    }
+    eprintln!("osier: pilot on {}; start programs with", arguments.folder.display());
+    eprintln!("  osier run --pilot {} --service NAME --port P -- COMMAND", arguments.xds_address);
+    let command = vec![
+        OsString::from("osier-pilot"),
+        "--source".into(),
+        arguments.folder.into(),
+        "--xds-address".into(),
+        arguments.xds_address.to_string().into(),
+        "--monitoring-address".into(),
+        arguments.monitoring_address.to_string().into(),
+    ];
+    Ok(tokio::task::spawn_blocking(move || osier_pilot::program::main(command)).await?)
+}

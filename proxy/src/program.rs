@@ -1,0 +1,44 @@
+//! The program `osier-proxy`: words to settings, a runtime for housekeeping, exit statuses. Everything else is [`app`].
+//! A function, so that `osier` can be it as well.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use osier_core::logging::Logging;
+
+use crate::app;
+use crate::settings::Settings;
+use crate::settings::environment::Environment;
+use crate::settings::raw::Raw;
+
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+
+/// Runs the program with its whole command line, program name first. Wrong usage ends the process with status 2.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // clap itself exits with 2 for wrong usage, and with 0 for --help and --version.
+    let raw = Raw::parse_from(arguments);
+    let settings = match Settings::check(raw, &Environment::of_process()) {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            for mistake in mistakes.0 {
+                eprintln!("osier-proxy: {mistake}");
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("osier-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    let logging = Logging::start("osier_proxy", settings.levels.clone(), settings.log_json)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(app::run(settings, logging))
+}
