@@ -32,6 +32,9 @@ pub struct Arguments {
     monitoring_address: SocketAddr,
 }
 
+/// Beside the YAML: who is registered, so that a restarted pilot knows it.
+pub const STATE_FILE: &str = ".osier-registrations.json";
+
 /// Runs pilot in this process.
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     if !arguments.folder.is_dir() {
@@ -39,10 +42,13 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     eprintln!("osier: pilot on {}; start programs with", arguments.folder.display());
     eprintln!("  osier run --pilot {} --service NAME --port P -- COMMAND", arguments.xds_address);
+    let state = arguments.folder.join(STATE_FILE);
     let command = vec![
         OsString::from("osier-pilot"),
         "--source".into(),
         arguments.folder.into(),
+        "--state-file".into(),
+        state.into(),
         "--xds-address".into(),
         arguments.xds_address.to_string().into(),
         "--monitoring-address".into(),

@@ -117,7 +117,7 @@ impl Pilot {
             fanout: fanout.clone(),
             cache: Cache::new(metrics.clone()),
             connected: Connected::default(),
-            leases: Leases::new(registrations, metrics.clone()),
+            leases: Leases::new(registrations, metrics.clone(), self.settings.state_file.clone()),
             pushes: Semaphore::new(self.settings.concurrent_pushes()),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),

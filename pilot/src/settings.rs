@@ -29,6 +29,10 @@ pub struct Settings {
     )]
     pub monitoring_address: SocketAddr,
 
+    /// File that keeps the workloads which registered themselves over a restart. Without it they have to register again first.
+    #[arg(long, env = "OSIER_PILOT_STATE_FILE", value_name = "FILE")]
+    pub state_file: Option<PathBuf>,
+
     /// Push when nothing has changed for this long. Changes of endpoints alone wait a fifth of it.
     #[arg(long, env = "PILOT_DEBOUNCE_AFTER", value_name = "TIME", default_value = "50ms", value_parser = duration)]
     pub debounce_after: Duration,
@@ -62,6 +66,7 @@ impl Settings {
             source,
             xds_address: free,
             monitoring_address: free,
+            state_file: None,
             debounce_after: Duration::from_millis(50),
             debounce_max: Duration::from_secs(10),
             push_throttle: None,

@@ -171,6 +171,8 @@ async fn start_pilot(folder: &Path, xds: SocketAddr, monitoring: SocketAddr) -> 
     let log = std::fs::File::options().create(true).append(true).open(folder.join("logs/pilot.log"))?;
     let mut pilot = process::internal(&["pilot", "--source"])?
         .arg(folder)
+        .arg("--state-file")
+        .arg(folder.join(crate::up::STATE_FILE))
         .args(["--xds-address", &xds.to_string(), "--monitoring-address", &monitoring.to_string()])
         .stdout(Stdio::null())
         .stderr(log)

@@ -3,8 +3,12 @@
 //! A stream that its client ends takes the workload out at once: that is how a sidecar leaves politely. A stream that breaks
 //! leaves it there for [`GRACE`], in which the proxy comes back (from a lost connection, or to a restarted pilot) and announces
 //! it again. Several streams of one workload are counted.
+//!
+//! Where there is a state file, who is registered is kept in it, so that a restarted pilot starts with the same mesh: without it,
+//! the proxies that come back first would be told that everyone else is gone.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +28,12 @@ pub struct Leases {
     registrations: Registrations,
     live: Mutex<HashMap<ResourceKey, State>>,
     metrics: Arc<Metrics>,
+    state_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    registration: Registration,
     streams: usize,
     /// Grows with every new stream, so that a grace period that ends knows whether somebody came back in it.
     arrivals: u64,
@@ -41,9 +47,50 @@ pub struct Lease {
 }
 
 impl Leases {
-    /// Nobody registered.
-    pub fn new(registrations: Registrations, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { registrations, live: Mutex::default(), metrics })
+    /// Nobody registered, but for those in the state file: they have the grace of a broken stream to come back.
+    /// A state file that cannot be read is reported and starts empty.
+    pub fn new(
+        registrations: Registrations,
+        metrics: Arc<Metrics>,
+        state_file: Option<PathBuf>,
+    ) -> Arc<Self> {
+        let leases = Arc::new(Self { registrations, live: Mutex::default(), metrics, state_file });
+        for registration in leases.kept() {
+            drop(leases.hold(&registration));
+        }
+        leases
+    }
+
+    /// Who was registered when the state file was written.
+    fn kept(&self) -> Vec<Registration> {
+        let Some(path) = &self.state_file else { return Vec::new() };
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "the state file cannot be read; workloads have to register again");
+                return Vec::new();
+            }
+        };
+        serde_json::from_slice(&text).unwrap_or_else(|error| {
+            tracing::warn!(file = %path.display(), %error, "the state file is not understood; workloads have to register again");
+            Vec::new()
+        })
+    }
+
+    /// Keeps who is registered. Called with `live` locked, so that an older list never replaces a newer one.
+    fn keep(&self, live: &HashMap<ResourceKey, State>) {
+        let Some(path) = &self.state_file else { return };
+        let mut all: Vec<&Registration> = live.values().map(|state| &state.registration).collect();
+        all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let draft = path.with_extension("draft");
+        let written = serde_json::to_vec(&all)
+            .map_err(std::io::Error::other)
+            .and_then(|text| std::fs::write(&draft, text))
+            .and_then(|()| std::fs::rename(&draft, path));
+        if let Err(error) = written {
+            tracing::warn!(file = %path.display(), %error, "the state file cannot be written; a restart would forget workloads");
+        }
     }
 
     /// Registers a workload, or says something new of it.
@@ -51,9 +98,18 @@ impl Leases {
         let key = Registrations::key(registration);
         {
             let mut live = self.live.lock();
-            let state = live.entry(key.clone()).or_default();
+            let state = live.entry(key.clone()).or_insert_with(|| State {
+                registration: registration.clone(),
+                streams: 0,
+                arrivals: 0,
+            });
             state.streams += 1;
             state.arrivals += 1;
+            let known = state.arrivals > 1 && state.registration == *registration;
+            state.registration = registration.clone();
+            if !known {
+                self.keep(&live);
+            }
         }
         tracing::info!(workload = %key, address = %registration.address, "workload registered");
         self.metrics.registered.inc();
@@ -77,6 +133,7 @@ impl Leases {
                 return;
             }
             live.remove(&key);
+            self.keep(&live);
         }
         tracing::info!(workload = %key, "workload left");
         self.metrics.unregistered.inc();
@@ -133,7 +190,7 @@ mod tests {
     fn start() -> (Arc<Leases>, Outputs) {
         let parts = Writer::new("cluster.local".into());
         tokio::spawn(parts.writer.run());
-        (Leases::new(parts.registrations, Arc::default()), parts.outputs)
+        (Leases::new(parts.registrations, Arc::default(), None), parts.outputs)
     }
 
     fn workloads(snapshot: &MeshSnapshot) -> usize {
@@ -189,5 +246,25 @@ mod tests {
         assert_eq!(settled(&outputs).await, 1);
         two.end();
         assert_eq!(settled(&outputs).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_knows_who_was_there_and_forgets_who_does_not_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state.json");
+        let start = || {
+            let parts = Writer::new("cluster.local".into());
+            tokio::spawn(parts.writer.run());
+            (Leases::new(parts.registrations, Arc::default(), Some(file.clone())), parts.outputs)
+        };
+        let (first, _outputs) = start();
+        let lease = first.hold(&registration());
+        std::mem::forget(lease); // A killed pilot runs no destructor.
+        let (second, _outputs) = start();
+        assert_eq!(second.live.lock().len(), 1);
+        tokio::time::sleep(GRACE + Duration::from_secs(1)).await;
+        assert_eq!(second.live.lock().len(), 0);
+        let (third, _outputs) = start();
+        assert_eq!(third.live.lock().len(), 0, "the file follows");
     }
 }

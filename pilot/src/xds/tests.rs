@@ -55,7 +55,7 @@ impl Pilot {
             fanout: Fanout::new(metrics.clone()),
             cache: Cache::new(metrics.clone()),
             connected: Connected::default(),
-            leases: Leases::new(registrations, metrics.clone()),
+            leases: Leases::new(registrations, metrics.clone(), None),
             pushes: Semaphore::new(10),
             metrics,
             shutdown: CancellationToken::new(),
