@@ -45,6 +45,14 @@ impl OnDemand {
         &self.listeners
     }
 
+    /// Notes that an answer for this name is wanted, before anybody asks.
+    pub(super) fn expect(&self, asked: &Asked) {
+        match &asked.table {
+            None => self.listeners.names.expect(&asked.name),
+            Some(route_config) => self.hosts(route_config).names.expect(&asked.name),
+        }
+    }
+
     /// The table of a route configuration's virtual hosts, made where it is missing.
     pub fn hosts(&self, route_config: &str) -> Arc<HostTable> {
         let mut tables = self.hosts.lock();
@@ -111,11 +119,6 @@ impl HostTable {
     /// Puts a virtual host, or its absence, in force. For the xDS task, and for tests.
     pub fn publish(&self, host: &str, value: Option<Arc<VirtualHost>>) {
         self.names.publish(host, value);
-    }
-
-    /// What is in force for a host, for the xDS task: not counted as use.
-    pub(super) fn in_force(&self, host: &str) -> Option<Option<Arc<VirtualHost>>> {
-        self.names.known_to_writer(host).map(|e| e.current())
     }
 }
 
@@ -205,9 +208,9 @@ impl ListenerTable {
         self.names.publish(name, value);
     }
 
-    /// What is in force under a name, for the xDS task: not counted as use.
-    pub(super) fn in_force(&self, name: &str) -> Option<Option<Arc<Listener>>> {
-        self.names.known_to_writer(name).map(|e| e.current())
+    /// True where an answer for this name is wanted. For the xDS task.
+    pub(super) fn is_wanted(&self, name: &str) -> bool {
+        self.names.is_wanted(name)
     }
 }
 

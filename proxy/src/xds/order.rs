@@ -95,20 +95,25 @@ impl State {
         names.collect::<Vec<_>>().iter().for_each(|name| self.link(name));
     }
 
-    /// Links a listener with the tables in force and publishes it.
-    fn link(&mut self, name: &Arc<str>) {
+    /// Links a listener with the tables in force and publishes it: one that is a socket, and every one of a control plane that sends
+    /// everything, in the snapshot; one that was asked for by name in its table.
+    pub(super) fn link(&mut self, name: &Arc<str>) {
         let table = |name: &str| self.routes.active(name).map(|r| r.value.table.clone());
         let Some(active) = self.listeners.active(name) else { return };
         let linked = Arc::new(publish::link(&active.value.compiled.listener, &table));
-        match self.tables_for(name) {
-            Some(tables) => tables.listeners().publish(name, Some(linked)),
-            None => {
-                if let Some(active) = self.listeners.active_mut(name) {
-                    active.value.linked = Some(linked);
-                }
-                self.snapshot_changed = true;
+        if let Some(tables) = self.tables_wanting(name) {
+            tables.listeners().publish(name, Some(linked.clone()));
+        }
+        if self.belongs_into_snapshot(name) {
+            self.snapshot_changed = true;
+            if let Some(active) = self.listeners.active_mut(name) {
+                active.value.linked = Some(linked);
             }
         }
+    }
+
+    fn belongs_into_snapshot(&self, listener: &str) -> bool {
+        self.on_demand.is_none() || self.is_bound(listener)
     }
 
     fn settle_hosts(&mut self, now: Instant) {
@@ -140,7 +145,7 @@ impl State {
         if !std::mem::take(&mut self.snapshot_changed) {
             return;
         }
-        let listeners = self.listeners.iter().filter(|(name, _)| self.tables_for(name).is_none());
+        let listeners = self.listeners.iter().filter(|(name, _)| self.belongs_into_snapshot(name));
         let linked = listeners.filter_map(|(_, held)| held.active.as_ref()?.value.linked.clone());
         let mut snapshot = Snapshot::new(linked);
         snapshot.on_demand = self.on_demand.as_ref().map(|tables| tables.listeners().clone());

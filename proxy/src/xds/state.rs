@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use osier_core::on_demand as naming;
 use osier_proto::Any;
-use osier_proto::xds::WILDCARD;
 use tokio::time::Instant;
 
 use super::held::{Kind, Revision, Source, Table};
@@ -74,8 +73,6 @@ pub(super) struct State {
     sockets: Option<Arc<Acceptors>>,
     /// Clusters by the assignment that they take endpoints from; may name clusters that have changed since.
     discovered: HashMap<Arc<str>, HashSet<Arc<str>>>,
-    /// Listeners that belong into the snapshot; on demand, all others go to the table of listeners. `*`: all that bind.
-    pub(super) bound: HashSet<Arc<str>>,
     /// Listeners from xDS aren't put in force yet: the first clusters have not come.
     pub(super) hold_listeners: bool,
     /// Route tables that changed since listeners were linked.
@@ -105,7 +102,6 @@ impl State {
             resolver,
             sockets,
             discovered: HashMap::new(),
-            bound: HashSet::new(),
             hold_listeners: false,
             changed_routes: HashSet::new(),
             snapshot_changed: false,
@@ -113,10 +109,9 @@ impl State {
         }
     }
 
-    /// Goes over to on-demand rules; `bound` are the listeners that are sockets of their own.
-    pub(super) fn set_on_demand(&mut self, tables: Arc<OnDemand>, bound: impl IntoIterator<Item = Arc<str>>) {
+    /// Goes over to on-demand rules.
+    pub(super) fn set_on_demand(&mut self, tables: Arc<OnDemand>) {
         self.on_demand = Some(tables);
-        self.bound = bound.into_iter().collect();
         self.snapshot_changed = true;
     }
 
@@ -239,11 +234,8 @@ impl State {
     fn accept_listener(&mut self, name: &str, source: Source, now: Instant) -> Result<(), Rejected> {
         let hash = content_hash(&source.body);
         let Some(source) = self.listeners.unless_held(name, source, hash) else { return Ok(()) };
-        let compiled = self.with_context(|context| compile::listener::compile(name, &source.body, context));
-        if let Ok(compiled) = &compiled {
-            self.note_bound(&compiled.listener);
-        }
-        let compiled = compiled
+        let compiled = self
+            .with_context(|context| compile::listener::compile(name, &source.body, context))
             .and_then(|compiled| self.address_is_free(compiled))
             .and_then(|compiled| self.open_socket(compiled))
             .map_err(|e| self.listeners.refuse(name, source.clone(), e))?;
@@ -258,18 +250,10 @@ impl State {
         Ok(())
     }
 
-    /// Where all listeners with a socket were asked for, those are the ones that bind to their port.
-    fn note_bound(&mut self, listener: &Listener) {
-        if listener.bind_to_port && self.bound.contains(WILDCARD) {
-            self.bound.insert(listener.name.clone());
-        }
-    }
-
     /// Binds the port, so that a listener that can't have it is refused instead of being in force without a socket.
     fn open_socket(&self, compiled: CompiledListener) -> Result<CompiledListener, Rejected> {
         let listener = &compiled.listener;
-        let bound = self.on_demand.is_none() || self.bound.contains(&listener.name);
-        let Some(sockets) = self.sockets.as_ref().filter(|_| bound && listener.bind_to_port) else {
+        let Some(sockets) = self.sockets.as_ref().filter(|_| listener.bind_to_port) else {
             return Ok(compiled);
         };
         match sockets.open(listener) {
@@ -286,7 +270,7 @@ impl State {
     fn address_is_free(&self, compiled: CompiledListener) -> Result<CompiledListener, Rejected> {
         let new = &compiled.listener;
         // On demand, a chain by SNI is a listener of its own with its parent's address.
-        if new.address.port() == 0 || (self.on_demand.is_some() && !self.bound.contains(&new.name)) {
+        if new.address.port() == 0 || (self.on_demand.is_some() && !new.bind_to_port) {
             return Ok(compiled);
         }
         let takes = |other: &&Listener| {
@@ -345,7 +329,7 @@ impl State {
                 }
             }
             Kind::Listener => {
-                if let Some(tables) = self.tables_for(name) {
+                if let Some(tables) = self.tables_wanting(name) {
                     tables.listeners().publish(name, None);
                 }
             }
@@ -353,10 +337,16 @@ impl State {
         self.drop_held(kind, name);
     }
 
-    /// Where a listener is published that isn't a socket of its own; `None`: in the snapshot.
-    pub(super) fn tables_for(&self, listener: &str) -> Option<&Arc<OnDemand>> {
-        let in_snapshot = self.bound.contains(listener) || self.is_fixed(Kind::Listener, listener);
-        self.on_demand.as_ref().filter(|_| !in_snapshot)
+    /// The tables, if somebody asked for this listener by its name.
+    pub(super) fn tables_wanting(&self, listener: &str) -> Option<&Arc<OnDemand>> {
+        self.on_demand.as_ref().filter(|tables| tables.listeners().is_wanted(listener))
+    }
+
+    /// True for listeners that are sockets of their own, or come from the bootstrap file.
+    pub(super) fn is_bound(&self, listener: &str) -> bool {
+        self.listeners.get(listener).is_some_and(|held| {
+            held.fixed || held.newest().is_some_and(|r| r.value.compiled.listener.bind_to_port)
+        })
     }
 
     /// Forgets a resource that nobody wants any more.

@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -88,6 +87,13 @@ struct Demand {
     next_sweep: Instant,
 }
 
+impl Demand {
+    /// The listeners that are sockets are asked for with a wildcard.
+    fn is_wildcard(&self) -> bool {
+        self.sidecar.listeners.iter().any(|name| name == WILDCARD)
+    }
+}
+
 /// The task.
 pub(super) struct Watch {
     pub(super) bootstrap: Bootstrap,
@@ -105,8 +111,16 @@ pub(super) struct Watch {
     unacknowledged: Vec<Unacknowledged>,
     /// What came unasked, and until when it is kept.
     spare: HashMap<(Kind, Arc<str>), Instant>,
+    /// Listeners that were given back under the wildcard, until the server has answered for them.
+    given_back: HashMap<Arc<str>, GivenBack>,
     first: First,
     deadline: Option<Instant>,
+}
+
+/// A listener that was given back.
+struct GivenBack {
+    until: Instant,
+    asked_again: bool,
 }
 
 /// What must have come before the proxy is ready.
@@ -174,6 +188,7 @@ impl Watch {
             subscribed: HashMap::new(),
             unacknowledged: Vec::new(),
             spare: HashMap::new(),
+            given_back: HashMap::new(),
             first: First::default(),
             deadline: None,
         }
@@ -268,6 +283,12 @@ impl Watch {
         tracing::warn!(reason, again_in_s = seconds, "control plane: not connected; what is in force stays");
         self.stats.connected.store(false, Relaxed);
         self.link = Link::Waiting(again);
+        // The next stream begins with the names that are wanted; nothing is owed on it.
+        for (name, GivenBack { asked_again, .. }) in self.given_back.drain() {
+            if asked_again {
+                self.client.subscribe(types::LISTENER, name);
+            }
+        }
     }
 
     fn on_received(&mut self, received: Received) {
@@ -296,10 +317,10 @@ impl Watch {
             (Some(true), false) => {
                 tracing::info!("control plane: agreed to on-demand");
                 demand.agreed = true;
-                let bound = demand.sidecar.listeners.iter().map(|name| Arc::from(name.as_str()));
-                self.state.set_on_demand(demand.tables.clone(), bound);
-                for Asked { table, name } in std::mem::take(&mut demand.prefetch) {
-                    let (kind, name) = resource_of(table.as_deref(), &name);
+                self.state.set_on_demand(demand.tables.clone());
+                for asked in std::mem::take(&mut demand.prefetch) {
+                    demand.tables.expect(&asked);
+                    let (kind, name) = resource_of(asked.table.as_deref(), &asked.name);
                     self.client.subscribe(kind.type_url(), name);
                 }
                 true
@@ -328,7 +349,7 @@ impl Watch {
         });
         for update in removals.into_iter().chain(rest) {
             let Update { name, asked, content } = update;
-            if !asked && !self.keep_spare(kind, &name) {
+            if (!asked && !self.keep_spare(kind, &name)) || self.was_given_back(kind, &name, &content) {
                 continue;
             }
             match content {
@@ -346,9 +367,27 @@ impl Watch {
                     continue;
                 }
             }
+            if kind == Kind::Listener && self.is_unwanted(&name) {
+                self.spare.insert((kind, name.clone()), Instant::now() + SPARE_TIME);
+            }
             names.insert(name);
         }
         (refused, names)
+    }
+
+    /// Under the wildcard, the server answers for a name that is given back: that it isn't there any more. True where `content` is
+    /// that answer; it says nothing of the resource. Who asked for the name again meanwhile gets an answer of their own.
+    fn was_given_back(&mut self, kind: Kind, name: &Arc<str>, content: &Content) -> bool {
+        if kind != Kind::Listener {
+            return false;
+        }
+        let Some(given_back) = self.given_back.remove(name) else { return false };
+        if given_back.asked_again {
+            self.client.subscribe(kind.type_url(), name.clone());
+        } else if *content == Content::Absent {
+            self.state.forget(kind, name);
+        }
+        *content == Content::Absent
     }
 
     /// What nobody asked for is kept for some time, where that makes sense: what it will be asked for by is on its way.
@@ -359,6 +398,13 @@ impl Watch {
         }
         self.spare.insert((kind, name.clone()), Instant::now() + SPARE_TIME);
         true
+    }
+
+    /// On demand: true for a listener that is no socket and that nobody asked for.
+    fn is_unwanted(&self, listener: &str) -> bool {
+        self.state.on_demand.is_some()
+            && !self.state.is_bound(listener)
+            && self.state.tables_wanting(listener).is_none()
     }
 
     fn first_answer(&mut self, kind: Kind, names: &BTreeSet<Arc<str>>) {
@@ -375,9 +421,15 @@ impl Watch {
     /// Somebody looked up a name that isn't known.
     fn on_asked(&mut self, Asked { table, name }: Asked) {
         let (kind, name) = resource_of(table.as_deref(), &name);
-        if !self.client.asks_for(kind.type_url(), &name) {
-            self.client.subscribe(kind.type_url(), name);
+        if kind == Kind::Listener {
+            // It may be held already: as a socket of its own, or since it was given back a moment ago.
+            self.state.link(&name);
+            if let Some(given_back) = self.given_back.get_mut(&name) {
+                given_back.asked_again = true;
+                return;
+            }
         }
+        self.client.subscribe(kind.type_url(), name);
     }
 
     async fn on_command(&mut self, command: Command) {
@@ -414,8 +466,8 @@ impl Watch {
         self.report();
         let first = [&self.first.clusters, &self.first.listeners];
         let first = first.into_iter().flatten().filter_map(|p| p.until.filter(|u| *u > now));
-        let spare = self.spare.values().copied().min();
-        self.deadline = [deadline, self.next_sweep(), spare].into_iter().flatten().chain(first).min();
+        let kept = self.spare.values().copied().chain(self.given_back.values().map(|g| g.until)).min();
+        self.deadline = [deadline, self.next_sweep(), kept].into_iter().flatten().chain(first).min();
     }
 
     /// Lets listeners go into force once the first clusters are there, or don't come.
@@ -487,7 +539,32 @@ impl Watch {
         for Asked { table, name } in out {
             let (kind, name) = resource_of(table.as_deref(), &name);
             self.client.unsubscribe(kind.type_url(), &name);
-            self.state.forget(kind, &name);
+            if kind == Kind::Listener && demand.is_wildcard() {
+                self.given_back.insert(name, GivenBack { until: now + SPARE_TIME, asked_again: false });
+            } else if !(kind == Kind::Listener && self.state.is_bound(&name)) {
+                self.state.forget(kind, &name);
+            }
+        }
+        self.expire_given_back(now);
+        let old =
+            |(kind, _): &(Kind, Arc<str>), until: &mut Instant| *kind == Kind::Listener && *until <= now;
+        let expired: Vec<_> = self.spare.extract_if(old).map(|((_, name), _)| name).collect();
+        for name in expired {
+            if self.is_unwanted(&name) {
+                self.state.forget(Kind::Listener, &name);
+            }
+        }
+    }
+
+    /// A server that doesn't answer for names that are given back isn't waited for.
+    fn expire_given_back(&mut self, now: Instant) {
+        let expired = self.given_back.extract_if(|_, given_back| given_back.until <= now);
+        for (name, GivenBack { asked_again, .. }) in expired.collect::<Vec<_>>() {
+            if asked_again {
+                self.client.subscribe(types::LISTENER, name);
+            } else if !self.state.is_bound(&name) {
+                self.state.forget(Kind::Listener, &name);
+            }
         }
     }
 

@@ -279,6 +279,21 @@ impl<T> Names<T> {
         self.shards[Self::shard_of(hash)].load().find(hash, |e| *e.name == *name).cloned()
     }
 
+    /// True where the name is answered, or somebody waits or waited for it: an answer is wanted.
+    pub(super) fn is_wanted(&self, name: &str) -> bool {
+        self.waiting.lock().contains_key(name) || self.known_to_writer(name).is_some()
+    }
+
+    /// Notes that an answer is wanted without sending for it: the writer does that itself.
+    pub(super) fn expect(&self, name: &str) {
+        let mut waiting = self.waiting.lock();
+        if self.known_to_writer(name).is_none() && !waiting.contains_key(name) {
+            let slot = Slot { answer: OnceLock::new(), answered: Notify::new(), since: self.shared.epoch() };
+            waiting.insert(name.into(), Arc::new(slot));
+            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn insert(&self, name: &str, value: Option<Arc<T>>) -> Arc<Entry<T>> {
         self.shared.counter(value.is_none()).fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry {

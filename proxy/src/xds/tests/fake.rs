@@ -196,6 +196,18 @@ struct Shared {
     answers: std::sync::atomic::AtomicUsize,
 }
 
+impl Shared {
+    fn is_wildcard(&self) -> bool {
+        self.subscribed.lock().contains_key(&(Kind::Listener, "*".to_owned()))
+    }
+
+    /// Under the wildcard, a name that is given back is answered as gone.
+    async fn release(&self, session: &mut Session, names: &[String]) {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        session.send(Kind::Listener, &[], &names).await;
+    }
+}
+
 impl Pilot {
     /// Serves the first and all later streams of `server`.
     pub(super) fn serve(mut server: Server) -> Self {
@@ -281,6 +293,16 @@ async fn answer(mut session: Session, shared: Arc<Shared>) {
             }
         }
         let silent = shared.silent.lock().clone();
+        let gone = request.resource_names_unsubscribe.iter().filter(|_| shared.is_wildcard()).cloned();
+        let gone: Vec<_> = gone.filter(|_| kind == Kind::Listener).collect();
+        if !gone.is_empty() {
+            shared.release(&mut session, &gone).await;
+        }
+        let first = kind == Kind::Listener && request.node.is_some();
+        if first && request.resource_names_subscribe.is_empty() {
+            shared.subscribed.lock().insert((kind, "*".into()), true);
+            respond(&mut session, &shared, kind, &["virtualInbound".into()]).await;
+        }
         let names: Vec<_> =
             request.resource_names_subscribe.into_iter().filter(|n| !silent.contains(n)).collect();
         if !names.is_empty() {

@@ -61,11 +61,15 @@ fn listener_with(name: &str, address: &str, filter: &str, fields: &str) -> Any {
 }
 
 pub(super) fn http_listener(name: &str, address: &str, route_config: &str) -> Any {
+    http_listener_with(name, address, route_config, "")
+}
+
+pub(super) fn http_listener_with(name: &str, address: &str, route_config: &str, fields: &str) -> Any {
     let filter = format!(
         "{{name: h, typed_config: {{'@type': {HCM}, stat_prefix: h, rds: {{route_config_name: \"{route_config}\",
            config_source: {SOURCE}}}, http_filters: [{{name: r, typed_config: {{'@type': {ROUTER}}}}}]}}}}"
     );
-    listener_with(name, address, &filter, "")
+    listener_with(name, address, &filter, fields)
 }
 
 pub(super) fn tcp_listener(name: &str, address: &str, cluster: &str, fields: &str) -> Any {

@@ -66,7 +66,8 @@ impl Proxy {
 
 /// An HTTP port whose virtual hosts come one by one, and these hosts, each with a cluster of its own name.
 fn serve_http(pilot: &Pilot, hosts: &[&str]) {
-    pilot.set(Kind::Listener, "0.0.0.0_80", http_listener("0.0.0.0_80", "0.0.0.0:80", "80"));
+    let listener = http_listener_with("0.0.0.0_80", "0.0.0.0:80", "80", "bind_to_port: false");
+    pilot.set(Kind::Listener, "0.0.0.0_80", listener);
     pilot.set(Kind::Routes, "80", vhds("80"));
     for host in hosts {
         serve_cluster(pilot, host);
@@ -389,4 +390,43 @@ async fn a_refused_virtual_host_keeps_the_version_before() {
     let nack = eventually("a NACK", || pilot.nacks().pop()).await;
     assert_eq!(nack, "80/a: routes[0].route.timeout: must not be negative");
     assert_eq!(&*proxy.known_host("a").await.name, "a");
+}
+
+/// Interception mode NONE: what is bound comes by wildcard, and names come and go beside it.
+#[tokio::test]
+async fn bound_listeners_come_by_wildcard() {
+    let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
+    let server = Server::start().await;
+    let mode = Mode::OnDemand(Sidecar { listeners: vec!["*".into()], limits, state_file: None });
+    let proxy = proxy(&server.target, mode);
+    let pilot = Pilot::serve(server);
+    pilot.set(Kind::Listener, "virtualInbound", tcp_listener("virtualInbound", "0.0.0.0:15006", "c", ""));
+    serve_cluster(&pilot, "c");
+    tokio::time::timeout(LONG, proxy.xds.ready()).await.unwrap();
+    let unbound = tcp_listener("10.0.0.1_80", "10.0.0.1:80", "c", "bind_to_port: false");
+    pilot.set(Kind::Listener, "10.0.0.1_80", unbound.clone());
+    pilot.set(
+        Kind::Listener,
+        "redis_6379",
+        tcp_listener("redis_6379", "10.0.0.2:6379", "c", "bind_to_port: false"),
+    );
+    // Used, forgotten, and used again, some times over.
+    for _ in 0..5 {
+        let Answer::Known(entry) = proxy.listener("10.0.0.1:80").await else { panic!("there") };
+        assert_eq!(&*entry.current().unwrap().name, "10.0.0.1_80");
+        drop(entry);
+        eventually("forgetting", || {
+            (pilot.subscribed(Kind::Listener, "10.0.0.1_80") == Some(false)).then_some(())
+        })
+        .await;
+    }
+    let host = match proxy.listeners().get_host("Redis:6379") {
+        ListenerLookup::Known(entry) => Answer::Known(entry),
+        ListenerLookup::Absent => Answer::Absent,
+        ListenerLookup::Wait(wait) => wait.answer().await,
+    };
+    assert!(matches!(host, Answer::Known(_)), "{host:?}");
+    let snapshot = proxy.snapshot.load();
+    assert_eq!(snapshot.listeners.keys().collect::<Vec<_>>(), [&Arc::from("virtualInbound")]);
+    assert!(pilot.nacks().is_empty(), "{:?}", pilot.nacks());
 }

@@ -26,7 +26,7 @@ impl Bench {
     fn on_demand() -> (Self, Arc<OnDemand>) {
         let mut bench = Self::new();
         let (tables, _asked) = OnDemand::new(Limits::default());
-        bench.state.set_on_demand(tables.clone(), [Arc::from("virtualInbound")]);
+        bench.state.set_on_demand(tables.clone());
         (bench, tables)
     }
 
@@ -331,6 +331,8 @@ fn who_runs_on_an_old_route_keeps_its_clusters() {
 #[test]
 fn listeners_on_demand_go_to_their_table_and_bound_ones_to_the_snapshot() {
     let (mut bench, tables) = Bench::on_demand();
+    let _ = tables.listeners().get("10.0.0.1:80".parse().unwrap());
+    let _ = tables.listeners().get_server_name("10.0.0.1_80", "a.b");
     bench.accept(Kind::Cluster, "c", static_cluster("c"));
     bench.accept(Kind::Listener, "virtualInbound", tcp_listener("virtualInbound", "0.0.0.0:15006", "c", ""));
     bench.accept(
@@ -344,6 +346,9 @@ fn listeners_on_demand_go_to_their_table_and_bound_ones_to_the_snapshot() {
     assert!(bench.snapshot.load().on_demand.is_some());
     let found = tables.listeners().get("10.0.0.1:80".parse().unwrap());
     let ListenerLookup::Known(entry) = found else { panic!("{found:?}") };
+    let unasked = tcp_listener("10.0.0.3_80", "10.0.0.3:80", "c", "bind_to_port: false");
+    bench.accept(Kind::Listener, "10.0.0.3_80", unasked);
+    assert!(matches!(tables.listeners().get("10.0.0.3:80".parse().unwrap()), ListenerLookup::Wait(_)));
     assert!(matches!(tables.listeners().get_server_name("10.0.0.1_80", "A.B"), ListenerLookup::Known(_)));
     bench.remove(Kind::Listener, "10.0.0.1_80");
     assert!(entry.current().is_none());
