@@ -113,6 +113,11 @@ impl View {
             ProxyKind::OnDemand if !routes => ProxyKind::Envoy,
             other => other,
         };
+        let interception = match (kind, self.proxy.interception) {
+            // Where nothing is captured no cluster can go to the original destination.
+            (ResourceType::Cluster, Interception::None) => Interception::None,
+            _ => Interception::default(),
+        };
         let node = if sensitivity.node && kind == ResourceType::Endpoints {
             self.proxy.node.clone()
         } else {
@@ -125,7 +130,7 @@ impl View {
                 name: "".into(),
                 labels,
                 addresses: Box::default(),
-                interception: if routes { self.proxy.interception } else { Interception::default() },
+                interception,
                 node,
             },
             schema: self.schema,

@@ -581,6 +581,37 @@ proptest! {
         check_references(&client, &snapshot);
     }
 
+    /// What is cut from a view makes no difference to any resource of the type.
+    #[test]
+    fn nothing_depends_on_what_is_cut_from_a_view(fixture in any_mesh(), none in prop::bool::ANY, kind in 0_u8..3) {
+        let snapshot = fixture.build();
+        let sensitivity = super::sensitivity(&snapshot);
+        let kind = [ProxyKind::Envoy, ProxyKind::OnDemand, ProxyKind::Grpc][usize::from(kind)];
+        let mut client = of_kind(&view("default", [("app", "client")]), kind);
+        if none {
+            client.proxy.interception = Interception::None;
+            client.explicit_proxy = Some("10.9.0.1:15007".parse().unwrap());
+        }
+        let outbound: Vec<String> = names(ResourceType::Cluster, &of_kind(&client, ProxyKind::Envoy), &snapshot)
+            .into_iter()
+            .filter(|n| n.starts_with("outbound|"))
+            .collect();
+        let routes = ["80", "443", "8080", "http_proxy", "s1.default.svc.cluster.local:80"].map(String::from);
+        let hosts = ["80/s1", "8080/s2", "http_proxy/s3:9090", "80/nobody"].map(String::from);
+        for (kind, names) in [
+            (ResourceType::Cluster, outbound.clone()),
+            (ResourceType::Endpoints, outbound),
+            (ResourceType::Routes, routes.to_vec()),
+            (ResourceType::VirtualHost, hosts.to_vec()),
+        ] {
+            let reduced = client.reduced(kind, &sensitivity);
+            for name in names {
+                let body = |view: &View| make(kind, &name, view, &snapshot).map(|m| m.resource.body);
+                prop_assert_eq!(body(&reduced), body(&client), "{:?} {}", kind, name);
+            }
+        }
+    }
+
     /// The one virtual host that is given on demand is the one that Envoy would choose in the full configuration.
     #[test]
     fn on_demand_and_full_configurations_agree(fixture in any_mesh()) {
