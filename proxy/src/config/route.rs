@@ -192,7 +192,7 @@ pub struct RouteMatch {
     pub path: PathMatch,
     /// On headers and pseudo headers (`:method`, `:authority`, `:scheme`, `:path`).
     pub headers: Vec<HeaderMatch>,
-    /// On decoded query parameters; the first occurrence counts.
+    /// On query parameters as they are written; the first occurrence counts.
     pub query: Vec<QueryMatch>,
     /// Share of requests that may match, as parts per million.
     pub runtime_fraction: Option<u32>,
@@ -229,9 +229,9 @@ pub struct Text {
 pub struct HeaderMatch {
     /// Which one.
     pub subject: Subject,
-    /// What its values (joined with `,`) must be.
+    /// What one of its lines must be.
     pub value: ValueMatch,
-    /// Turn the result round.
+    /// Turn the result round: no line may be that.
     pub invert: bool,
     /// A missing header counts as the empty string.
     pub missing_as_empty: bool,
@@ -240,7 +240,7 @@ pub struct HeaderMatch {
 /// Condition on one query parameter.
 #[derive(Debug)]
 pub struct QueryMatch {
-    /// Name, decoded.
+    /// Name, as it is written.
     pub name: Box<[u8]>,
     /// What its first value must be.
     pub value: ValueMatch,

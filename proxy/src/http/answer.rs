@@ -17,7 +17,7 @@ use super::head::{Known, ResponseHead};
 use super::reply::{self, LocalReply, Situation};
 use super::server::{Arrival, Responder};
 use crate::config::listener::Direction;
-use crate::config::route::{Action, Route, VirtualHost};
+use crate::config::route::{Route, VirtualHost};
 use crate::error::{ProxyError, Side};
 use crate::telemetry::record::{Flags, RequestRecord};
 use crate::upstream::stream::Receiver;
@@ -150,10 +150,8 @@ impl<'a> Answer<'a> {
         self.record.flags.add(reply.flags);
         self.record.details = std::mem::take(&mut reply.details);
         self.record.status = reply.head.status;
-        let action = self.record.route.map(|route| &route.action);
-        if let Some(Action::Direct(_) | Action::Redirect(_)) = action
-            && let Some(levels) = &self.levels
-        {
+        // A route that was found has its say in every answer, also in one that says why it can't be served.
+        if let Some(levels) = &self.levels {
             header_ops::apply_to_response(levels, &mut reply.head, incoming.head, &self.record);
         }
         let (head, body) = reply.finish(self.record.grpc);

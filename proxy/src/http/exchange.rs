@@ -76,11 +76,10 @@ pub async fn handle(
     let mut exchange = Exchange::begin(arrival, head, responder);
 
     // Who asks, and what for?
-    let wish = match upgrade::wish(arrival.manager, exchange.incoming.head) {
-        Ok(Wish::Connect) => return exchange.connect().await,
-        Ok(wish) => wish,
-        Err(error) => return exchange.fail(error).await,
-    };
+    let wish = upgrade::wish(arrival.manager, exchange.incoming.head);
+    if wish == Wish::Connect {
+        return exchange.connect().await;
+    }
     if let Some(reply) = exchange.settle() {
         return exchange.reply(reply).await;
     }
@@ -222,9 +221,7 @@ impl<'a> Exchange<'a> {
         let manager = answer.arrival.manager;
         answer.cluster_not_found_status = forward.cluster_not_found_status;
         answer.record.cluster_name = Some(target.name());
-        if wish == Wish::Upgrade
-            && let Err(error) = upgrade::allow(manager, forward, incoming.head)
-        {
+        if let Err(error) = upgrade::allow(manager, forward, incoming.head, wish) {
             return self.fail(error).await;
         }
         let Some(cluster) = target.handle().and_then(|handle| handle.current.load_full()) else {

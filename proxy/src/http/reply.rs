@@ -119,7 +119,7 @@ pub fn from_error(error: &ProxyError, situation: Situation) -> Option<LocalReply
             (501, Flags::DOWNSTREAM_PROTOCOL, "Not Implemented", "http1.invalid_transfer_encoding")
         }
         Kind::MissingHost => (400, Flags::default(), "", "missing_host_header"),
-        Kind::LowVersion => (426, Flags::default(), "", "low_version"),
+        Kind::LowVersion => (426, Flags::default(), "Upgrade Required", "low_version"),
         Kind::UpgradeRefused => (403, Flags::default(), "", "upgrade_failed"),
         Kind::RetryBufferExceeded => (
             507,
@@ -262,7 +262,7 @@ mod tests {
                 "http1.invalid_transfer_encoding",
             ),
             (Kind::MissingHost, 400, "-", String::new(), "missing_host_header"),
-            (Kind::LowVersion, 426, "-", String::new(), "low_version"),
+            (Kind::LowVersion, 426, "-", "Upgrade Required".to_owned(), "low_version"),
             (Kind::UpgradeRefused, 403, "-", String::new(), "upgrade_failed"),
             (
                 Kind::RetryBufferExceeded,

@@ -1,14 +1,12 @@
 //! Which virtual host and route take a request: pure look-ups in a route table.
 //!
 //! Hosts: exact, longest `*.suffix`, longest `prefix.*`, `*`. Routes: the first in order whose conditions all hold.
-//! Envoy's rules to the letter: paths are compared without query, values of repeated headers are joined by commas,
-//! the first occurrence of a query parameter counts, a missing header fails every condition on its value, even an inverted one,
-//! unless it counts as empty.
+//! Envoy's rules to the letter: paths are compared without query, one line of a repeated header is enough, query parameters
+//! are compared as they are written and the first occurrence counts, a missing header fails every condition on its value,
+//! even an inverted one, unless it counts as empty.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use percent_encoding::percent_decode;
 use smallvec::SmallVec;
 
 use super::head::{Method, RequestHead};
@@ -98,28 +96,25 @@ fn path_holds(matches: &PathMatch, head: &RequestHead, path: &[u8]) -> bool {
 }
 
 fn header_holds(matches: &HeaderMatch, head: &RequestHead) -> bool {
-    let value = joined_value(head, &matches.subject);
-    if let ValueMatch::Present(present) = matches.value {
-        return (value.is_some() == present) != matches.invert;
-    }
-    match value {
-        Some(value) => value_holds(&matches.value, &value) != matches.invert,
-        None if matches.missing_as_empty => value_holds(&matches.value, b"") != matches.invert,
-        None => false,
-    }
+    let Subject::Header(name) = &matches.subject else {
+        return values_hold(matches, request_value(head, &matches.subject).into_iter());
+    };
+    values_hold(matches, head.fields.get_all(name.as_name()))
 }
 
-/// The value that conditions see: all lines of a header, joined by commas.
-fn joined_value<'h>(head: &'h RequestHead, subject: &'h Subject) -> Option<Cow<'h, [u8]>> {
-    let Subject::Header(name) = subject else { return request_value(head, subject).map(Cow::Borrowed) };
-    let mut values = head.fields.get_all(name.as_name());
-    let mut joined = Cow::Borrowed(values.next()?);
-    for value in values {
-        let joined = joined.to_mut();
-        joined.push(b',');
-        joined.extend_from_slice(value);
+/// Lines are never joined: what a rule forbids must not become allowed by sending it twice.
+fn values_hold<'v>(matches: &HeaderMatch, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
+    let first = values.next();
+    if let ValueMatch::Present(present) = matches.value {
+        return (first.is_some() == present) != matches.invert;
     }
-    Some(joined)
+    match first {
+        Some(first) => {
+            let holds = |value| value_holds(&matches.value, value);
+            (holds(first) || values.any(holds)) != matches.invert
+        }
+        None => matches.missing_as_empty && value_holds(&matches.value, b"") != matches.invert,
+    }
 }
 
 fn value_holds(matches: &ValueMatch, value: &[u8]) -> bool {
@@ -143,20 +138,19 @@ fn query_holds(matches: &[QueryMatch], query: &[u8]) -> bool {
         match (&wanted.value, value) {
             (ValueMatch::Present(present), value) => value.is_some() == *present,
             (_, None) => false,
-            (condition, Some(value)) => value_holds(condition, &value),
+            (condition, Some(value)) => value_holds(condition, value),
         }
     })
 }
 
-/// The decoded value of the first parameter `name`.
-fn query_value<'q>(query: &'q [u8], name: &[u8]) -> Option<Cow<'q, [u8]>> {
-    query.split(|b| *b == b'&').find_map(|pair| {
+/// The value of the first parameter `name`.
+fn query_value<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
+    query.split(|b| *b == b'&').filter(|pair| !pair.is_empty()).find_map(|pair| {
         let (key, value) = match pair.iter().position(|b| *b == b'=') {
             Some(at) => (&pair[..at], &pair[at + 1..]),
             None => (pair, &b""[..]),
         };
-        let key: Cow<'_, [u8]> = percent_decode(key).into();
-        (!pair.is_empty() && *key == *name).then(|| percent_decode(value).into())
+        (key == name).then_some(value)
     })
 }
 

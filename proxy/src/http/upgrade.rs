@@ -20,32 +20,38 @@ pub enum Wish {
     Upgrade,
     /// A connection to the authority.
     Connect,
+    /// A connection that it can't have here: refused when its route is known, as Envoy does.
+    Refused,
 }
 
 /// Reads a request's wish before it is routed. Requests for HTTP/2 are served as what they are, as Envoy does.
-pub fn wish(manager: &HttpManager, head: &mut RequestHead) -> Result<Wish, ProxyError> {
+pub fn wish(manager: &HttpManager, head: &mut RequestHead) -> Wish {
     if head.method() == Method::Connect {
-        if head.protocol().is_some() {
-            return Err(refused("extended CONNECT is not enabled"));
-        }
-        return if manager.explicit_proxy {
-            Ok(Wish::Connect)
-        } else {
-            Err(refused("CONNECT is for explicit-proxy listeners"))
-        };
+        let plain = head.protocol().is_none();
+        return if manager.explicit_proxy && plain { Wish::Connect } else { Wish::Refused };
     }
     match head.upgrade() {
-        None => Ok(Wish::None),
+        None => Wish::None,
         Some(protocol) if protocol.eq_ignore_ascii_case(b"h2c") => {
             drop_upgrade(&mut head.fields);
-            Ok(Wish::None)
+            Wish::None
         }
-        Some(_) => Ok(Wish::Upgrade),
+        Some(_) => Wish::Upgrade,
     }
 }
 
-/// Whether the route (before it, the connection manager) lets a request upgrade.
-pub fn allow(manager: &HttpManager, forward: &Forward, head: &RequestHead) -> Result<(), ProxyError> {
+/// Whether the route (before it, the connection manager) grants a wish.
+pub fn allow(
+    manager: &HttpManager,
+    forward: &Forward,
+    head: &RequestHead,
+    wish: Wish,
+) -> Result<(), ProxyError> {
+    match wish {
+        Wish::None => return Ok(()),
+        Wish::Upgrade => {}
+        Wish::Connect | Wish::Refused => return Err(refused("CONNECT is for explicit-proxy listeners")),
+    }
     let wanted = head.fields.get(Known::Upgrade).unwrap_or_default();
     let named = |name: &str| name.as_bytes().eq_ignore_ascii_case(wanted);
     let by_route = forward.upgrades.iter().find(|(name, _)| named(name)).map(|(_, enabled)| *enabled);
@@ -77,17 +83,17 @@ mod tests {
     #[test]
     fn wishes() {
         let config = manager();
-        assert_eq!(wish(&config, &mut request("GET", None)).unwrap(), Wish::None);
-        assert_eq!(wish(&config, &mut request("GET", Some("WebSocket"))).unwrap(), Wish::Upgrade);
+        assert_eq!(wish(&config, &mut request("GET", None)), Wish::None);
+        assert_eq!(wish(&config, &mut request("GET", Some("WebSocket"))), Wish::Upgrade);
         let mut h2c = request("GET", Some("h2c"));
-        assert_eq!(wish(&config, &mut h2c).unwrap(), Wish::None);
+        assert_eq!(wish(&config, &mut h2c), Wish::None);
         assert!(h2c.fields.is_empty());
-        assert_eq!(wish(&config, &mut request("CONNECT", None)).unwrap_err().kind, Kind::UpgradeRefused);
+        assert_eq!(wish(&config, &mut request("CONNECT", None)), Wish::Refused);
         let proxy = HttpManager { explicit_proxy: true, ..manager() };
-        assert_eq!(wish(&proxy, &mut request("CONNECT", None)).unwrap(), Wish::Connect);
+        assert_eq!(wish(&proxy, &mut request("CONNECT", None)), Wish::Connect);
         let mut extended = request("CONNECT", None);
         extended.set_protocol(Some(b"websocket"));
-        assert!(wish(&proxy, &mut extended).is_err());
+        assert_eq!(wish(&proxy, &mut extended), Wish::Refused);
     }
 
     #[test]
@@ -98,11 +104,16 @@ mod tests {
             ..manager()
         };
         let route = |enabled| Forward { upgrades: vec![("websocket".into(), enabled)], ..forward() };
-        assert!(allow(&with(&["websocket"]), &forward(), &websocket).is_ok());
-        assert!(allow(&with(&["other"]), &forward(), &websocket).is_err());
-        assert!(allow(&with(&["websocket"]), &route(false), &websocket).is_err());
-        assert!(allow(&with(&[]), &route(true), &websocket).is_ok());
-        let error = allow(&with(&[]), &forward(), &websocket).unwrap_err();
-        assert_eq!(error.detail, "upgrade to WebSocket is not enabled");
+        assert!(allow(&with(&["websocket"]), &forward(), &websocket, Wish::Upgrade).is_ok());
+        assert!(allow(&with(&["other"]), &forward(), &websocket, Wish::Upgrade).is_err());
+        assert!(allow(&with(&["websocket"]), &route(false), &websocket, Wish::Upgrade).is_err());
+        assert!(allow(&with(&[]), &route(true), &websocket, Wish::Upgrade).is_ok());
+        let error = allow(&with(&[]), &forward(), &websocket, Wish::Upgrade).unwrap_err();
+        assert_eq!(
+            (error.kind, &*error.detail),
+            (Kind::UpgradeRefused, "upgrade to WebSocket is not enabled")
+        );
+        assert!(allow(&with(&[]), &forward(), &websocket, Wish::None).is_ok());
+        assert!(allow(&with(&["websocket"]), &forward(), &websocket, Wish::Refused).is_err());
     }
 }

@@ -16,9 +16,6 @@ pub fn rewrite_path(forward: &Forward, matches: &RouteMatch, head: &mut RequestH
         }
         PathRewrite::Regex(regex, substitution) => with_regex(head.path(), regex, substitution),
     };
-    if new == head.path() {
-        return;
-    }
     let original = Bytes::copy_from_slice(head.path());
     head.fields.set(Known::XEnvoyOriginalPath, &original);
     head.set_path(&new);
@@ -136,7 +133,11 @@ mod tests {
         let (new, original) = rewritten(PathRewrite::Keep, prefix("/"), "/a");
         assert_eq!((&*new, original), ("/a", None));
         let (new, original) = rewritten(to("/a"), prefix("/a"), "/a/b");
-        assert_eq!((&*new, original), ("/a/b", None), "nothing changed");
+        assert_eq!(
+            (&*new, original.as_deref()),
+            ("/a/b", Some("/a/b")),
+            "said also where nothing changed, as Envoy does"
+        );
     }
 
     #[test]

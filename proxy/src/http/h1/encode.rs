@@ -66,8 +66,10 @@ pub fn write_request(out: &mut BytesMut, head: &RequestHead, framing: Framing, s
     put(out, &[method, b" ", target, b" HTTP/1.1\r\n"]);
     let host = head.host_spelling().filter(|_| style.preserve_case);
     put(out, &[host.as_ref().map_or(b"host", |name| name), b": ", head.authority(), b"\r\n"]);
-    // `content-length: 0` says that there is no body, as no framing at all does; a client that said it gets it said.
-    let empty = Some(0).filter(|_| head.fields.get(Known::ContentLength) == Some(b"0"));
+    // `content-length: 0` says that there is no body, as no framing at all does; a client that said it gets it said, and
+    // methods that usually have a body say it anyway (RFC 9110 8.6), because some servers wait for it.
+    let usual = matches!(head.method(), Method::Post | Method::Put | Method::Patch);
+    let empty = Some(0).filter(|_| usual || head.fields.get(Known::ContentLength) == Some(b"0"));
     let length = if framing == Framing::None { Length::from(empty) } else { Length::of(framing) };
     write_fields(out, &head.fields, length, framing, style);
 }
@@ -352,9 +354,14 @@ mod tests {
             request(&head, Framing::Chunked, style),
             format!("{start}b: 2\r\ntransfer-encoding: chunked\r\n\r\n")
         );
+        let empty = format!("{start}content-length: 0\r\nb: 2\r\n\r\n");
+        assert_eq!(request(&head, Framing::None, style), empty);
+        head.set_method(b"GET");
+        let start = start.replace("POST", "GET");
         assert_eq!(request(&head, Framing::None, style), format!("{start}b: 2\r\n\r\n"));
+        head.set_method(b"POST");
         head.fields.set("content-length", b"0");
-        assert_eq!(request(&head, Framing::None, style), format!("{start}content-length: 0\r\nb: 2\r\n\r\n"));
+        assert_eq!(request(&head, Framing::None, style), empty);
         head.set_host_spelling(b"Host");
         assert_eq!(
             request(&head, Framing::None, HeadStyle { preserve_case: true, ..style }),

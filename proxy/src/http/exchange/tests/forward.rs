@@ -2,8 +2,11 @@
 
 use super::rig::*;
 use crate::config::cluster::ClusterHandle;
-use crate::config::route::{Action, AppendAction, DirectResponse, HeaderAdd, Redirect, RedirectPath};
+use crate::config::route::{
+    Action, AppendAction, DirectResponse, HeaderAdd, PathMatch, Redirect, RedirectPath, Route,
+};
 use crate::http::template::Template;
+use crate::http::test_support::path_match;
 
 #[tokio::test]
 async fn a_request_is_forwarded_and_its_response_comes_back() {
@@ -185,7 +188,9 @@ async fn an_upgrade_that_the_upstream_declines_is_an_ordinary_response() {
 
 #[tokio::test]
 async fn connect_goes_back_to_the_listener_on_explicit_proxies_only() {
-    let routes = || table(host(vec![]));
+    let connect =
+        || Route { matches: path_match(PathMatch::Connect), ..to(&ClusterHandle::empty("c"), |_| {}) };
+    let routes = || table(host(vec![connect()]));
     let mut proxy = Proxy::with(routes(), |manager| manager.explicit_proxy = true).await;
     let mut client = proxy.client().await;
     client.send("CONNECT db.example:5432 HTTP/1.1\r\nHost: db.example:5432\r\n\r\nfirst").await;
@@ -198,6 +203,9 @@ async fn connect_goes_back_to_the_listener_on_explicit_proxies_only() {
     let refusing = Proxy::with(routes(), |_| {}).await;
     let reply = refusing.ask("CONNECT db.example:5432 HTTP/1.1\r\nHost: db.example:5432\r\n\r\n").await;
     assert_eq!(reply.status(), 403);
+    let refusing = Proxy::start(vec![]).await;
+    let reply = refusing.ask("CONNECT db.example:5432 HTTP/1.1\r\nHost: db.example:5432\r\n\r\n").await;
+    assert_eq!(reply.status(), 404, "no route takes it");
 }
 
 #[tokio::test]
