@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HOST;
-use hyper::{HeaderMap, Method, Request};
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -28,8 +28,6 @@ pub struct Client {
 pub struct Answer {
     /// Status code.
     pub status: u16,
-    /// Header fields.
-    pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
 }
@@ -98,7 +96,7 @@ impl Client {
         let (head, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
         self.idle.lock().entry(target).or_default().push(connection);
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+        Ok(Answer { status: head.status.as_u16(), body })
     }
 
     async fn connection(&self, target: &str) -> Result<SendRequest<Full<Bytes>>> {

@@ -1,5 +1,7 @@
 //! The program as people start it: what it says, and how it ends.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests: a failure is the test's.
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

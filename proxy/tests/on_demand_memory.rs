@@ -2,6 +2,8 @@
 //!
 //! A process of its own: it looks at its own memory, in which the control plane of the test is counted too.
 
+#![allow(clippy::unwrap_used)] // Helpers of a test: a failure is the test's.
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -65,7 +65,7 @@ fn assignment(scope: &Scope<'_>, name: &str, endpoints: &[Endpoint]) -> ClusterL
             .into_iter()
             .map(|(locality, members)| group(scope, locality, &members))
             .collect(),
-        policy: (!scope.view().is_grpc()).then(|| Policy { overprovisioning_factor: Some(140) }),
+        policy: (!scope.view().is_grpc()).then_some(Policy { overprovisioning_factor: Some(140) }),
     }
 }
 

@@ -292,7 +292,8 @@ mod tests {
 
     #[test]
     fn conditions_on_responses() {
-        let cases: &[(&str, u16, &[(&str, &str)], bool)] = &[
+        type Case<'a> = (&'a str, u16, &'a [(&'a str, &'a str)], bool);
+        let cases: &[Case<'_>] = &[
             ("5xx", 500, &[], true),
             ("5xx", 599, &[], true),
             ("5xx", 499, &[], false),

@@ -162,7 +162,7 @@ fn http(bytes: &[u8]) -> Verdict {
 /// True where `bytes`, without a line end so far, could become a request line.
 fn may_be_request_line(bytes: &[u8]) -> bool {
     match bytes.iter().position(|b| *b == b' ') {
-        Some(end) => is_method(&bytes[..end]) && !bytes[end..].iter().any(|b| *b == 0),
+        Some(end) => is_method(&bytes[..end]) && !bytes[end..].contains(&0),
         None => bytes.len() <= MAX_METHOD && bytes.iter().all(|b| is_token(*b)),
     }
 }

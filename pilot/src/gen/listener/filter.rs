@@ -69,7 +69,7 @@ pub(super) enum Routes {
     /// A route configuration of its own.
     Named(String),
     /// Right here.
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
 }
 
 /// Which side of the workload a chain is on, and what that changes in HTTP.
@@ -89,7 +89,7 @@ pub(super) fn http(scope: &Scope<'_>, stat_prefix: &str, routes: Routes, side: S
         Routes::Named(name) => {
             RouteSpecifier::Rds(Rds { config_source: Some(wire::over_ads()), route_config_name: name })
         }
-        Routes::Inline(config) => RouteSpecifier::RouteConfig(config),
+        Routes::Inline(config) => RouteSpecifier::RouteConfig(*config),
     };
     let normalization = scope.mesh().path_normalization;
     let merge =

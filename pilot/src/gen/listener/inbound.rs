@@ -90,7 +90,7 @@ pub(super) fn chains(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterCha
         let stat_prefix = format!("inbound_0.0.0.0_{};", port.port);
         wire::chain(
             &chain_name,
-            filter::http(scope, &stat_prefix, Routes::Inline(routes(port)), Side::Inbound),
+            filter::http(scope, &stat_prefix, Routes::Inline(Box::new(routes(port))), Side::Inbound),
         )
     };
     let tcp = || {

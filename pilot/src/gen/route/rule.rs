@@ -178,12 +178,12 @@ fn times_and_retries(scope: &Scope<'_>, action: &mut RouteAction, http: Option<&
     if scope.view().is_grpc() {
         // gRPC libraries know neither `timeout` nor a cap that is not the limit itself.
         action.max_stream_duration = timeout.map(|_| MaxStreamDuration {
-            max_stream_duration: Some(whole.clone()),
+            max_stream_duration: Some(whole),
             grpc_timeout_header_max: Some(whole),
         });
         action.retry_policy = retry::for_grpc(retries);
     } else {
-        action.timeout = Some(whole.clone());
+        action.timeout = Some(whole);
         // Zero: `grpc-timeout` is honoured without a cap.
         action.max_stream_duration =
             Some(MaxStreamDuration { max_stream_duration: None, grpc_timeout_header_max: Some(whole) });
