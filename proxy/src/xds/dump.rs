@@ -72,7 +72,7 @@ pub(super) fn render(bootstrap: &Bootstrap, state: &State, query: &DumpQuery) ->
     };
     let shown = |name: &str| filter.as_ref().is_none_or(|f| f.is_match(name));
     let mut sections = vec![
-        section("BootstrapConfigDump", value!({"bootstrap": json::any_to_value(&bootstrap.message)})),
+        section("BootstrapConfigDump", value!({"bootstrap": bootstrap_of(bootstrap)})),
         section("ClustersConfigDump", clusters(state, &shown)),
         section("ListenersConfigDump", listeners(state, &shown)),
         section("RoutesConfigDump", routes(state, &shown)),
@@ -87,6 +87,15 @@ pub(super) fn render(bootstrap: &Bootstrap, state: &State, query: &DumpQuery) ->
         sections.iter_mut().for_each(|s| apply_mask(s, mask));
     }
     Ok(value!({"configs": sections}))
+}
+
+/// The file itself is no `Any` in the dump.
+fn bootstrap_of(bootstrap: &Bootstrap) -> Value {
+    let mut shown = json::any_to_value(&bootstrap.message);
+    if let Some(object) = shown.as_object_mut() {
+        object.remove("@type");
+    }
+    shown
 }
 
 fn section(name: &str, content: Value) -> Value {

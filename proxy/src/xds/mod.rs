@@ -18,6 +18,7 @@ use crate::listener::accept::Acceptors;
 use crate::upstream::dns::DnsResolver;
 
 mod connect;
+mod demand;
 pub mod dump;
 mod held;
 pub mod on_demand;

@@ -115,10 +115,14 @@ impl State {
         self.snapshot_changed = true;
     }
 
-    /// The control plane doesn't agree: what was taken under on-demand rules goes as the full set comes.
+    /// Goes back to the rules for a control plane that sends everything. What was got by name goes.
     pub(super) fn give_up_on_demand(&mut self) {
         let hosts: Vec<_> = self.hosts.iter().map(|(name, _)| name.clone()).collect();
         hosts.iter().for_each(|name| self.forget(Kind::Host, name));
+        let listeners: Vec<_> = self.listeners.iter().map(|(name, _)| name.clone()).collect();
+        for name in listeners.iter().filter(|name| !self.is_bound(name)).collect::<Vec<_>>() {
+            self.forget(Kind::Listener, name);
+        }
         self.snapshot_changed |= self.on_demand.take().is_some();
     }
 

@@ -7,14 +7,13 @@
 //! Subscriptions follow references: endpoints of clusters held, route tables of listeners held; on demand also clusters that a
 //! route in force, or a request that still runs on an old one, refers to, and names that the request path asked for.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use osier_core::on_demand as naming;
 use osier_proto::schema::FEATURE_ON_DEMAND;
 use osier_proto::transport::Connection;
 use osier_proto::types;
@@ -24,19 +23,15 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 
 use super::connect::{self, ConnectError};
+use super::demand::{Demand, GivenBack};
 use super::held::{Kind, Source};
 use super::on_demand::{Asked, OnDemand};
 use super::state::State;
-use super::{Command, Mode, Progress, Sidecar, Stats, dump, prefetch};
+use super::{Command, Mode, Progress, Stats, dump, prefetch};
 use crate::bootstrap::{Bootstrap, Dynamic};
 
-/// How long a resource is kept that came unasked: the control plane expects that it will be asked for.
-const SPARE_TIME: Duration = Duration::from_secs(10);
-/// Idle names are looked for so many times in the time after which they are forgotten.
-const SWEEPS_PER_IDLE_TIME: u32 = 10;
-
 /// The stream, or the way to one.
-enum Link {
+pub(super) enum Link {
     /// There is no control plane.
     None,
     /// The next attempt is due then.
@@ -67,60 +62,34 @@ impl Link {
 }
 
 /// A response whose ACK waits until these are in force.
-struct Unacknowledged {
+pub(super) struct Unacknowledged {
     id: ResponseId,
     kind: Kind,
     names: BTreeSet<Arc<str>>,
     refused: Vec<Refused>,
 }
 
-/// On-demand settings and state of this task.
-struct Demand {
-    sidecar: Sidecar,
-    tables: Arc<OnDemand>,
-    /// The control plane has confirmed it.
-    agreed: bool,
-    /// Names of the last run, until they are asked for.
-    prefetch: Vec<Asked>,
-    /// When each epoch began, oldest first.
-    epochs: VecDeque<(Instant, u32)>,
-    next_sweep: Instant,
-}
-
-impl Demand {
-    /// The listeners that are sockets are asked for with a wildcard.
-    fn is_wildcard(&self) -> bool {
-        self.sidecar.listeners.iter().any(|name| name == WILDCARD)
-    }
-}
-
 /// The task.
 pub(super) struct Watch {
     pub(super) bootstrap: Bootstrap,
     pub(super) state: State,
-    client: Client,
-    link: Link,
+    pub(super) client: Client,
+    pub(super) link: Link,
     attempts: usize,
-    demand: Option<Demand>,
+    pub(super) demand: Option<Demand>,
     asked: mpsc::UnboundedReceiver<Asked>,
     inbox: mpsc::Receiver<Command>,
     progress: channel::Sender<Progress>,
-    stats: Arc<Stats>,
+    pub(super) stats: Arc<Stats>,
     /// Names subscribed to because something refers to them.
-    subscribed: HashMap<Kind, HashSet<Arc<str>>>,
-    unacknowledged: Vec<Unacknowledged>,
+    pub(super) subscribed: HashMap<Kind, HashSet<Arc<str>>>,
+    pub(super) unacknowledged: Vec<Unacknowledged>,
     /// What came unasked, and until when it is kept.
-    spare: HashMap<(Kind, Arc<str>), Instant>,
+    pub(super) spare: HashMap<(Kind, Arc<str>), Instant>,
     /// Listeners that were given back under the wildcard, until the server has answered for them.
-    given_back: HashMap<Arc<str>, GivenBack>,
+    pub(super) given_back: HashMap<Arc<str>, GivenBack>,
     first: First,
     deadline: Option<Instant>,
-}
-
-/// A listener that was given back.
-struct GivenBack {
-    until: Instant,
-    asked_again: bool,
 }
 
 /// What must have come before the proxy is ready.
@@ -159,14 +128,7 @@ impl Watch {
         };
         let (tables, asked) = OnDemand::new(limits);
         let demand = match mode {
-            Mode::OnDemand(sidecar) if bootstrap.dynamic.is_some() => Some(Demand {
-                sidecar,
-                tables,
-                agreed: false,
-                prefetch: Vec::new(),
-                epochs: VecDeque::new(),
-                next_sweep: Instant::now(),
-            }),
+            Mode::OnDemand(sidecar) if bootstrap.dynamic.is_some() => Some(Demand::new(sidecar, tables)),
             _ => None,
         };
         let client = Client::new(bootstrap.node.to_message(&[]), rand::random());
@@ -218,7 +180,7 @@ impl Watch {
     }
 
     /// What the first stream asks for.
-    fn subscribe_first(&mut self) {
+    pub(super) fn subscribe_first(&mut self) {
         let Some(Dynamic { clusters, listeners, cluster_timeout, listener_timeout, .. }) =
             self.bootstrap.dynamic
         else {
@@ -300,6 +262,7 @@ impl Watch {
             self.client.applied(received.id, vec![Refused { name: received.type_url, reason }]);
             return;
         };
+        self.give_up_on_demand(kind);
         let (refused, names) = self.apply(kind, received.updates);
         self.stats.response(kind, !refused.is_empty());
         for Refused { name, reason } in &refused {
@@ -307,36 +270,6 @@ impl Watch {
         }
         self.first_answer(kind, &names);
         self.unacknowledged.push(Unacknowledged { id: received.id, kind, names, refused });
-    }
-
-    /// Settles with the first response of a stream whether on-demand rules hold. False: the stream has to begin anew.
-    fn agree(&mut self) -> bool {
-        let Some(demand) = &mut self.demand else { return true };
-        match (self.client.confirms(FEATURE_ON_DEMAND), demand.agreed) {
-            (Some(true), true) | (None, _) => true,
-            (Some(true), false) => {
-                tracing::info!("control plane: agreed to on-demand");
-                demand.agreed = true;
-                self.state.set_on_demand(demand.tables.clone());
-                for asked in std::mem::take(&mut demand.prefetch) {
-                    demand.tables.expect(&asked);
-                    let (kind, name) = resource_of(asked.table.as_deref(), &asked.name);
-                    self.client.subscribe(kind.type_url(), name);
-                }
-                true
-            }
-            (Some(false), _) => {
-                tracing::info!("control plane: knows no on-demand; subscribing to everything");
-                self.demand = None;
-                self.unacknowledged.clear();
-                self.subscribed.clear();
-                self.state.give_up_on_demand();
-                self.subscribe_first();
-                self.stats.connected.store(false, Relaxed);
-                self.link = Link::Waiting(Instant::now());
-                false
-            }
-        }
     }
 
     /// Takes what a response brought. Returns what was refused, and the names that it was about.
@@ -367,44 +300,10 @@ impl Watch {
                     continue;
                 }
             }
-            if kind == Kind::Listener && self.is_unwanted(&name) {
-                self.spare.insert((kind, name.clone()), Instant::now() + SPARE_TIME);
-            }
+            self.note_unwanted(kind, &name);
             names.insert(name);
         }
         (refused, names)
-    }
-
-    /// Under the wildcard, the server answers for a name that is given back: that it isn't there any more. True where `content` is
-    /// that answer; it says nothing of the resource. Who asked for the name again meanwhile gets an answer of their own.
-    fn was_given_back(&mut self, kind: Kind, name: &Arc<str>, content: &Content) -> bool {
-        if kind != Kind::Listener {
-            return false;
-        }
-        let Some(given_back) = self.given_back.remove(name) else { return false };
-        if given_back.asked_again {
-            self.client.subscribe(kind.type_url(), name.clone());
-        } else if *content == Content::Absent {
-            self.state.forget(kind, name);
-        }
-        *content == Content::Absent
-    }
-
-    /// What nobody asked for is kept for some time, where that makes sense: what it will be asked for by is on its way.
-    fn keep_spare(&mut self, kind: Kind, name: &Arc<str>) -> bool {
-        let on_demand = self.demand.as_ref().is_some_and(|d| d.agreed);
-        if !on_demand || !matches!(kind, Kind::Cluster | Kind::Assignment) {
-            return false;
-        }
-        self.spare.insert((kind, name.clone()), Instant::now() + SPARE_TIME);
-        true
-    }
-
-    /// On demand: true for a listener that is no socket and that nobody asked for.
-    fn is_unwanted(&self, listener: &str) -> bool {
-        self.state.on_demand.is_some()
-            && !self.state.is_bound(listener)
-            && self.state.tables_wanting(listener).is_none()
     }
 
     fn first_answer(&mut self, kind: Kind, names: &BTreeSet<Arc<str>>) {
@@ -418,20 +317,6 @@ impl Watch {
         }
     }
 
-    /// Somebody looked up a name that isn't known.
-    fn on_asked(&mut self, Asked { table, name }: Asked) {
-        let (kind, name) = resource_of(table.as_deref(), &name);
-        if kind == Kind::Listener {
-            // It may be held already: as a socket of its own, or since it was given back a moment ago.
-            self.state.link(&name);
-            if let Some(given_back) = self.given_back.get_mut(&name) {
-                given_back.asked_again = true;
-                return;
-            }
-        }
-        self.client.subscribe(kind.type_url(), name);
-    }
-
     async fn on_command(&mut self, command: Command) {
         match command {
             Command::Dump(query, reply) => {
@@ -441,14 +326,6 @@ impl Watch {
                 self.save().await;
                 let _ = reply.send(());
             }
-        }
-    }
-
-    async fn save(&mut self) {
-        if let Some(demand) = self.demand.as_ref().filter(|d| d.agreed)
-            && let Some(file) = &demand.sidecar.state_file
-        {
-            prefetch::save(file, demand.tables.recently_used()).await;
         }
     }
 
@@ -487,7 +364,7 @@ impl Watch {
 
     /// Subscribes to what is referred to, and forgets what no longer is.
     fn follow_references(&mut self, now: Instant) {
-        let on_demand = self.demand.as_ref().is_some_and(|d| d.agreed);
+        let on_demand = self.is_on_demand();
         for kind in [Kind::Cluster, Kind::Assignment, Kind::Routes] {
             if kind == Kind::Cluster && !on_demand {
                 continue;
@@ -515,68 +392,9 @@ impl Watch {
         self.state.handles.sweep();
     }
 
-    /// Keeps the tables within their bounds, forgets idle names, and notes what requests have let go of.
-    fn sweep(&mut self, now: Instant) {
-        if self.spare.values().any(|until| *until <= now) {
-            self.state.references_changed = true;
-        }
-        let Some(demand) = self.demand.as_mut().filter(|d| d.agreed) else { return };
-        demand.tables.next_epoch();
-        let mut out = demand.tables.trim();
-        if demand.next_sweep <= now {
-            let idle = demand.tables.limits().idle;
-            demand.next_sweep = now + idle / SWEEPS_PER_IDLE_TIME;
-            demand.epochs.push_back((now, demand.tables.next_epoch()));
-            while let Some((began, epoch)) = demand.epochs.front().copied()
-                && now.saturating_duration_since(began) >= idle
-            {
-                demand.epochs.pop_front();
-                out.extend(demand.tables.forget_idle(epoch - 1));
-            }
-            // Requests that ran on old routes may have ended since.
-            self.state.references_changed = true;
-        }
-        for Asked { table, name } in out {
-            let (kind, name) = resource_of(table.as_deref(), &name);
-            self.client.unsubscribe(kind.type_url(), &name);
-            if kind == Kind::Listener && demand.is_wildcard() {
-                self.given_back.insert(name, GivenBack { until: now + SPARE_TIME, asked_again: false });
-            } else if !(kind == Kind::Listener && self.state.is_bound(&name)) {
-                self.state.forget(kind, &name);
-            }
-        }
-        self.expire_given_back(now);
-        let old =
-            |(kind, _): &(Kind, Arc<str>), until: &mut Instant| *kind == Kind::Listener && *until <= now;
-        let expired: Vec<_> = self.spare.extract_if(old).map(|((_, name), _)| name).collect();
-        for name in expired {
-            if self.is_unwanted(&name) {
-                self.state.forget(Kind::Listener, &name);
-            }
-        }
-    }
-
-    /// A server that doesn't answer for names that are given back isn't waited for.
-    fn expire_given_back(&mut self, now: Instant) {
-        let expired = self.given_back.extract_if(|_, given_back| given_back.until <= now);
-        for (name, GivenBack { asked_again, .. }) in expired.collect::<Vec<_>>() {
-            if asked_again {
-                self.client.subscribe(types::LISTENER, name);
-            } else if !self.state.is_bound(&name) {
-                self.state.forget(Kind::Listener, &name);
-            }
-        }
-    }
-
-    /// Idle tables need no sweep: then nothing wakes this task.
-    fn next_sweep(&self) -> Option<Instant> {
-        let demand = self.demand.as_ref().filter(|d| d.agreed && !d.tables.is_empty())?;
-        Some(demand.next_sweep)
-    }
-
     /// Sends the ACK or NACK of every response that is in force as far as it can be.
     fn acknowledge(&mut self) {
-        let on_demand = self.demand.as_ref().is_some_and(|d| d.agreed);
+        let on_demand = self.is_on_demand();
         let state = &self.state;
         // Clusters and endpoints are never held back for: what waits for them is waited for.
         let waits = |response: &Unacknowledged| {
@@ -605,13 +423,5 @@ impl Watch {
             *before = now.max(*before);
             changed
         });
-    }
-}
-
-/// The resource behind a name of a table.
-fn resource_of(route_config: Option<&str>, name: &str) -> (Kind, Arc<str>) {
-    match route_config {
-        None => (Kind::Listener, name.into()),
-        Some(route_config) => (Kind::Host, naming::host_key(route_config, name).into()),
     }
 }

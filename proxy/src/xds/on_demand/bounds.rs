@@ -29,7 +29,8 @@ impl Default for Limits {
             known: 4096,
             absent: 1024,
             waiting: 1024,
-            patience: Duration::from_secs(5),
+            // Longer than a virtual host may wait for its clusters.
+            patience: Duration::from_secs(6),
             idle: Duration::from_secs(600),
         }
     }

@@ -69,7 +69,7 @@ async fn silence_is_told_from_absence() {
     assert!(matches!(wait.answer().await, Answer::Absent));
     assert_eq!(
         not_received("host a", on_demand.limits().patience),
-        "configuration for host a not received within 5 s"
+        "configuration for host a not received within 6 s"
     );
 }
 

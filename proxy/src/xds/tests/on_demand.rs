@@ -430,3 +430,34 @@ async fn bound_listeners_come_by_wildcard() {
     assert_eq!(snapshot.listeners.keys().collect::<Vec<_>>(), [&Arc::from("virtualInbound")]);
     assert!(pilot.nacks().is_empty(), "{:?}", pilot.nacks());
 }
+
+/// After a roll-back of pilot: what was got by name serves until the full set is there.
+#[tokio::test]
+async fn a_control_plane_that_no_longer_knows_on_demand_is_asked_for_everything() {
+    let mut server = Server::start().await;
+    let proxy = proxy(&server.target, sidecar(Limits::default()));
+    let mut session = server.session().await;
+    session.identity = pilot();
+    session.send(Kind::Cluster, &[("c", static_cluster("c"))], &[]).await;
+    let inbound = tcp_listener("virtualInbound", "0.0.0.0:15006", "c", "");
+    session.send(Kind::Listener, &[("virtualInbound", inbound.clone())], &[]).await;
+    tokio::time::timeout(LONG, proxy.xds.ready()).await.unwrap();
+    let table = proxy.listeners();
+    let ListenerLookup::Wait(wait) = table.get("10.0.0.1:80".parse().unwrap()) else { panic!() };
+    let unbound = tcp_listener("10.0.0.1_80", "10.0.0.1:80", "c", "bind_to_port: false");
+    session.send(Kind::Listener, &[("10.0.0.1_80", unbound.clone())], &["0.0.0.0_80"]).await;
+    assert!(matches!(wait.answer().await, Answer::Known(_)));
+    drop(session);
+
+    let mut session = server.session().await;
+    session.send(Kind::Listener, &[], &[]).await;
+    let mut session = server.session().await;
+    let request = session.request().await.unwrap();
+    assert!(request.node.unwrap().client_features.is_empty());
+    assert!(proxy.snapshot.load().on_demand.is_some(), "nothing is passed through meanwhile");
+    session.send(Kind::Cluster, &[("c", static_cluster("c"))], &[]).await;
+    let resources = [("virtualInbound", inbound), ("10.0.0.1_80", unbound)];
+    session.send(Kind::Listener, &resources, &[]).await;
+    eventually("the full set", || (proxy.snapshot.load().listeners.len() == 2).then_some(())).await;
+    assert!(proxy.snapshot.load().on_demand.is_none());
+}
