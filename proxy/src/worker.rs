@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
-use crate::http::head::RequestHead;
+use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::node::Node;
@@ -35,7 +35,7 @@ const KEPT_BUFFERS: usize = 16;
 /// Request heads that a worker keeps for reuse at most; about one for each request in flight at a time.
 const KEPT_HEADS: usize = 64;
 
-/// Request heads with more memory than this are not kept.
+/// Heads with more memory than this are not kept.
 const MAX_KEPT_HEAD: usize = 8 * 1024;
 
 /// What belongs to the whole process and every worker reads.
@@ -79,6 +79,7 @@ pub struct Worker {
     connections: AtomicUsize,
     buffers: Mutex<Vec<BytesMut>>,
     heads: Mutex<Vec<RequestHead>>,
+    responses: Mutex<Vec<ResponseHead>>,
 }
 
 /// The snapshot in an `Arc` of this worker, so that a clone touches a counter that no other core touches.
@@ -110,6 +111,7 @@ impl Worker {
             connections: AtomicUsize::new(0),
             buffers: Mutex::default(),
             heads: Mutex::default(),
+            responses: Mutex::default(),
         })
     }
 
@@ -173,6 +175,20 @@ impl Worker {
         }
     }
 
+    /// An empty response head, with the allocations of an earlier one where possible.
+    pub fn take_response(&self) -> ResponseHead {
+        self.responses.lock().pop().unwrap_or_default()
+    }
+
+    /// Takes a response head back. It is kept if it did not grow.
+    pub fn give_response(&self, mut head: ResponseHead) {
+        head.clear();
+        let mut kept = self.responses.lock();
+        if kept.len() < KEPT_HEADS && head.fields.capacity() <= MAX_KEPT_HEAD {
+            kept.push(head);
+        }
+    }
+
     /// Buffers that lie here for reuse.
     #[cfg(test)]
     pub fn kept_buffers(&self) -> usize {
@@ -183,6 +199,7 @@ impl Worker {
     pub fn shrink(&self) {
         *self.buffers.lock() = Vec::new();
         *self.heads.lock() = Vec::new();
+        *self.responses.lock() = Vec::new();
     }
 
     /// Open downstream connections, by which the least loaded worker is found.

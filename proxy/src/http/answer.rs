@@ -46,7 +46,8 @@ impl<'a> Answer<'a> {
         Self {
             arrival,
             responder,
-            head: ResponseHead::new(0),
+            // Empty: status 0 is what a client got that left before there was one.
+            head: ResponseHead { status: 0, ..arrival.worker.take_response() },
             trailers: None,
             record,
             host: None,

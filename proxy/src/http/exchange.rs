@@ -33,7 +33,7 @@ use crate::config::route::{
 };
 use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::telemetry;
-use crate::telemetry::record::{Downstream, Flags, RequestRecord};
+use crate::telemetry::record::{Flags, RequestRecord};
 use crate::xds::on_demand::{Answer as HostAnswer, HostLookup};
 
 /// What `http::server` calls for the requests of a connection.
@@ -137,15 +137,7 @@ pub(super) struct Incoming<'a> {
 
 impl<'a> Exchange<'a> {
     fn begin(arrival: Arrival<'a>, head: &'a mut RequestHead, responder: Responder<'a>) -> Self {
-        let inputs = &arrival.connection.inputs;
-        let downstream = Downstream {
-            connection_id: arrival.connection.id,
-            local: inputs.destination,
-            remote: inputs.source,
-            direct_remote: inputs.source,
-            server_name: inputs.server_name.as_deref(),
-        };
-        let mut record = RequestRecord::new(downstream, Some(head.version));
+        let mut record = RequestRecord::new(arrival.connection.downstream(), Some(head.version));
         record.grpc = head.is_grpc();
         let line = head.method_str().len() + head.path().len() + head.authority().len();
         record.received_head = (line + head.fields.wire_len()) as u64;
@@ -272,6 +264,7 @@ impl Drop for Exchange<'_> {
             trailers: answer.trailers.as_ref(),
         };
         telemetry::request_ended(worker, connection.direction, &manager.access_log, &context);
+        worker.give_response(std::mem::take(&mut answer.head));
     }
 }
 

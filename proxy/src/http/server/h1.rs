@@ -46,7 +46,12 @@ pub(super) async fn serve<H: Handler>(
         let Some(manager) = current.http() else { break };
         let verdict = match server.next(manager, timer.as_mut()).await {
             Next::Gone => break,
-            Next::Head(end) => Box::pin(server.exchange(handler, manager, current.ends, end)).await,
+            Next::Head(end) => {
+                // The configuration may have moved while the connection was idle.
+                let current = connection.current(worker);
+                let Some(manager) = current.http() else { break };
+                Box::pin(server.exchange(handler, manager, current.ends, end)).await
+            }
             Next::Refuse(error) => Box::pin(server.refuse(handler, manager, None, error)).await,
         };
         match verdict {

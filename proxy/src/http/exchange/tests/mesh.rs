@@ -7,8 +7,10 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
 use super::rig::*;
-use crate::config::listener::{Direction, PeerMetadata};
-use crate::config::route::VirtualHosts;
+use crate::config::listener::{Codec, Direction, HttpManager, PeerMetadata};
+use crate::config::route::{Action, DirectResponse, VirtualHosts};
+use crate::config::snapshot::Snapshot;
+use crate::http::test_support::manager;
 use crate::node::Node;
 use crate::worker::Shared;
 use crate::xds::on_demand::{Limits, OnDemand};
@@ -72,4 +74,30 @@ async fn a_host_that_is_got_on_demand() {
             .starts_with("503 NC configuration_not_received{configuration_for_A.example:80_not_received}")
     );
     assert!(lines[2].starts_with("404 NR route_not_found{no_virtual_host_for_A.example:80"), "{}", lines[2]);
+}
+
+#[tokio::test]
+async fn an_open_connection_follows_the_configuration() {
+    let manager = |status| {
+        let fixed = DirectResponse { status, body: Default::default() };
+        let table = table(host(vec![route("fixed", "/", Action::Direct(fixed))]));
+        HttpManager { routes: Some(Arc::new(table)), codec: Codec::Http1, ..manager() }
+    };
+    let listener = |proxy: &Proxy, manager| Arc::new(listener(proxy.address, Direction::Outbound, manager));
+    let proxy = Proxy::start(vec![]).await;
+    let publish = |listeners: Vec<_>| proxy.worker.shared.snapshot.publish(Snapshot::new(listeners));
+    let mut client = proxy.client().await;
+    let mut ask = async || {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let reply = client.reply().await;
+        (reply.status(), reply.get("connection").map(str::to_owned))
+    };
+    assert_eq!(ask().await, (404, None));
+    publish(vec![listener(&proxy, manager(201))]);
+    assert_eq!(ask().await, (201, None), "each request matches anew");
+    publish(vec![listener(&proxy, manager(202))]);
+    assert_eq!(ask().await, (202, None));
+    let http2_only = HttpManager { codec: Codec::Http2, ..manager(203) };
+    publish(vec![listener(&proxy, http2_only)]);
+    assert_eq!(ask().await, (202, Some("close".to_owned())), "served as before, and ended politely");
 }

@@ -13,7 +13,7 @@ use crate::config::cluster::{Cluster, ClusterHandle, ClusterSpec, Discovery, Ups
 use crate::config::endpoint::{EndpointSet, EndpointSpec};
 use crate::config::listener::{
     AccessLogConfig, AccessLogFormat, AccessLogSink, ChainMatch, ConnectionInputs, Direction,
-    DownstreamTransport, FilterChain, HttpManager, Inspect, Listener, NetworkAction, TransportProtocol,
+    DownstreamTransport, FilterChain, HttpManager, Listener, NetworkAction, TransportProtocol,
 };
 use crate::config::route::{
     Action, Forward, ForwardTarget, HeaderOps, HostIndex, PathMatch, RequireTls, Route, RouteTable, Text,
@@ -173,6 +173,22 @@ impl Proxy {
     }
 }
 
+/// A listener of one chain.
+pub fn listener(address: SocketAddr, direction: Direction, manager: HttpManager) -> Listener {
+    let chain = Arc::new(FilterChain {
+        name: "test".into(),
+        matches: ChainMatch::default(),
+        transport: DownstreamTransport::Plaintext,
+        action: NetworkAction::Http(Arc::new(manager)),
+    });
+    Listener {
+        matcher: ChainMatcher::new([&chain.matches]).unwrap().into(),
+        chains: vec![chain],
+        direction,
+        ..Listener::plain("test", address)
+    }
+}
+
 async fn accept(
     socket: TcpListener,
     worker: Arc<Worker>,
@@ -181,28 +197,8 @@ async fn accept(
     report: tokio::sync::mpsc::UnboundedSender<Ended>,
 ) {
     let address = socket.local_addr().unwrap();
-    let chain = Arc::new(FilterChain {
-        name: "test".into(),
-        matches: ChainMatch::default(),
-        transport: DownstreamTransport::Plaintext,
-        action: NetworkAction::Http(Arc::new(manager)),
-    });
-    let listener = Arc::new(Listener {
-        name: "test".into(),
-        address,
-        bind_to_port: true,
-        use_original_dst: false,
-        original_dst_filter: false,
-        inspect: Inspect::default(),
-        chains: vec![],
-        matcher: ChainMatcher::new([]).unwrap().into(),
-        default_chain: None,
-        chains_by_server_name: false,
-        direction,
-        backlog: None,
-        access_log: vec![],
-        hash: 0,
-    });
+    let listener = Arc::new(listener(address, direction, manager));
+    let chain = listener.chains[0].clone();
     while let Ok((tcp, peer)) = socket.accept().await {
         tcp.set_nodelay(true).unwrap();
         let inputs = ConnectionInputs {
