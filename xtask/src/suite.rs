@@ -23,6 +23,7 @@ pub enum Runs {
 }
 
 const NGINX: Part = Part::Debian { package: "nginx-light", program: "nginx" };
+const REDIS: Part = Part::Debian { package: "redis-server", program: "redis-server" };
 const NFTABLES: Part = Part::Debian { package: "nftables", program: "nft" };
 const IPROUTE: Part = Part::Debian { package: "iproute2", program: "ip" };
 const CURL: Part = Part::Debian { package: "curl", program: "curl" };
@@ -65,6 +66,12 @@ pub const SUITES: &[Suite] = &[
         about: "h2spec, h2load and nghttp against osier-proxy",
         parts: &[Part::H2spec, NGHTTP2],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "http2"]),
+    },
+    Suite {
+        name: "applications",
+        about: "nginx and redis behind sidecars, started with `osier up` and `osier run`",
+        parts: &[NGINX, REDIS, CURL],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "applications"]),
     },
     Suite {
         name: "demo",
