@@ -1,4 +1,4 @@
-//! The names of on-demand xDS, as proxy and pilot both write and read them (`docs/decisions`, "On demand").
+//! The names of on-demand xDS, as proxy and pilot both write and read them (`docs/decisions/0004`).
 //!
 //! A proxy that announced the client feature `osier.on_demand`, and had it confirmed, subscribes to names only:
 //! listeners by address (`10.0.0.1_80`, `0.0.0.0_80`),

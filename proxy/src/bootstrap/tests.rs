@@ -1,3 +1,5 @@
+//! Files that are read, and files that are refused with the field that is wrong.
+
 use super::*;
 
 fn parse(yaml: &str) -> Result<Bootstrap, String> {

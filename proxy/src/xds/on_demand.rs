@@ -1,4 +1,4 @@
-//! Virtual hosts and listeners that are asked for at first use (`docs/decisions`, "On demand"): the request path's side.
+//! Virtual hosts and listeners that are asked for at first use (`docs/decisions/0004`): the request path's side.
 //!
 //! A route configuration with `vhds` holds a [`HostTable`]; the snapshot of a sidecar holds the one [`ListenerTable`]. Both answer
 //! from memory without a lock where the name is known, there or absent, and otherwise wait, with a bound, for the xDS task, which

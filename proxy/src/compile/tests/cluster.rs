@@ -1,3 +1,5 @@
+//! Clusters and assignments.
+
 use std::time::Duration;
 
 use osier_proto::types::{cluster::Cluster, endpoint::ClusterLoadAssignment};

@@ -1,3 +1,5 @@
+//! HTTP connection managers.
+
 use std::sync::Arc;
 use std::time::Duration;
 

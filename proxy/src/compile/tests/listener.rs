@@ -1,3 +1,5 @@
+//! Listeners, filter chains, TCP proxies and access logs.
+
 use std::time::Duration;
 
 use osier_proto::types::listener::Listener as Message;

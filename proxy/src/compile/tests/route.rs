@@ -1,3 +1,5 @@
+//! Route tables, virtual hosts, routes and retries.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! The tables as the request path sees them.
+
 use super::*;
 use crate::config::route::{HeaderOps, RequireTls};
 
