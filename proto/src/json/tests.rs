@@ -1,3 +1,5 @@
+//! JSON of messages, both directions, and what wrong JSON is told.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The adapters over real sockets.
+
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;

@@ -1,3 +1,5 @@
+//! Undeclared fields, values and types are found with their full path.
+
 use prost::Message as _;
 use prost::bytes::BufMut;
 

@@ -1,6 +1,6 @@
 //! Route configurations and virtual hosts (istio-traffic 7.2).
 //!
-//! [`plan`] says which virtual hosts a configuration has and which domains each one answers to; [`rule`] makes the routes of
+//! `plan` says which virtual hosts a configuration has and which domains each one answers to; `rule` makes the routes of
 //! one. A full configuration is all of them; on demand, a client gets one virtual host for the exact host that it asks for,
 //! chosen by the same plan, so that both forms cannot disagree.
 

@@ -1,3 +1,5 @@
+//! The client machine: one table or story per rule of the protocol.
+
 use super::*;
 use crate::types::core::Pipe;
 use crate::types::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER};

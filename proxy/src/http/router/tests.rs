@@ -1,3 +1,5 @@
+//! Hosts and routes: a table per rule, and a naive router as reference.
+
 use proptest::prelude::*;
 
 use super::*;
