@@ -39,6 +39,8 @@ pub(super) struct Answer<'a> {
     pub(super) peer_told: bool,
     /// Served, answered or cut. What is neither was dropped, because the client is gone.
     ended: bool,
+    /// The connection goes on as another one, which counts for itself.
+    pub(super) handed_over: bool,
 }
 
 impl<'a> Answer<'a> {
@@ -55,6 +57,7 @@ impl<'a> Answer<'a> {
             cluster_not_found_status: 503,
             peer_told: false,
             ended: false,
+            handed_over: false,
         }
     }
 
@@ -182,6 +185,7 @@ impl<'a> Answer<'a> {
         self.responder.hand_over();
         self.responder.finish().await?;
         self.ended = true;
+        self.handed_over = true;
         Ok(())
     }
 

@@ -263,7 +263,10 @@ impl Drop for Exchange<'_> {
             response: Some(&answer.head),
             trailers: answer.trailers.as_ref(),
         };
-        telemetry::request_ended(worker, connection.direction, &manager.access_log, &context);
+        if !answer.handed_over {
+            worker.metrics.request(connection.direction, &answer.record);
+        }
+        telemetry::write_logs(worker, &manager.access_log, &context);
         worker.give_response(std::mem::take(&mut answer.head));
     }
 }

@@ -23,4 +23,4 @@ pub mod timeout;
 pub mod upgrade;
 
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;

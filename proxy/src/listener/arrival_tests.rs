@@ -10,10 +10,11 @@ use super::*;
 use crate::config::cluster::{Cluster, ClusterHandle, ClusterSpec, Discovery, WeightedClusters};
 use crate::config::endpoint::{EndpointSet, EndpointSpec};
 use crate::config::listener::{
-    AccessLogConfig, AccessLogFormat, AccessLogSink, ChainMatch, DownstreamTransport, Inspect, TcpProxy,
-    TransportProtocol,
+    AccessLogConfig, AccessLogFormat, AccessLogSink, ChainMatch, DownstreamTransport, HttpManager, Inspect,
+    TcpProxy, TransportProtocol,
 };
 use crate::http::template::Template;
+use crate::http::test_support::manager;
 use crate::listener::client_hello::tests::hello;
 use crate::listener::filter_chain::ChainMatcher;
 use crate::worker::{Shared, Workers};
@@ -221,6 +222,76 @@ fn a_destination_that_is_asked_for_waits_and_silence_closes() {
     let answers: Vec<_> = (0..3).map(|_| proxy.ask(b"")).collect();
     assert_eq!(answers, ["found", "catch-all", ""], "absent is the catch-all's, silence is nobody's");
     answering.join().expect("control plane");
+    proxy.stop();
+}
+
+/// What comes back after a CONNECT to `authority` and, once that is accepted, `bytes`.
+fn connect(address: SocketAddr, authority: &str, bytes: &[u8]) -> String {
+    let mut client = Client::connect(address).expect("connect");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
+    // All in one: what follows the head belongs to the tunnel.
+    let mut sent = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").into_bytes();
+    sent.extend_from_slice(bytes);
+    client.write_all(&sent).expect("send");
+    let mut answer = String::new();
+    let _ = client.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn a_connect_is_a_new_connection_to_where_it_says() {
+    let (on_demand, mut asked) = OnDemand::new(Limits::default());
+    let manager = HttpManager { explicit_proxy: true, ..manager() };
+    let explicit = FilterChain {
+        name: "explicit".into(),
+        matches: ChainMatch::default(),
+        transport: DownstreamTransport::Plaintext,
+        action: NetworkAction::Http(Arc::new(manager)),
+    };
+    let own = listener("explicit", "127.0.0.1:0", vec![Arc::new(explicit)]);
+    let snapshot = Snapshot { on_demand: Some(on_demand.listeners().clone()), ..snapshot(vec![own]) };
+    let proxy = Proxy::start(Shared::default(), snapshot);
+    let table = on_demand.listeners().clone();
+    std::thread::spawn(move || {
+        // Only connections to the service's address match: it comes from the listener, as the client named no address.
+        let to_service =
+            ChainMatch { prefix_ranges: vec!["10.96.0.1/32".parse().expect("net")], ..ChainMatch::default() };
+        let redis =
+            Arc::new(listener("redis.default_6379", "10.96.0.1:6379", vec![chain("redis", to_service)]));
+        let http = ChainMatch { application_protocols: vec!["http/1.1".into()], ..ChainMatch::default() };
+        let mut any = listener(
+            "0.0.0.0_80",
+            "0.0.0.0:80",
+            vec![chain("http", http), chain("opaque", ChainMatch::default())],
+        );
+        any.inspect.http = true;
+        let any = Arc::new(any);
+        while let Some(asked) = asked.blocking_recv() {
+            let value = match asked.name.as_ref() {
+                "redis.default_6379" => Some(redis.clone()),
+                "0.0.0.0_80" => Some(any.clone()),
+                _ => None,
+            };
+            table.publish(&asked.name, value);
+        }
+    });
+    let address = proxy.acceptors.addresses()[0].1;
+    let accepted = "HTTP/1.1 200 OK\r\n\r\n";
+    for (authority, bytes, expected) in [
+        ("Redis.default:6379", &b""[..], "redis"),
+        ("a.example:80", b"GET / HTTP/1.1\r\n", "http"),
+        ("a.example:80", b"\x00", "opaque"),
+        ("10.9.9.9:80", b"GET / HTTP/1.1\r\n", "http"),
+        ("a.example:81", b"", ""),
+    ] {
+        let answer = connect(address, authority, bytes);
+        assert_eq!(
+            answer,
+            format!("{accepted}{expected}"),
+            "{authority} {:?}",
+            bytes.escape_ascii().to_string()
+        );
+    }
     proxy.stop();
 }
 

@@ -195,3 +195,7 @@ fn serves_alike(old: &FilterChain, new: &FilterChain) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -189,10 +189,21 @@ fn metadata(
     fill("INSTANCE_IPS", Some(&listed).filter(|text| !text.is_empty()).map(String::as_str));
     fill("SERVICE_ACCOUNT", environment.get("SERVICE_ACCOUNT"));
     fill("NODE_NAME", environment.get("NODE_NAME"));
+    canonical_labels(&mut labels, metadata.get("WORKLOAD_NAME"));
     if !labels.is_empty() {
         metadata.insert("LABELS".to_owned(), Value::Object(labels));
     }
     metadata
+}
+
+/// What injection sets where the pod doesn't say which service, and which revision of it, the workload is.
+fn canonical_labels(labels: &mut Map<String, Value>, workload: Option<&Value>) {
+    let first = |keys: [&str; 2]| keys.iter().find_map(|key| labels.get(*key)).cloned();
+    let name = first(["app.kubernetes.io/name", "app"]).or(workload.cloned());
+    let revision = first(["app.kubernetes.io/version", "version"]).unwrap_or_else(|| "latest".into());
+    let Some(name) = name else { return };
+    labels.entry("service.istio.io/canonical-name").or_insert(name);
+    labels.entry("service.istio.io/canonical-revision").or_insert(revision);
 }
 
 /// Lines `key="value"`; no file is no labels.

@@ -85,7 +85,10 @@ fn a_sidecar_is_what_its_environment_says() {
         serde_json::Value::Object(node.metadata.clone()),
         serde_json::json!({
             "NAME": "web-1", "NAMESPACE": "shop", "INSTANCE_IPS": "10.0.0.7", "SERVICE_ACCOUNT": "web",
-            "WORKLOAD_NAME": "web-v1", "CLUSTER_ID": "east", "LABELS": {"app": "web", "version": "v2"},
+            "WORKLOAD_NAME": "web-v1", "CLUSTER_ID": "east", "LABELS": {
+                "app": "web", "version": "v2",
+                "service.istio.io/canonical-name": "web", "service.istio.io/canonical-revision": "v2",
+            },
         })
     );
     let dynamic = settings.bootstrap.dynamic.as_ref().expect("xDS");
