@@ -8,6 +8,7 @@ use prost::{Message, Name};
 use super::*;
 
 mod cluster;
+mod hostile;
 mod http_manager;
 mod listener;
 mod route;
