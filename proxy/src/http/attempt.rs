@@ -160,7 +160,7 @@ impl Exchange<'_> {
         let worker = arrival.worker;
         let opened = async {
             let by = ChooseBy {
-                original_destination: Some(arrival.connection.inputs.destination),
+                original_destination: arrival.connection.original_destination(),
                 head: Some(incoming.head),
             };
             let endpoint = worker.pool.choose(plan.cluster, by, tried, || worker.random()).await?;

@@ -135,6 +135,15 @@ impl Connection {
         current.clone()
     }
 
+    /// Where the client was going, for clusters that take that as their endpoint. `None` where that is not known: an explicit
+    /// proxy's client goes to the proxy itself, and sending it there again would never end.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        let destination = self.inputs.destination;
+        let to_us =
+            destination == self.local && self.current.lock().listener.address.port() == destination.port();
+        (!to_us && !destination.ip().is_unspecified()).then_some(destination)
+    }
+
     /// Whom it came from and where it was going, for records.
     pub fn downstream(&self) -> Downstream<'_> {
         Downstream {

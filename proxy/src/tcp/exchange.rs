@@ -142,7 +142,7 @@ impl Exchange<'_> {
         cluster: &Arc<Cluster>,
         record: &mut RequestRecord<'_>,
     ) -> Result<TcpConnection, ProxyError> {
-        let by = ChooseBy { original_destination: Some(self.connection.inputs.destination), head: None };
+        let by = ChooseBy { original_destination: self.connection.original_destination(), head: None };
         let mut tried = Tried::avoiding(REPICKS);
         loop {
             let endpoint = self.worker.pool.choose(cluster, by, &mut tried, || self.worker.random()).await?;
