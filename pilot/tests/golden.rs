@@ -7,6 +7,8 @@
 //! UPDATE_GOLDEN=1 cargo test -p osier-pilot --test golden
 //! ```
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use osier_core::admin;
 use osier_core::drain::{Drain, Phase};
 use osier_core::logging::Logging;
 use osier_core::readiness::Readiness;
+use osier_core::registration::METADATA_KEY;
 use osier_proto::xds::WILDCARD;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -47,6 +48,7 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     let static_clusters = settings.bootstrap.clusters.iter().map(|cluster| cluster.name.clone()).collect();
     let Settings { bootstrap, sidecar, .. } = settings;
     let node = bootstrap.node.clone();
+    let registered = node.metadata.contains_key(METADATA_KEY);
     let xds = xds::start(Options {
         bootstrap,
         clusters: shared.clusters.clone(),
@@ -91,6 +93,10 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         order = ordered.recv() => order.unwrap_or(Order::Quit),
         () = signals.received() => Order::Drain { inbound_only: true },
     };
+    if registered {
+        // Others stop to pick us before we stop to serve.
+        xds.leave().await;
+    }
     end(order, settings.drain, &shared, &acceptors, &mut signals, &mut ordered).await;
     xds.save().await;
     drop(acceptors);

@@ -1,6 +1,7 @@
 //! Clients over real sockets: what arrives, in which order, and that nothing refers to what the client doesn't have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use osier_proto::{Any, transport};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -43,6 +45,7 @@ const SILENCE: Duration = Duration::from_millis(300);
 
 struct Pilot {
     shared: Arc<Shared>,
+    address: SocketAddr,
     client: AggregatedDiscoveryServiceClient<Channel>,
 }
 
@@ -67,13 +70,28 @@ impl Pilot {
             transport::server().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
         );
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        let pilot = Self { shared, client: AggregatedDiscoveryServiceClient::new(channel) };
+        let pilot = Self { shared, address, client: AggregatedDiscoveryServiceClient::new(channel) };
         pilot.publish(snapshot, Change::everything());
         pilot
     }
 
     fn publish(&self, snapshot: MeshSnapshot, change: Change) {
         self.shared.fanout.publish(PushRequest::new(Arc::new(snapshot), change));
+    }
+
+    /// A client behind a wire that can be cut.
+    async fn delta_over_wire(&self, node: Node) -> (Delta, JoinHandle<()>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let wire = format!("http://{}", listener.local_addr().unwrap());
+        let address = self.address;
+        let relay = tokio::spawn(async move {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = tokio::net::TcpStream::connect(address).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        });
+        let channel = Channel::from_shared(wire).unwrap().connect().await.unwrap();
+        let client = AggregatedDiscoveryServiceClient::new(channel);
+        (Pilot { client, shared: self.shared.clone(), address }.delta(node).await, relay)
     }
 
     async fn delta(&self, node: Node) -> Delta {
@@ -344,6 +362,41 @@ async fn a_refusal_is_counted_and_shown_and_not_answered() {
     let seen = pilot.shared.connected.all();
     let status = seen[0].status(crate::r#gen::key::ResourceType::Cluster).unwrap();
     assert_eq!(status.refusal.unwrap().message, "field `foo` is not supported");
+}
+
+#[tokio::test]
+async fn a_workload_leaves_with_the_end_of_its_stream_and_not_with_a_break() {
+    let pilot = Pilot::start(mesh().build()).await;
+    let registered = |name: &str| {
+        let json = format!(
+            r#"{{"name":"{name}","namespace":"default","service":"web","address":"127.64.0.1","appPort":80}}"#
+        );
+        node("sidecar~127.64.0.1~web.default~x", &[(osier_core::registration::METADATA_KEY, &json)])
+    };
+    let metrics = &pilot.shared.metrics;
+    let until = async |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !done() {
+            assert!(tokio::time::Instant::now() < deadline, "{what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut polite = pilot.delta(registered("polite")).await;
+    polite.subscribe(LISTENER, &["*"]).await;
+    polite.receive().await.unwrap();
+    assert_eq!((metrics.registered.get(), metrics.unregistered.get()), (1, 0));
+    let Delta { requests, mut responses, .. } = polite;
+    drop(requests);
+    assert!(tokio::time::timeout(PATIENCE, responses.message()).await.unwrap().unwrap().is_none());
+    until("the polite one is gone", &|| metrics.unregistered.get() == 1).await;
+
+    let (mut broken, wire) = pilot.delta_over_wire(registered("broken")).await;
+    broken.subscribe(LISTENER, &["*"]).await;
+    broken.receive().await.unwrap();
+    wire.abort();
+    until("its stream is gone", &|| metrics.connected.get() == 0).await;
+    tokio::time::sleep(SILENCE).await;
+    assert_eq!((metrics.registered.get(), metrics.unregistered.get()), (2, 1), "ten seconds of grace");
 }
 
 #[tokio::test]

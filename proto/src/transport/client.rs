@@ -98,6 +98,15 @@ impl Connection {
             }
         }
     }
+
+    /// Ends the stream politely: the server sees its end, and not a transport that broke. Waits at most `patience` for that.
+    pub async fn finish(self, patience: Duration) {
+        let Self { requests, mut responses } = self;
+        drop(requests);
+        let until_its_end = async { while responses.next().await.is_ok() {} };
+        // A server that does not end its side is left behind.
+        let _ended = tokio::time::timeout(patience, until_its_end).await.is_ok();
+    }
 }
 
 impl Responses {

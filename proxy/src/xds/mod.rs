@@ -100,6 +100,7 @@ pub struct Xds {
 enum Command {
     Dump(DumpQuery, oneshot::Sender<Result<serde_json::Value, DumpError>>),
     Save(oneshot::Sender<()>),
+    Leave(oneshot::Sender<()>),
 }
 
 /// Puts the bootstrap's resources in force and starts the task on the current runtime.
@@ -146,6 +147,13 @@ impl Xds {
     pub async fn save(&self) {
         let (reply, done) = oneshot::channel();
         let _ = self.commands.send(Command::Save(reply)).await;
+        let _ = done.await;
+    }
+
+    /// Tells the control plane that this workload leaves, by ending the stream; no other one is opened. What is in force stays.
+    pub async fn leave(&self) {
+        let (reply, done) = oneshot::channel();
+        let _ = self.commands.send(Command::Leave(reply)).await;
         let _ = done.await;
     }
 

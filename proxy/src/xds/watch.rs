@@ -30,6 +30,9 @@ use super::state::State;
 use super::{Command, Mode, Progress, Stats, dump, prefetch};
 use crate::bootstrap::{Bootstrap, Dynamic};
 
+/// How long the control plane may take to end its side of a stream that we end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// The stream, or the way to one.
 pub(super) enum Link {
     /// There is no control plane.
@@ -324,6 +327,13 @@ impl Watch {
             }
             Command::Save(reply) => {
                 self.save().await;
+                let _ = reply.send(());
+            }
+            Command::Leave(reply) => {
+                if let Link::Open(connection) = std::mem::replace(&mut self.link, Link::None) {
+                    connection.finish(FAREWELL).await;
+                    self.stats.connected.store(false, Relaxed);
+                }
                 let _ = reply.send(());
             }
         }
