@@ -185,7 +185,7 @@ impl<'a> Exchange<'a> {
             Normalized::Redirect(path) => return Some(direct::to_path(head, &path)),
             Normalized::Refused(details) => {
                 let flags = Flags::DOWNSTREAM_PROTOCOL;
-                return Some(LocalReply { flags, ..LocalReply::new(400, "", details) });
+                return Some(LocalReply { flags, ..LocalReply::new(400, "", details) }.closing());
             }
         };
         head.set_path(&path);

@@ -51,6 +51,12 @@ impl LocalReply {
         Self { head: ResponseHead::new(status), body, flags: Flags::default(), details }
     }
 
+    /// The connection ends after this reply: what follows the request may not be meant as a request.
+    pub fn closing(mut self) -> Self {
+        self.head.fields.set(Known::Connection, b"close");
+        self
+    }
+
     /// The head and body to send. `grpc`: in gRPC's form.
     pub fn finish(self, grpc: bool) -> (ResponseHead, Bytes) {
         let Self { mut head, body, .. } = self;
@@ -142,7 +148,11 @@ pub fn from_error(error: &ProxyError, situation: Situation) -> Option<LocalReply
         Kind::NoConfiguration => Bytes::from(error.detail.clone().into_owned()),
         _ => Bytes::from_static(body.as_bytes()),
     };
-    Some(LocalReply { flags: flag, ..LocalReply::new(status, body, details(word, &error.detail)) })
+    let mut reply = LocalReply { flags: flag, ..LocalReply::new(status, body, details(word, &error.detail)) };
+    if error.kind == Kind::UpgradeRefused {
+        reply = reply.closing();
+    }
+    Some(reply)
 }
 
 const BEFORE_START: &str = "upstream_reset_before_response_started";

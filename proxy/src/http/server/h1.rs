@@ -569,7 +569,9 @@ impl Responder<'_> {
         let unread = !self.signals.body_done.load(Relaxed);
         let unsure = unread && self.signals.awaits_continue.load(Relaxed);
         let refused = unread && head.status >= 400 && self.signals.body_left.load(Relaxed) > MAX_DISCARD;
-        self.reply.close |= framing == Framing::UntilClose
+        let asked = head.fields.get(Known::Connection).is_some_and(|value| value == b"close");
+        self.reply.close |= asked
+            || framing == Framing::UntilClose
             || too_old
             || unsure
             || refused
