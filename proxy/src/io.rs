@@ -178,6 +178,13 @@ impl Stream {
         }
     }
 
+    /// The socket, where bytes go over it as they are.
+    pub fn as_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+        }
+    }
+
     /// Address of the peer.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self {

@@ -21,6 +21,7 @@ use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::node::Node;
+use crate::tcp::splice::Pipe;
 use crate::telemetry::access_log::{AccessLogs, Gathered};
 use crate::telemetry::collector::Metrics;
 use crate::telemetry::metrics::Shard;
@@ -37,6 +38,9 @@ const KEPT_HEADS: usize = 64;
 
 /// Heads with more memory than this are not kept.
 const MAX_KEPT_HEAD: usize = 8 * 1024;
+
+/// Pipes that a worker keeps at most; bulk connections come seldom in crowds.
+const KEPT_PIPES: usize = 4;
 
 /// What belongs to the whole process and every worker reads.
 #[derive(Debug, Default)]
@@ -78,6 +82,7 @@ pub struct Worker {
     random: AtomicU64,
     connections: AtomicUsize,
     buffers: Mutex<Vec<BytesMut>>,
+    pipes: Mutex<Vec<Pipe>>,
     heads: Mutex<Vec<RequestHead>>,
     responses: Mutex<Vec<ResponseHead>>,
 }
@@ -110,6 +115,7 @@ impl Worker {
             random: AtomicU64::new(rand::random()),
             connections: AtomicUsize::new(0),
             buffers: Mutex::default(),
+            pipes: Mutex::default(),
             heads: Mutex::default(),
             responses: Mutex::default(),
         })
@@ -193,6 +199,20 @@ impl Worker {
     #[cfg(test)]
     pub fn kept_buffers(&self) -> usize {
         self.buffers.lock().len()
+    }
+
+    /// An empty pipe for bulk data.
+    pub fn take_pipe(&self) -> std::io::Result<Pipe> {
+        let kept = self.pipes.lock().pop();
+        kept.map_or_else(Pipe::new, Ok)
+    }
+
+    /// Takes a pipe back. One that still holds bytes of a connection is closed.
+    pub fn give_pipe(&self, pipe: Pipe) {
+        let mut kept = self.pipes.lock();
+        if kept.len() < KEPT_PIPES && pipe.is_empty() {
+            kept.push(pipe);
+        }
     }
 
     /// Drops the kept buffers; for a worker that has become idle.

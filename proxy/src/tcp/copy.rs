@@ -1,23 +1,32 @@
-//! Copies bytes both ways between a client and an endpoint, until both have ended.
+//! Moves bytes both ways between a client and an endpoint, until both have ended.
 //!
 //! One future, two directions, no task of their own. Half-close is passed on: the end of one direction is a FIN to the
 //! other side, and the other direction goes on. A direction holds a buffer only while it moves bytes, so that an idle
 //! connection costs two registered wakers. The idle time-out is one timer that is set again at most once per time-out,
-//! not per read.
+//! not per read. What comes in bulk goes by way of [`super::splice`].
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use super::splice::Pipe;
 
 use crate::error::Side;
 use crate::io::Stream;
 use crate::worker::Worker;
 
-/// Reads in a row before other connections of the worker get a turn.
-const READS_PER_TURN: u32 = 16;
+/// Full buffers in a row after which a direction counts as bulk: 64 KiB that were there at once.
+const READS_PER_TURN: u32 = 4;
+
+/// A bulk direction that has had less than this at once goes back to buffers.
+const BULK: usize = 16 * 1024;
+
+/// Bytes in a row before other connections of the worker get a turn.
+const BULK_PER_TURN: usize = 1024 * 1024;
 
 /// What a connection has moved, readable while it runs.
 pub trait Count: Sync {
@@ -108,35 +117,69 @@ struct Direction<'a> {
     ends: (Side, Side),
 }
 
+/// What a turn of a direction came to.
+enum Turn {
+    /// The socket is empty.
+    Empty,
+    /// There is, or was until now, more than buffers carry well.
+    Bulk,
+    /// The end of the stream.
+    End,
+}
+
+type Failure = (Side, io::Error);
+
 impl Direction<'_> {
-    async fn run(&self, activity: &Activity, count: impl Fn(u64)) -> Result<(), (Side, io::Error)> {
+    async fn run(&self, activity: &Activity, count: impl Fn(u64)) -> Result<(), Failure> {
         let (reader, writer) = self.ends;
+        let mut bulk = false;
         loop {
+            // Waits without a buffer or a pipe.
             self.from.readable().await.map_err(|error| (reader, error))?;
-            let mut buffer = self.worker.take_buffer();
-            let turn = self.turn(&mut buffer, activity, &count).await;
-            self.worker.give_buffer(buffer);
-            if turn? {
-                break;
+            let turn =
+                if bulk { self.spliced(activity, &count).await } else { self.copied(activity, &count).await };
+            match turn? {
+                Turn::Empty => bulk = false,
+                Turn::Bulk => bulk = true,
+                Turn::End => break,
             }
         }
         self.to.shutdown_write().or_else(ignore_gone).map_err(|error| (writer, error))
     }
 
-    /// Moves what is there; true at the end of the stream.
-    async fn turn(
+    async fn copied(&self, activity: &Activity, count: &impl Fn(u64)) -> Result<Turn, Failure> {
+        let mut buffer = self.worker.take_buffer();
+        let turn = self.copy(&mut buffer, activity, count).await;
+        self.worker.give_buffer(buffer);
+        turn
+    }
+
+    /// Where splicing isn't possible (TLS on a side, no pipe to be had) bulk data goes through buffers, in turns.
+    async fn spliced(&self, activity: &Activity, count: &impl Fn(u64)) -> Result<Turn, Failure> {
+        let sockets = self.from.as_tcp().zip(self.to.as_tcp());
+        let Some(((from, to), mut pipe)) = sockets.zip(self.worker.take_pipe().ok()) else {
+            tokio::task::yield_now().await;
+            return self.copied(activity, count).await;
+        };
+        let turn = self.splice(from, to, &mut pipe, activity, count).await;
+        self.worker.give_pipe(pipe);
+        turn
+    }
+
+    /// Moves what is there by way of a buffer.
+    async fn copy(
         &self,
         buffer: &mut BytesMut,
         activity: &Activity,
         count: &impl Fn(u64),
-    ) -> Result<bool, (Side, io::Error)> {
+    ) -> Result<Turn, Failure> {
         let (reader, writer) = self.ends;
         for _ in 0..READS_PER_TURN {
             buffer.clear();
             match self.from.try_read_buf(buffer) {
-                Ok(0) => return Ok(true),
+                Ok(0) => return Ok(Turn::End),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Empty),
                 Err(error) => return Err((reader, error)),
             }
             self.to.write_all(buffer).await.map_err(|error| (writer, error))?;
@@ -144,11 +187,50 @@ impl Direction<'_> {
             activity.touch();
             if buffer.len() < buffer.capacity() {
                 // A read that fills less has emptied the socket; the next one would only say so.
-                return Ok(false);
+                return Ok(Turn::Empty);
             }
         }
-        tokio::task::yield_now().await;
-        Ok(false)
+        Ok(Turn::Bulk)
+    }
+
+    /// Moves what is there without a copy.
+    async fn splice(
+        &self,
+        from: &TcpStream,
+        to: &TcpStream,
+        pipe: &mut Pipe,
+        activity: &Activity,
+        count: &impl Fn(u64),
+    ) -> Result<Turn, Failure> {
+        let (reader, writer) = self.ends;
+        let mut moved = 0;
+        loop {
+            match pipe.try_fill(from) {
+                Ok(0) => return Ok(Turn::End),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(if moved >= BULK { Turn::Bulk } else { Turn::Empty });
+                }
+                Err(error) => return Err((reader, error)),
+            }
+            while !pipe.is_empty() {
+                match pipe.try_drain(to) {
+                    Ok(bytes) => {
+                        count(bytes as u64);
+                        moved += bytes;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.to.writable().await.map_err(|error| (writer, error))?;
+                    }
+                    Err(error) => return Err((writer, error)),
+                }
+            }
+            activity.touch();
+            if moved >= BULK_PER_TURN {
+                tokio::task::yield_now().await;
+                return Ok(Turn::Bulk);
+            }
+        }
     }
 }
 

@@ -78,6 +78,50 @@ async fn a_reset_ends_both_directions_and_names_the_side() {
 }
 
 #[tokio::test]
+async fn bulk_and_small_messages_alternate_without_losing_a_byte() {
+    let (mut client, mut endpoint, task, counts) = relay(None).await;
+    let message = |round: u8| vec![round; if round % 3 == 0 { 700_000 } else { 100 }];
+    let expected: usize = (0..30).map(|round| message(round).len()).sum();
+    let echo = tokio::spawn(async move {
+        let (mut read, mut write) = endpoint.split();
+        tokio::io::copy(&mut read, &mut write).await.expect("echo");
+    });
+    for round in 0..30 {
+        let sent = message(round);
+        let mut got = vec![0; sent.len()];
+        let (mut read, mut write) = client.split();
+        let (sending, receiving) = tokio::join!(write.write_all(&sent), read.read_exact(&mut got));
+        sending.expect("send");
+        receiving.expect("receive");
+        assert!(got == sent, "round {round}");
+    }
+    drop(client);
+    echo.await.expect("endpoint");
+    assert!(matches!(task.await.expect("relay"), End::Complete));
+    assert_eq!(
+        (counts.received.load(Relaxed), counts.sent.load(Relaxed)),
+        (expected as u64, expected as u64)
+    );
+}
+
+#[tokio::test]
+async fn pipes_come_back_empty_or_not_at_all() {
+    let worker = Worker::here(Arc::default());
+    let (mut client, downstream) = pair().await;
+    client.write_all(b"left behind").await.expect("send");
+    downstream.readable().await.expect("readable");
+    let mut pipe = worker.take_pipe().expect("pipe");
+    assert_eq!(pipe.try_fill(&downstream).expect("fill"), 11);
+    worker.give_pipe(pipe);
+    let mut clean = worker.take_pipe().expect("pipe");
+    assert!(clean.is_empty());
+    assert_eq!(clean.try_fill(&downstream).expect_err("nothing is there").kind(), io::ErrorKind::WouldBlock);
+    drop(client);
+    downstream.readable().await.expect("readable");
+    assert_eq!(clean.try_fill(&downstream).expect("end"), 0);
+}
+
+#[tokio::test]
 async fn a_slow_reader_is_waited_for() {
     let (client, mut endpoint, task, _) = relay(None).await;
     let total = 8 << 20;

@@ -2,4 +2,5 @@
 
 pub mod copy;
 pub mod exchange;
+pub mod splice;
 mod tally;
