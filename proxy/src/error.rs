@@ -17,7 +17,7 @@ pub struct ProxyError {
     pub detail: Cow<'static, str>,
 }
 
-/// What happened, in the words of Envoy's response flags (istio-traffic.md 8.1).
+/// What happened, in the words of Envoy's response flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// No virtual host or no route (404, NR).

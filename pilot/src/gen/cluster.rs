@@ -1,4 +1,4 @@
-//! Clusters (istio-traffic 7.3): one per service port and subset, those of the workload itself, and the special ones.
+//! Clusters: one per service port and subset, those of the workload itself, and the special ones.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

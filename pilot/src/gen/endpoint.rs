@@ -1,4 +1,4 @@
-//! Endpoints (istio-traffic 6.4): grouped by locality, with health, weight and the workload's names.
+//! Endpoints: grouped by locality, with health, weight and the workload's names.
 
 use std::collections::BTreeMap;
 

@@ -37,7 +37,7 @@ impl DestinationPolicy {
         self.subsets.iter().find(|s| &*s.name == name)
     }
 
-    /// What holds for one service port and, where given, one subset (istio-traffic 2.3).
+    /// What holds for one service port and, where given, one subset.
     pub fn effective(&self, port: u16, subset: Option<&str>) -> EffectivePolicy {
         let mut base = match &self.policy {
             None => EffectivePolicy::default(),

@@ -131,7 +131,7 @@ pub enum TargetPort {
     Name(Arc<str>),
 }
 
-/// What is spoken on a port (istio-traffic 6.1).
+/// What is spoken on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     /// HTTP/1.1 towards endpoints.

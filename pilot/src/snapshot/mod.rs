@@ -132,8 +132,8 @@ impl MeshSnapshot {
         self.routes.http_for_host(view, service.host(), port)
     }
 
-    /// Hosts that have a virtual host on an HTTP port of `view` though they are no service there (rules 8 and 9 of
-    /// istio-traffic 1.2): each with its VirtualService and the routes that are left.
+    /// Hosts that have a virtual host on an HTTP port of `view` though they are no service there:
+    /// each with its VirtualService and the routes that are left.
     pub fn extra_hosts(&self, view: &ProxyView, port: u16) -> Vec<ExtraHost<'_>> {
         self.routes.extra_hosts(&self.services, view, port)
     }

@@ -1,5 +1,4 @@
-//! DestinationRules by namespace and host: merging, and the search that finds the one for a client and a service
-//! (istio-traffic 2.1).
+//! DestinationRules by namespace and host: merging, and the search that finds the one for a client and a service.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! VirtualServices by host, and the choice among them for a client (istio-traffic 1.2).
+//! VirtualServices by host, and the choice among them for a client.
 //!
 //! Candidates come in three groups, each oldest first: private ones of the client's namespace, those exported to it by name,
 //! public ones. An exact host goes before wildcards, longer wildcards before shorter ones. Rules are never merged on sidecars;

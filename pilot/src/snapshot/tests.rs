@@ -1,4 +1,4 @@
-//! Rules of visibility and precedence, row by row (istio-traffic 0.7, 1.2, 2.1), and what a connection was meant for.
+//! Rules of visibility and precedence, row by row, and what a connection was meant for.
 
 use std::sync::Arc;
 

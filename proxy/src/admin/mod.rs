@@ -1,4 +1,4 @@
-//! The admin interface on loopback, with Envoy's paths, methods and shapes (istio-operations.md 11), and the readiness probe.
+//! The admin interface on loopback, with Envoy's paths, methods and shapes, and the readiness probe.
 //! Runs on the housekeeping runtime; what it shows is read from where traffic reads it.
 
 mod clusters;

@@ -255,7 +255,7 @@ pub struct HttpManager {
     pub http2: Http2Options,
     /// Send `Expect: 100-continue` to the upstream and its 100 back, instead of answering 100 here.
     pub proxy_100_continue: bool,
-    /// HTTP peer metadata headers (istio-operations.md 7), where the control plane asked for them.
+    /// HTTP peer metadata headers, where the control plane asked for them.
     pub peer_metadata: PeerMetadata,
     /// `CONNECT host:port` opens a new original destination (explicit-proxy listeners only).
     pub explicit_proxy: bool,
@@ -298,7 +298,7 @@ pub enum StripPort {
     Any,
 }
 
-/// Path normalisation (istio-traffic.md 8.4).
+/// Path normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Normalize {
     /// RFC 3986 dot segments, backslashes, unreserved percent-decoding.
@@ -457,7 +457,7 @@ pub enum AccessLogSink {
 /// Shape of an access log line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AccessLogFormat {
-    /// Istio's default line (istio-operations.md 9.1).
+    /// Istio's default line.
     #[default]
     Default,
     /// Text with `%COMMAND%`s, with its line end.

@@ -33,7 +33,7 @@ pub struct RouteTable {
 pub enum VirtualHosts {
     /// All are here. Look-up: exact, longest `*.suffix`, longest `prefix.*`, `*`.
     Known(HostIndex),
-    /// One by one on demand, by exact key (`design.md`, "Hosts"); the value is shared with the xDS client.
+    /// One by one on demand, by exact key; the value is shared with the xDS client.
     OnDemand(Arc<crate::xds::on_demand::HostTable>),
 }
 
@@ -367,7 +367,7 @@ pub struct RetryPolicy {
     pub backoff_max: Duration,
 }
 
-/// Set of retry conditions (istio-traffic.md 1.9).
+/// Set of retry conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RetryOn(pub u32);
 

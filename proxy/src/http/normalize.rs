@@ -1,4 +1,4 @@
-//! Path normalisation before matching (istio-traffic.md 8.4), in Envoy's order: fragment, escaped slashes, RFC 3986, slashes.
+//! Path normalisation before matching, in Envoy's order: fragment, escaped slashes, RFC 3986, slashes.
 //!
 //! What is matched is what is forwarded, so that no rule can be walked around by another spelling of a path.
 //! Invariants: the query is never touched; a normalised path comes out unchanged; what needs no change is not copied.

@@ -1,4 +1,4 @@
-//! Who is at the other end: Istio's `x-envoy-peer-metadata` headers (istio-operations.md 7).
+//! Who is at the other end: Istio's `x-envoy-peer-metadata` headers.
 //!
 //! Each side tells name, service and labels of its workload as a base64 protobuf `Struct`; the other side reads them for its
 //! metrics and takes them out before the application sees them. Self-asserted, so for telemetry only.

@@ -1,6 +1,6 @@
 //! Answers that the proxy makes itself: the only place that turns a [`ProxyError`] into status, body, flag and detail.
 //!
-//! [`from_error`] is the table of istio-traffic.md 8.1. Status, body and the first word of the detail are Envoy's; in braces
+//! [`from_error`] is the table. Status, body and the first word of the detail are Envoy's; in braces
 //! after that word stands the cause in words of ours, because every failure has a stated cause.
 //! gRPC requests get the same answer in their own form: HTTP 200 with `grpc-status` and `grpc-message`.
 
@@ -84,7 +84,7 @@ impl LocalReply {
 /// Bytes that `grpc-message` escapes: all but visible ASCII and space, and the percent sign.
 const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
-/// The gRPC status for an HTTP status (istio-traffic.md 8.2).
+/// The gRPC status for an HTTP status.
 pub fn grpc_status(status: u16) -> u32 {
     match status {
         400 => 13,

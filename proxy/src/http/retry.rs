@@ -1,4 +1,4 @@
-//! Whether and when a request is tried again (istio-traffic.md 1.9).
+//! Whether and when a request is tried again.
 //!
 //! [`RetryState`] is one request's budget: conditions of the route's policy (and of internal callers' headers), retries left,
 //! back-off. It decides on outcomes and knows nothing of connections. Never retried: what has begun to reach the client, what a

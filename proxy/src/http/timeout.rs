@@ -1,4 +1,4 @@
-//! How long a request may take: route, request headers and `grpc-timeout` taken together (istio-traffic.md 1.9, 8.3).
+//! How long a request may take: route, request headers and `grpc-timeout` taken together.
 //!
 //! Zero means "no limit" everywhere in Envoy's configuration and headers; here that is `None`.
 

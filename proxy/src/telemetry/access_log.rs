@@ -27,7 +27,7 @@ pub const FLUSH_BYTES: usize = 64 * 1024;
 /// Chunks on their way to the writer; with [`FLUSH_BYTES`] each, 1 MiB.
 const CHUNKS: usize = 16;
 
-/// Istio's default line (istio-operations.md 9.1).
+/// Istio's default line.
 const ISTIO_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
     %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
     \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \

@@ -1,4 +1,4 @@
-//! The labels of Istio's standard metrics, and the rules for their values (istio-operations.md 6.2 and 6.3).
+//! The labels of Istio's standard metrics, and the rules for their values.
 //!
 //! A label set is built once per combination of peer, service and endpoint workload, and interned; a request only names it.
 //! Values come from configuration, from this node and from peers. The request's `Host` is never a label: clients choose it.

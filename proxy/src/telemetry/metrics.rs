@@ -32,7 +32,7 @@ const MAX_RECENT: usize = 4096;
 /// Stands for a `grpc-status` that gRPC doesn't know; written as `-1`, as Envoy does.
 pub const UNKNOWN_STATUS: u32 = u32::MAX;
 
-/// Upper bounds of the histograms' buckets, in milliseconds or bytes (istio-operations.md 6.4).
+/// Upper bounds of the histograms' buckets, in milliseconds or bytes.
 pub const BUCKETS: [f64; 19] = [
     0.5,
     1.0,

@@ -119,7 +119,7 @@ impl<'a> RequestRecord<'a> {
     }
 }
 
-/// Response flags: Envoy's short words for what went wrong (istio-operations.md 9.2).
+/// Response flags: Envoy's short words for what went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Flags(u32);
 

@@ -1,4 +1,4 @@
-//! Listeners for connections to the workload (istio-traffic 7.5), in plaintext.
+//! Listeners for connections to the workload, in plaintext.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! TCP and TLS chains towards a service, with the `tcp` and `tls` routes of VirtualServices (istio-traffic 1.14).
+//! TCP and TLS chains towards a service, with the `tcp` and `tls` routes of VirtualServices.
 
 use std::collections::HashSet;
 

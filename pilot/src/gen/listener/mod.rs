@@ -1,4 +1,4 @@
-//! Listeners (istio-traffic 7.1): captured outbound and inbound traffic, explicit ones, and the API form for gRPC.
+//! Listeners: captured outbound and inbound traffic, explicit ones, and the API form for gRPC.
 //!
 //! A listener is made from its name alone. [`names`] lists those of a whole scope; clients that ask on demand name the address
 //! that a connection went to, and get the very same listener.

@@ -1,4 +1,4 @@
-//! Header operations of a VirtualService (istio-traffic 1.13): remove, then set, then add, each sorted by name.
+//! Header operations of a VirtualService: remove, then set, then add, each sorted by name.
 
 use osier_proto::types::core::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction};
 

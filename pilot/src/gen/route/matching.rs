@@ -1,4 +1,4 @@
-//! Conditions of a VirtualService's HTTP route (istio-traffic 1.5).
+//! Conditions of a VirtualService's HTTP route.
 //!
 //! Those that are static (port, source, gateways) were decided by the snapshot and never reach a client.
 

@@ -1,4 +1,4 @@
-//! Route configurations and virtual hosts (istio-traffic 7.2).
+//! Route configurations and virtual hosts.
 //!
 //! `plan` says which virtual hosts a configuration has and which domains each one answers to; `rule` makes the routes of
 //! one. A full configuration is all of them; on demand, a client gets one virtual host for the exact host that it asks for,
@@ -24,7 +24,7 @@ use crate::r#gen::name::OutboundName;
 use plan::What;
 pub use plan::{Plan, PlannedHost};
 
-/// Longest body of a `directResponse` (istio-traffic 1.6).
+/// Longest body of a `directResponse`.
 const LONGEST_DIRECT_BODY: u32 = 1 << 20;
 
 /// Which route configuration a name stands for.

@@ -1,4 +1,4 @@
-//! Which virtual hosts a route configuration has, and which domains each one answers to (istio-traffic 7.2).
+//! Which virtual hosts a route configuration has, and which domains each one answers to.
 //!
 //! Every host keeps its own name; a short variant that equals some real host is dropped, and of other duplicates the first
 //! (oldest) keeps the domain. So domains are unique over the configuration, which Envoy demands.

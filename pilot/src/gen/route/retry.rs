@@ -1,4 +1,4 @@
-//! Retries (istio-traffic 1.9): the route's policy, else the mesh's, else the one that is built in.
+//! Retries: the route's policy, else the mesh's, else the one that is built in.
 
 use osier_proto::Any;
 use osier_proto::types::previous_hosts::PreviousHostsPredicate;

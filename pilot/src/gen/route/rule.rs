@@ -1,4 +1,4 @@
-//! HTTP routes of a VirtualService, for one client and one port (istio-traffic 1.4, 1.6, 1.7).
+//! HTTP routes of a VirtualService, for one client and one port.
 
 use osier_proto::types::core::{DataSource, data_source};
 use osier_proto::types::matcher::{RegexMatchAndSubstitute, RegexMatcher};

@@ -1,4 +1,4 @@
-//! DestinationRule to [`DestinationPolicy`] (istio-traffic 2).
+//! DestinationRule to [`DestinationPolicy`].
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Kubernetes' own kinds to services, endpoint slices and workloads (istio-traffic 6).
+//! Kubernetes' own kinds to services, endpoint slices and workloads.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -212,7 +212,7 @@ impl Check<'_> {
     }
 }
 
-/// Health from conditions; `None` is dropped (istio-traffic 6.4).
+/// Health from conditions; `None` is dropped.
 fn health(conditions: &schema::SliceConditions) -> Option<Health> {
     match (conditions.ready.unwrap_or(true), conditions.terminating.unwrap_or(false)) {
         (true, _) => Some(Health::Healthy),

@@ -1,4 +1,4 @@
-//! MeshConfig with its defaults (istio-traffic 5.4).
+//! MeshConfig with its defaults.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! From what people write to the model: every rule of validation, with the path of the field that breaks it.
 //!
 //! A check reports everything that it finds, not just the first thing. A resource with one error is refused whole (its last good
-//! version stays in force); warnings and notices do not keep it from being applied. Sources: istio-traffic 0.1, 1, 2, 4.
+//! version stays in force); warnings and notices do not keep it from being applied.
 
 pub mod destination_rule;
 pub mod kubernetes;

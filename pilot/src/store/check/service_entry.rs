@@ -1,4 +1,4 @@
-//! ServiceEntry to services with inline endpoints, and WorkloadEntry to [`Workload`] (istio-traffic 4).
+//! ServiceEntry to services with inline endpoints, and WorkloadEntry to [`Workload`].
 
 use std::net::IpAddr;
 use std::sync::Arc;

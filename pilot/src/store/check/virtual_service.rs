@@ -1,4 +1,4 @@
-//! VirtualService to [`RouteRule`] (istio-traffic 1).
+//! VirtualService to [`RouteRule`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Routes that answer themselves: redirects (istio-traffic.md 1.6) and fixed responses.
+//! Routes that answer themselves: redirects and fixed responses.
 
 use super::rewrite::{matched_length, with_prefix, with_regex};
 use crate::config::route::{DirectResponse, Redirect, RedirectPath, RouteMatch};

@@ -1,5 +1,5 @@
 //! Who the client is, and what a request may claim about itself: `x-forwarded-*`, `x-request-id`, and the `x-envoy-*` headers
-//! that only internal callers may set (istio-traffic.md 8.3, Envoy's rules).
+//! that only internal callers may set (Envoy's rules).
 //!
 //! A request is *internal* where `x-forwarded-for`, our own entry included, holds one single address and that address is in the
 //! connection manager's internal ranges; without ranges, none is. It is an *edge* request where it is not internal and
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn trusted_hops_count_from_the_right() {
-        // The example of istio-traffic.md 8.3.
+        // Two trusted hops and four entries.
         let (origin, head) = settled(edge(2), &[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 3.3.3.3")]);
         assert_eq!(origin.remote, "2.2.2.2:0".parse().unwrap());
         assert_eq!(value(&head, "x-envoy-external-address").unwrap(), "2.2.2.2");

@@ -1,4 +1,4 @@
-//! Rewrites of path and host before a request is forwarded (istio-traffic.md 1.7).
+//! Rewrites of path and host before a request is forwarded.
 
 use bytes::Bytes;
 use regex::bytes::Regex;
