@@ -80,7 +80,7 @@ async fn a_reset_ends_both_directions_and_names_the_side() {
 #[tokio::test]
 async fn bulk_and_small_messages_alternate_without_losing_a_byte() {
     let (mut client, mut endpoint, task, counts) = relay(None).await;
-    let message = |round: u8| vec![round; if round % 3 == 0 { 700_000 } else { 100 }];
+    let message = |round: u8| vec![round; if round.is_multiple_of(3) { 700_000 } else { 100 }];
     let expected: usize = (0..30).map(|round| message(round).len()).sum();
     let echo = tokio::spawn(async move {
         let (mut read, mut write) = endpoint.split();
