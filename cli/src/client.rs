@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::Request;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HOST;
-use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -58,39 +58,18 @@ impl Client {
         Ok(Self::through(proxy))
     }
 
-    /// `GET http://<host><path>`.
-    pub async fn get(&self, host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
-        self.request(Method::GET, host, path, headers).await
-    }
-
-    /// One exchange, on a kept connection where there is one.
-    pub async fn request(
-        &self,
-        method: Method,
-        host: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Answer> {
-        match tokio::time::timeout(PATIENCE, self.exchange(method, host, path, headers)).await {
+    /// `GET http://<host><path>`, on a kept connection where there is one.
+    pub async fn get(&self, host: &str, path: &str) -> Result<Answer> {
+        match tokio::time::timeout(PATIENCE, self.exchange(host, path)).await {
             Ok(outcome) => outcome,
             Err(_) => bail!("no answer from {host} within {} s", PATIENCE.as_secs()),
         }
     }
 
-    async fn exchange(
-        &self,
-        method: Method,
-        host: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Answer> {
+    async fn exchange(&self, host: &str, path: &str) -> Result<Answer> {
         let target = self.proxy.map_or_else(|| host.to_owned(), |proxy| proxy.to_string());
         let uri = if self.proxy.is_some() { format!("http://{host}{path}") } else { path.to_owned() };
-        let mut request = Request::builder().method(method).uri(uri).header(HOST, host);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::default())?;
+        let request = Request::get(uri).header(HOST, host).body(Full::default())?;
         let mut connection = self.connection(&target).await?;
         let response = connection.send_request(request).await?;
         let (head, body) = response.into_parts();

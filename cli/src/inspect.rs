@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use osier_core::registration::ADMIN_PORT;
 use serde_json::Value;
 
 use crate::client::Client;
@@ -19,17 +20,8 @@ Examples:
   osier proxy-status
   osier proxy-status --pilot-monitoring 127.0.0.1:25014 -o json")]
 pub struct StatusArguments {
-    /// Pilot's monitoring address.
-    #[arg(
-        long,
-        env = "OSIER_PILOT_MONITORING_ADDRESS",
-        value_name = "IP:PORT",
-        default_value = "127.0.0.1:15014"
-    )]
-    pilot_monitoring: SocketAddr,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Shows what a proxy has in force.
@@ -45,7 +37,14 @@ pub struct ConfigArguments {
     what: What,
     /// Name of the proxy as `osier proxy-status` shows it (the beginning is enough), or IP:PORT of its admin interface.
     name: String,
-    /// Pilot's monitoring address, to find the proxy by its name.
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Where pilot is asked, and how the answer is shown.
+#[derive(clap::Args, Clone, Debug)]
+struct Common {
+    /// Pilot's monitoring address, which knows all proxies.
     #[arg(
         long,
         env = "OSIER_PILOT_MONITORING_ADDRESS",
@@ -82,8 +81,8 @@ enum Output {
 
 /// Prints the status of all proxies.
 pub async fn status(arguments: StatusArguments) -> Result<ExitCode> {
-    let proxies = syncz(arguments.pilot_monitoring).await?;
-    match arguments.output {
+    let proxies = syncz(arguments.common.pilot_monitoring).await?;
+    match arguments.common.output {
         Output::Table if proxies.as_array().is_none_or(Vec::is_empty) => println!("No proxy is connected."),
         Output::Table => println!("{}", tables::status(&proxies)),
         format => print_value(&proxies, format)?,
@@ -93,13 +92,13 @@ pub async fn status(arguments: StatusArguments) -> Result<ExitCode> {
 
 /// Prints a part of a proxy's configuration.
 pub async fn config(arguments: ConfigArguments) -> Result<ExitCode> {
-    let admin = find_admin(&arguments.name, arguments.pilot_monitoring).await?;
+    let admin = find_admin(&arguments.name, arguments.common.pilot_monitoring).await?;
     let dump = fetch(admin, "/config_dump?include_eds").await?;
     let parts: &[What] = match arguments.what {
         What::All => &[What::Listeners, What::Routes, What::Clusters, What::Endpoints],
         _ => std::slice::from_ref(&arguments.what),
     };
-    if arguments.output != Output::Table {
+    if arguments.common.output != Output::Table {
         let mut shown = serde_json::Map::new();
         for part in parts {
             shown.insert(
@@ -107,7 +106,7 @@ pub async fn config(arguments: ConfigArguments) -> Result<ExitCode> {
                 Value::Array(resources(&dump, *part).cloned().collect()),
             );
         }
-        print_value(&Value::Object(shown), arguments.output)?;
+        print_value(&Value::Object(shown), arguments.common.output)?;
         return Ok(ExitCode::SUCCESS);
     }
     for (number, part) in parts.iter().enumerate() {
@@ -162,7 +161,7 @@ async fn find_admin(name: &str, pilot: SocketAddr) -> Result<SocketAddr> {
         }
         [proxy] => {
             let address = proxy["address"].as_str().context("pilot does not know the proxy's address")?;
-            Ok(SocketAddr::new(address.parse()?, 15000))
+            Ok(SocketAddr::new(address.parse()?, ADMIN_PORT))
         }
         several => {
             let names: Vec<&str> = several.iter().filter_map(|proxy| proxy["proxy"].as_str()).collect();
@@ -176,7 +175,7 @@ async fn syncz(pilot: SocketAddr) -> Result<Value> {
 }
 
 async fn fetch(address: SocketAddr, path: &str) -> Result<Value> {
-    let answer = Client::direct().get(&address.to_string(), path, &[]).await?;
+    let answer = Client::direct().get(&address.to_string(), path).await?;
     if answer.status != 200 {
         bail!("http://{address}{path} answered {}: {}", answer.status, answer.body_text().trim());
     }

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Internal(command) => internal::run(command),
         Command::Demo(arguments) => blocking(demo::run(arguments)),
-        Command::Up(arguments) => blocking(up::run(arguments)),
+        Command::Up(arguments) => up::run(arguments),
         Command::Run(arguments) => blocking(run::run(arguments)),
         Command::ProxyStatus(arguments) => blocking(inspect::status(arguments)),
         Command::ProxyConfig(arguments) => blocking(inspect::config(arguments)),

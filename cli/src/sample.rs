@@ -93,7 +93,7 @@ impl Sample {
         }
         let mut lines = vec![format!("{name} {version}")];
         for host in &self.arguments.call {
-            match self.client.get(host, "/", &[]).await {
+            match self.client.get(host, "/").await {
                 Ok(answer) if answer.status == 200 => {
                     lines.extend(answer.body_text().lines().map(|line| format!("  {line}")));
                 }

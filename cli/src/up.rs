@@ -36,7 +36,7 @@ pub struct Arguments {
 pub const STATE_FILE: &str = ".osier-registrations.json";
 
 /// Runs pilot in this process.
-pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if !arguments.folder.is_dir() {
         bail!("{} is not a folder: make it and put your YAML there", arguments.folder.display());
     }
@@ -54,5 +54,5 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         "--monitoring-address".into(),
         arguments.monitoring_address.to_string().into(),
     ];
-    Ok(tokio::task::spawn_blocking(move || osier_pilot::program::main(command)).await?)
+    Ok(osier_pilot::program::main(command))
 }

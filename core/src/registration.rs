@@ -14,6 +14,12 @@ pub const METADATA_KEY: &str = "OSIER_REGISTER";
 /// Port of the explicit HTTP proxy (`http_proxy`) on the workload's own address, in interception mode NONE.
 pub const EXPLICIT_PROXY_PORT: u16 = 15007;
 
+/// Port of the sidecar's admin interface on the workload's own address, as in a pod.
+pub const ADMIN_PORT: u16 = 15000;
+
+/// Port of the sidecar's readiness on the workload's own address, as in a pod.
+pub const READINESS_PORT: u16 = 15021;
+
 /// A workload that registers itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

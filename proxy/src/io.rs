@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut};
 use socket2::SockRef;
@@ -83,16 +83,6 @@ impl Stream {
             match self.try_read_buf(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
                 done => return done,
-            }
-        }
-    }
-
-    /// Polls [`Stream::read_buf`].
-    pub fn poll_read_buf<B: BufMut>(&self, cx: &mut Context<'_>, buf: &mut B) -> Poll<io::Result<usize>> {
-        loop {
-            match self.try_read_buf(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_read_ready(cx))?,
-                done => return Poll::Ready(done),
             }
         }
     }

@@ -215,13 +215,6 @@ impl Worker {
         }
     }
 
-    /// Drops the kept buffers; for a worker that has become idle.
-    pub fn shrink(&self) {
-        *self.buffers.lock() = Vec::new();
-        *self.heads.lock() = Vec::new();
-        *self.responses.lock() = Vec::new();
-    }
-
     /// Open downstream connections, by which the least loaded worker is found.
     pub fn load(&self) -> usize {
         self.connections.load(Ordering::Relaxed)

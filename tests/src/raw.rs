@@ -115,12 +115,6 @@ impl Connection {
         after
     }
 
-    /// Reads exactly this many bytes, fewer only at the end of the connection.
-    pub fn read_raw(&mut self, length: usize) -> Vec<u8> {
-        while self.buffer.len() < length && self.fill() {}
-        self.take(length)
-    }
-
     fn read_head(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {

@@ -96,6 +96,6 @@ async fn send(client: Arc<Client>, rps: u32, tally: Arc<Tally>) {
     loop {
         ticks.tick().await;
         let (client, tally) = (client.clone(), tally.clone());
-        tokio::spawn(async move { tally.count(client.get(ENTRY, "/", &[]).await) });
+        tokio::spawn(async move { tally.count(client.get(ENTRY, "/").await) });
     }
 }

@@ -184,7 +184,7 @@ async fn start_pilot(folder: &Path, xds: SocketAddr, monitoring: SocketAddr) -> 
         if let Some(status) = pilot.try_wait()? {
             bail!("pilot ended at its start ({status}); see {}", folder.join("logs/pilot.log").display());
         }
-        if client.get(&monitoring.to_string(), "/ready", &[]).await.is_ok_and(|answer| answer.status == 200) {
+        if client.get(&monitoring.to_string(), "/ready").await.is_ok_and(|answer| answer.status == 200) {
             return Ok(pilot);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -95,7 +95,7 @@ pub async fn read(
     for instance in instances {
         let figures = all.entry((instance.service, instance.version)).or_default();
         let host = instance.workload.admin().to_string();
-        if let Ok(answer) = client.get(&host, "/stats/prometheus", &[]).await {
+        if let Ok(answer) = client.get(&host, "/stats/prometheus").await {
             figures.add(&answer.body_text());
         }
     }

@@ -7,16 +7,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use osier_core::registration::{EXPLICIT_PROXY_PORT, Registration};
+use osier_core::registration::{ADMIN_PORT, EXPLICIT_PROXY_PORT, READINESS_PORT, Registration};
 use tokio::process::Child;
 
 use crate::client::Client;
 use crate::process;
 
-/// Port of the sidecar's admin interface, as in a pod.
-const ADMIN_PORT: u16 = 15000;
-/// Port of the sidecar's readiness, as in a pod.
-const READINESS_PORT: u16 = 15021;
 /// How long a sidecar may take to become ready.
 const READY: Duration = Duration::from_secs(20);
 
@@ -114,7 +110,7 @@ impl Workload {
             if let Some(status) = self.sidecar.try_wait()? {
                 bail!("the sidecar ended at its start ({status}); its messages say why");
             }
-            match client.get(&host, "/healthz/ready", &[]).await {
+            match client.get(&host, "/healthz/ready").await {
                 Ok(answer) if answer.status == 200 => return Ok(()),
                 Ok(answer) => last = answer.body_text().trim().to_owned(),
                 Err(_) => {}

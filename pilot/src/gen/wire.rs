@@ -49,11 +49,6 @@ pub fn pipe(path: &str) -> core::Address {
     core::Address { address: Some(AddressKind::Pipe(core::Pipe { path: path.to_string() })) }
 }
 
-/// The range that holds just this address.
-pub fn host_range(ip: IpAddr) -> core::CidrRange {
-    range(ip, if ip.is_ipv4() { 32 } else { 128 })
-}
-
 /// A range of addresses.
 pub fn range(ip: IpAddr, prefix: u8) -> core::CidrRange {
     core::CidrRange { address_prefix: ip.to_string(), prefix_len: Some(u32::from(prefix)) }

@@ -181,11 +181,6 @@ impl Protocol {
         matches!(self, Self::Https | Self::Tls)
     }
 
-    /// Opaque bytes.
-    pub fn is_tcp(self) -> bool {
-        matches!(self, Self::Tcp | Self::Mongo | Self::Redis | Self::Mysql)
-    }
-
     /// Protocol of a Kubernetes Service port. `transport` is `protocol`, e.g. `TCP` (the default) or `UDP`.
     pub fn of_kubernetes_port(transport: &str, app_protocol: Option<&str>, name: &str, number: u16) -> Self {
         if transport.eq_ignore_ascii_case("UDP") {

@@ -23,8 +23,8 @@ pub use route::{ApplicableRoute, ExtraHost, RouteIndex, applies, l4_applies};
 pub use service::{OriginalDestination, ServiceIndex};
 
 use crate::model::{
-    Address, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, MeshConfig, Protocol,
-    ProxyView, RouteRule, Service, ServiceKey, ServiceKind, Workload,
+    DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, MeshConfig, Protocol, ProxyView,
+    RouteRule, Service, ServiceKey, ServiceKind, Workload,
 };
 
 /// The whole mesh at one moment.
@@ -221,16 +221,6 @@ impl MeshSnapshot {
         }
         found.sort_by_key(|p| p.port);
         found
-    }
-
-    /// The workload at an address, preferring Pods and WorkloadEntries of `namespace`.
-    pub fn workload_at(&self, namespace: &str, ip: IpAddr) -> Option<&Arc<Workload>> {
-        let mut here = self.workloads.iter().filter(|w| w.addresses.contains(&Address::Ip(ip)));
-        let first = here.next()?;
-        if **first.namespace() == *namespace {
-            return Some(first);
-        }
-        Some(here.find(|w| **w.namespace() == *namespace).unwrap_or(first))
     }
 }
 

@@ -121,13 +121,6 @@ impl ServiceIndex {
         self.all.iter().filter(is_winner).collect()
     }
 
-    /// Services with a wildcard host that `namespace` sees, most specific first.
-    pub fn wildcards_visible_to(&self, namespace: &str) -> impl Iterator<Item = &Arc<Service>> {
-        self.wildcards.iter().filter(move |s| {
-            self.get(namespace, s.host().as_str()).is_some_and(|winner| Arc::ptr_eq(winner, s))
-        })
-    }
-
     /// The service at a virtual address that has this port.
     pub(super) fn by_address(
         &self,

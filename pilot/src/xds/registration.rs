@@ -56,7 +56,7 @@ impl Leases {
     ) -> Arc<Self> {
         let leases = Arc::new(Self { registrations, live: Mutex::default(), metrics, state_file });
         for registration in leases.kept() {
-            drop(leases.hold(&registration));
+            drop(leases.admit(&registration).0);
         }
         leases
     }
@@ -95,9 +95,19 @@ impl Leases {
 
     /// Registers a workload, or says something new of it.
     pub fn hold(self: &Arc<Self>, registration: &Registration) -> Lease {
+        let (lease, news) = self.admit(registration);
+        if news {
+            self.keep(&self.live.lock());
+        }
+        lease
+    }
+
+    /// Registers a workload without keeping it; true where the state file does not say so already.
+    fn admit(self: &Arc<Self>, registration: &Registration) -> (Lease, bool) {
         let key = Registrations::key(registration);
-        {
+        let news = {
             let mut live = self.live.lock();
+            let known = live.get(&key).is_some_and(|state| state.registration == *registration);
             let state = live.entry(key.clone()).or_insert_with(|| State {
                 registration: registration.clone(),
                 streams: 0,
@@ -105,16 +115,13 @@ impl Leases {
             });
             state.streams += 1;
             state.arrivals += 1;
-            let known = state.arrivals > 1 && state.registration == *registration;
             state.registration = registration.clone();
-            if !known {
-                self.keep(&live);
-            }
-        }
+            !known
+        };
         tracing::info!(workload = %key, address = %registration.address, "workload registered");
         self.metrics.registered.inc();
         self.registrations.upsert(registration.clone());
-        Lease { leases: self.clone(), key: Some(key) }
+        (Lease { leases: self.clone(), key: Some(key) }, news)
     }
 
     /// One stream less. Returns the arrivals so far if it was the last one.

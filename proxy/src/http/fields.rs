@@ -156,14 +156,6 @@ impl Fields {
         }
     }
 
-    /// Adds a line whose value is formatted in place, e.g. `format_args!("{}", 5)`.
-    pub fn append_fmt<'a>(&mut self, name: impl Into<Name<'a>>, value: fmt::Arguments<'_>) {
-        if let Some((known, name)) = self.spell(name.into()) {
-            let value = self.push_fmt(value);
-            self.list.push(Entry { known, name, value });
-        }
-    }
-
     /// Replaces all lines of `name` by one, at the place of the first; adds it where there was none.
     /// The spelling of a line that was there is kept.
     pub fn set<'a>(&mut self, name: impl Into<Name<'a>>, value: &[u8]) {

@@ -330,11 +330,6 @@ impl Stream {
         self.types.get(&key(type_url)).into_iter().flat_map(|s| s.names.iter())
     }
 
-    /// Types that the client asked for, in push order.
-    pub fn type_urls(&self) -> impl Iterator<Item = &Name> {
-        self.types.iter().filter(|(_, s)| s.seen).map(|((_, type_url), _)| type_url)
-    }
-
     /// How far the client is with a type; `None` where it never asked.
     pub fn status(&self, type_url: &str) -> Option<Status> {
         self.types.get(&key(type_url)).filter(|s| s.seen).map(Subscription::status)

@@ -285,11 +285,6 @@ impl BodyEncoder {
         }
         Ok(())
     }
-
-    /// True after [`BodyEncoder::end`], and before it where nothing is left to be written.
-    pub fn is_complete(&self) -> bool {
-        self.done || matches!(self.framing, Framing::None | Framing::Length(0))
-    }
 }
 
 fn chunk_size(text: &mut [u8; 18], mut len: usize) -> &[u8] {

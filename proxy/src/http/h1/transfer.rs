@@ -238,11 +238,6 @@ impl Outbound {
         self.encoder.end(trailers, preserve_case, &mut self.out)
     }
 
-    /// True where nothing is missing of the message but a [`Outbound::flush`].
-    pub fn body_is_complete(&self) -> bool {
-        self.encoder.is_complete()
-    }
-
     /// True where something is held back.
     pub fn holds_back(&self) -> bool {
         self.flushed < self.out.len()
