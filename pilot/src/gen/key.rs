@@ -1,12 +1,15 @@
 //! What a resource is made from besides the snapshot: its type, its name, and the client's view of the mesh.
 //!
 //! The key is the generator's only other input *and* the key of the cache, so that nothing of one client can leak into what
-//! another one gets. [`View::reduced`] cuts a view down to what a type depends on; that decides how much is shared.
+//! another one gets. [`Views`] cuts a view down to what a resource depends on; that decides how much is shared.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use osier_core::on_demand::ListenerName;
+
+use crate::r#gen::name::OutboundName;
 use crate::model::{Interception, ProxyKind, ProxyView};
 
 /// Types of resources that we make.
@@ -100,45 +103,85 @@ impl View {
         self.proxy.kind == ProxyKind::OnDemand
     }
 
-    /// This view with nothing in it that resources of the type don't depend on.
-    pub fn reduced(&self, kind: ResourceType, sensitivity: &Sensitivity) -> View {
-        if kind == ResourceType::Listener {
-            return self.clone();
-        }
+    /// This view with nothing in it that resources of the type don't depend on. Of listeners only those are meant that are made
+    /// for connections to others; a workload's own depend on all of it.
+    fn reduced(&self, kind: ResourceType, sensitivity: &Sensitivity) -> View {
         let seen = |(name, _): &(&String, &String)| sensitivity.labels.contains(*name);
         let labels = self.proxy.labels.iter().filter(seen).map(|(n, v)| (n.clone(), v.clone())).collect();
-        let routes = matches!(kind, ResourceType::Routes | ResourceType::VirtualHost);
+        let listener = kind == ResourceType::Listener;
+        let one_by_one = matches!(kind, ResourceType::Routes | ResourceType::VirtualHost) || listener;
         let proxy_kind = match self.proxy.kind {
-            // Whether virtual hosts come one by one shows only in routes.
-            ProxyKind::OnDemand if !routes => ProxyKind::Envoy,
+            // Clusters and endpoints are the same however they were asked for.
+            ProxyKind::OnDemand if !one_by_one => ProxyKind::Envoy,
             other => other,
         };
         let interception = match (kind, self.proxy.interception) {
-            // Where nothing is captured no cluster can go to the original destination.
-            (ResourceType::Cluster, Interception::None) => Interception::None,
+            // Where nothing is captured no cluster can go to the original destination, and other listeners are bound.
+            (ResourceType::Cluster | ResourceType::Listener, Interception::None) => Interception::None,
             _ => Interception::default(),
         };
-        let node = if sensitivity.node && kind == ResourceType::Endpoints {
-            self.proxy.node.clone()
-        } else {
-            "".into()
-        };
+        let local = sensitivity.node && kind == ResourceType::Endpoints;
         View {
             proxy: ProxyView {
                 kind: proxy_kind,
                 namespace: self.proxy.namespace.clone(),
                 name: "".into(),
                 labels,
-                addresses: Box::default(),
+                addresses: if listener { self.families() } else { Box::default() },
                 interception,
-                node,
+                node: if local { self.proxy.node.clone() } else { "".into() },
             },
             schema: self.schema,
-            http10: false,
+            http10: listener && self.http10,
             ipv6: self.ipv6,
             explicit_proxy: None,
             app_port: None,
         }
+    }
+
+    /// Of the addresses only their families.
+    fn families(&self) -> Box<[IpAddr]> {
+        let own = &self.proxy.addresses;
+        let v4 = own.iter().any(IpAddr::is_ipv4).then_some(Ipv4Addr::UNSPECIFIED.into());
+        let v6 = own.iter().any(IpAddr::is_ipv6).then_some(Ipv6Addr::UNSPECIFIED.into());
+        v4.into_iter().chain(v6).collect()
+    }
+}
+
+/// The views of one client: whole, and cut down for each type.
+#[derive(Debug)]
+pub struct Views {
+    whole: Arc<View>,
+    reduced: [Arc<View>; ResourceType::ALL.len()],
+}
+
+impl Views {
+    /// The views of a client, under rules that look at so much of it.
+    pub fn new(whole: Arc<View>, sensitivity: &Sensitivity) -> Self {
+        let reduced = ResourceType::ALL.map(|kind| Arc::new(whole.reduced(kind, sensitivity)));
+        Self { whole, reduced }
+    }
+
+    /// Everything about the client.
+    pub fn whole(&self) -> &Arc<View> {
+        &self.whole
+    }
+
+    /// What a resource may depend on.
+    pub fn of(&self, kind: ResourceType, name: &str) -> &Arc<View> {
+        let own = match kind {
+            ResourceType::Cluster => OutboundName::parse(name).is_none(),
+            ResourceType::Listener => match ListenerName::parse(name) {
+                ListenerName::Address(address) | ListenerName::ServerName(address, _) => {
+                    self.whole.proxy.addresses.contains(&address.ip())
+                        || self.whole.explicit_proxy == Some(address)
+                }
+                ListenerName::Host(..) => false,
+                ListenerName::Named(_) => true,
+            },
+            ResourceType::Endpoints | ResourceType::Routes | ResourceType::VirtualHost => false,
+        };
+        if own { &self.whole } else { &self.reduced[kind as usize] }
     }
 }
 
@@ -173,10 +216,20 @@ pub(crate) mod tests {
         one.proxy.addresses = ["10.9.0.2".parse().unwrap()].into();
         two.proxy.name = "other".into();
         let none = Sensitivity::default();
-        for kind in [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Routes] {
-            assert_eq!(one.reduced(kind, &none), two.reduced(kind, &none), "{kind:?}");
+        let views = [&one, &two].map(|view| Views::new(Arc::new(view.clone()), &none));
+        for (kind, name, shared) in [
+            (ResourceType::Cluster, "outbound|80||a", true),
+            (ResourceType::Cluster, "inbound|80||", false),
+            (ResourceType::Endpoints, "outbound|80||a", true),
+            (ResourceType::Routes, "80", true),
+            (ResourceType::Listener, "0.0.0.0_80", true),
+            (ResourceType::Listener, "10.96.0.1_80", true),
+            (ResourceType::Listener, "redis_6379", true),
+            (ResourceType::Listener, "10.9.0.1_80", false),
+            (ResourceType::Listener, "virtualInbound", false),
+        ] {
+            assert_eq!(views[0].of(kind, name) == views[1].of(kind, name), shared, "{kind:?} {name}");
         }
-        assert_ne!(one.reduced(ResourceType::Listener, &none), two.reduced(ResourceType::Listener, &none));
         let by_app = Sensitivity { labels: ["app".to_string()].into(), node: false };
         assert_ne!(one.reduced(ResourceType::Routes, &by_app), two.reduced(ResourceType::Routes, &by_app));
         let by_version = Sensitivity { labels: ["version".to_string()].into(), node: false };

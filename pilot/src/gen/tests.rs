@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::fixture::{Fixture, endpoint, entry, key, kubernetes, route, rule, split};
 use super::key::tests::view;
-use super::key::{Key, ResourceType, View};
+use super::key::{Key, ResourceType, View, Views};
 use super::{Generated, generate, names};
 use crate::r#gen::route::Plan;
 use crate::r#gen::scope::Scope;
@@ -592,22 +592,25 @@ proptest! {
             client.proxy.interception = Interception::None;
             client.explicit_proxy = Some("10.9.0.1:15007".parse().unwrap());
         }
+        let views = Views::new(Arc::new(client.clone()), &sensitivity);
         let outbound: Vec<String> = names(ResourceType::Cluster, &of_kind(&client, ProxyKind::Envoy), &snapshot)
             .into_iter()
             .filter(|n| n.starts_with("outbound|"))
             .collect();
         let routes = ["80", "443", "8080", "http_proxy", "s1.default.svc.cluster.local:80"].map(String::from);
         let hosts = ["80/s1", "8080/s2", "http_proxy/s3:9090", "80/nobody"].map(String::from);
+        let mut listeners = names(ResourceType::Listener, &of_kind(&client, ProxyKind::Envoy), &snapshot);
+        listeners.extend(["0.0.0.0_443", "0.0.0.0_443/a.example.com", "10.7.0.1_443", "s1_80", "s2.default_9090"].map(String::from));
         for (kind, names) in [
+            (ResourceType::Listener, listeners),
             (ResourceType::Cluster, outbound.clone()),
             (ResourceType::Endpoints, outbound),
             (ResourceType::Routes, routes.to_vec()),
             (ResourceType::VirtualHost, hosts.to_vec()),
         ] {
-            let reduced = client.reduced(kind, &sensitivity);
             for name in names {
                 let body = |view: &View| make(kind, &name, view, &snapshot).map(|m| m.resource.body);
-                prop_assert_eq!(body(&reduced), body(&client), "{:?} {}", kind, name);
+                prop_assert_eq!(body(views.of(kind, &name)), body(&client), "{:?} {}", kind, name);
             }
         }
     }

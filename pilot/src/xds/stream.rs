@@ -23,7 +23,7 @@ use super::cache::Cache;
 use super::node::{Client, NodeError};
 use super::registration::{Lease, Leases};
 use super::status::{Connected, ConnectionStatus};
-use crate::r#gen::key::{Key, ResourceType, View};
+use crate::r#gen::key::{Key, ResourceType, Views};
 use crate::r#gen::name::OutboundName;
 use crate::r#gen::{self, Generated};
 use crate::metrics::{Kind, Metrics, observe};
@@ -87,8 +87,8 @@ struct Served {
     client: Option<Arc<Client>>,
     lease: Option<Lease>,
     status: Option<Arc<ConnectionStatus>>,
-    /// The client's view, cut down for each type.
-    views: Vec<(ResourceType, Arc<View>)>,
+    /// What resources may depend on of the client.
+    views: Option<Views>,
     /// The machine may have something to do.
     busy: bool,
     /// Since when the transport has no room.
@@ -107,7 +107,7 @@ impl Served {
             client: None,
             lease: None,
             status: None,
-            views: Vec::new(),
+            views: None,
             busy: false,
             blocked: None,
             converging: None,
@@ -296,10 +296,7 @@ impl Served {
     }
 
     fn one(&self, kind: ResourceType, name: &str) -> Option<Generated> {
-        let (_, view) = self.views.iter().find(|(k, _)| *k == kind)?;
-        // The workload's own clusters depend on its addresses, which the shared view doesn't have.
-        let own = kind == ResourceType::Cluster && OutboundName::parse(name).is_none();
-        let view = if own { self.client.as_ref()?.view.clone() } else { view.clone() };
+        let view = self.views.as_ref()?.of(kind, name).clone();
         self.shared.cache.get(&Key { kind, name: name.into(), view }, &self.snapshot)
     }
 
@@ -313,10 +310,9 @@ impl Served {
         let same_rules = Arc::ptr_eq(&snapshot.routes, &self.snapshot.routes)
             && Arc::ptr_eq(&snapshot.policies, &self.snapshot.policies)
             && Arc::ptr_eq(&snapshot.services, &self.snapshot.services);
-        if !same_rules || self.views.is_empty() {
+        if !same_rules || self.views.is_none() {
             let sensitivity = self.shared.cache.sensitivity(&snapshot);
-            let reduced = |kind| (kind, Arc::new(client.view.reduced(kind, &sensitivity)));
-            self.views = ResourceType::ALL.into_iter().map(reduced).collect();
+            self.views = Some(Views::new(client.view.clone(), &sensitivity));
         }
         self.snapshot = snapshot;
     }
