@@ -144,6 +144,22 @@ fn inspectors_run_only_where_a_chain_needs_them() {
     assert_eq!(filters("10.1.0.5_3306"), [""; 0]);
     assert_eq!(filters("10.96.0.3_9000"), ["tls_inspector", "http_inspector"]);
     assert_eq!(filters("virtualInbound"), ["original_dst"]);
+    for (ports, wanted) in [
+        (&[9000_u16][..], r#"{"not_match":{"destination_port_range":{"end":9001,"start":9000}}}"#),
+        (
+            &[9000, 9001],
+            r#"{"not_match":{"or_match":{"rules":[{"destination_port_range":{"end":9001,"start":9000}},{"destination_port_range":{"end":9002,"start":9001}}]}}}"#,
+        ),
+    ] {
+        let declared: Vec<(u16, Protocol)> = ports.iter().map(|p| (*p, Protocol::Auto)).collect();
+        let mut fixture = mesh().service("own", Some("10.96.0.9"), &declared);
+        for port in ports {
+            fixture = fixture.endpoints("own", *port, &[("10.9.0.1", *port, "v1")]);
+        }
+        let made = listener("virtualInbound", &client, &fixture.build()).unwrap();
+        let json = osier_proto::json::to_value(&made.listener_filters[1]);
+        assert_eq!(json["filter_disabled"].to_string(), wanted, "MySQL on 3306 may speak first");
+    }
 }
 
 #[test]

@@ -67,6 +67,7 @@ pub fn listener_filter<M: Message + Name>(name: &str, config: &M) -> ListenerFil
     ListenerFilter {
         name: name.to_string(),
         config_type: Some(listener::listener_filter::ConfigType::TypedConfig(Any::pack(config))),
+        filter_disabled: None,
     }
 }
 

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::config::cluster::{WeightedCluster, WeightedClusters};
 use crate::config::listener::{
-    ChainMatch, Direction, DownstreamTransport, FilterChain, Inspect, Listener, NetworkAction, SourceType,
-    TcpProxy, TransportProtocol,
+    ChainMatch, Direction, DownstreamTransport, FilterChain, Inspect, Listener, NetworkAction, Ports,
+    SourceType, TcpProxy, TransportProtocol,
 };
 use crate::listener::filter_chain::ChainMatcher;
 
@@ -113,11 +113,20 @@ fn listener_filters(message: &xds::Listener, listener: &mut Listener) -> Result<
         let mut apply = || {
             let xds::listener_filter::ConfigType::TypedConfig(config) =
                 required("typed_config", filter.config_type.as_ref())?;
+            let disabled = match &filter.filter_disabled {
+                Some(predicate) => ports(predicate, 0).at("filter_disabled")?,
+                None => Ports::None,
+            };
             if config.is::<types::tls_inspector::TlsInspector>() {
                 inspect.tls = true;
+                listener.tls_uninspected = disabled;
             } else if config.is::<types::http_inspector::HttpInspector>() {
                 inspect.http = true;
+                listener.http_uninspected = disabled;
             } else if config.is::<types::original_dst::OriginalDst>() {
+                if disabled != Ports::None {
+                    return Err(Invalid::new("filter_disabled", "is for inspectors only"));
+                }
                 listener.original_dst_filter = true;
             } else {
                 return Err(unsupported_extension(config)).at("typed_config");
@@ -142,6 +151,39 @@ fn listener_filters(message: &xds::Listener, listener: &mut Listener) -> Result<
         ..inspect.clone()
     };
     Ok(())
+}
+
+/// Deepest nesting of conditions.
+const MAX_DEPTH: u32 = 8;
+
+/// The destination ports that a predicate means. A bounded depth: messages come from afar.
+fn ports(predicate: &xds::ListenerFilterChainMatchPredicate, depth: u32) -> Result<Ports, Invalid> {
+    use xds::listener_filter_chain_match_predicate::{MatchSet, Rule};
+    if depth > MAX_DEPTH {
+        return Err(Invalid::new("", format!("is nested more than {MAX_DEPTH} deep")));
+    }
+    let all_of = |field, set: &MatchSet| -> Result<Vec<Ports>, Invalid> {
+        let one = |(index, rule)| ports(rule, depth + 1).at_index("rules", index).at(field);
+        set.rules.iter().enumerate().map(one).collect()
+    };
+    Ok(match required("rule", predicate.rule.as_ref())? {
+        Rule::OrMatch(set) => Ports::AnyOf(all_of("or_match", set)?),
+        Rule::AndMatch(set) => Ports::AllOf(all_of("and_match", set)?),
+        Rule::NotMatch(inner) => Ports::Not(Box::new(ports(inner, depth + 1).at("not_match")?)),
+        Rule::AnyMatch(true) => Ports::All,
+        Rule::AnyMatch(false) => return Err(Invalid::new("any_match", "must be true")),
+        Rule::DestinationPortRange(range) => {
+            let within = |port: i32| u16::try_from(port).ok();
+            // Half open, so that 65536 is a valid end.
+            match (within(range.start), within(range.end.saturating_sub(1))) {
+                (Some(first), Some(last)) if first <= last => Ports::Range(first, last),
+                _ => {
+                    let reason = format!("[{}, {}) is no range of ports", range.start, range.end);
+                    return Err(Invalid::new("destination_port_range", reason));
+                }
+            }
+        }
+    })
 }
 
 fn chains(message: &xds::Listener, refs: &mut Collector<'_>) -> Result<Vec<Arc<FilterChain>>, Invalid> {

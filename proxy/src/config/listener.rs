@@ -24,8 +24,12 @@ pub struct Listener {
     pub use_original_dst: bool,
     /// Restore the original destination before the chains are matched, without handing the connection over.
     pub original_dst_filter: bool,
-    /// What must be read of a connection before its chain is known.
+    /// What must be read of a connection before its chain is known; see [`Listener::inspect_at`].
     pub inspect: Inspect,
+    /// Destination ports whose connections no TLS inspector looks at.
+    pub tls_uninspected: Ports,
+    /// Destination ports whose connections no HTTP inspector looks at.
+    pub http_uninspected: Ports,
     /// Ordered chains; the most specific match wins (see [`ChainMatch`]).
     pub chains: Vec<Arc<FilterChain>>,
     /// `chains[].matches`, compiled: `ChainMatcher::new(chains.iter().map(|c| &c.matches))`, which refuses overlaps.
@@ -55,6 +59,8 @@ impl Listener {
             use_original_dst: false,
             original_dst_filter: false,
             inspect: Inspect { timeout: Some(Duration::from_secs(15)), ..Inspect::default() },
+            tls_uninspected: Ports::default(),
+            http_uninspected: Ports::default(),
             chains: Vec::new(),
             matcher: Arc::default(),
             default_chain: None,
@@ -63,6 +69,15 @@ impl Listener {
             backlog: None,
             access_log: Vec::new(),
             hash: 0,
+        }
+    }
+
+    /// What must be read of a connection to this port. Where a server may speak first, that is nothing.
+    pub fn inspect_at(&self, port: u16) -> Inspect {
+        Inspect {
+            tls: self.inspect.tls && !self.tls_uninspected.contains(port),
+            http: self.inspect.http && !self.http_uninspected.contains(port),
+            ..self.inspect.clone()
         }
     }
 
@@ -98,6 +113,38 @@ pub struct Inspect {
     pub timeout: Option<Duration>,
     /// On time-out go on with what is known instead of closing.
     pub continue_on_timeout: bool,
+}
+
+/// A set of ports, as conditions of a listener filter put it together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// No port.
+    #[default]
+    None,
+    /// Every port.
+    All,
+    /// From the first to the last.
+    Range(u16, u16),
+    /// Ports in any of these.
+    AnyOf(Vec<Ports>),
+    /// Ports in all of these.
+    AllOf(Vec<Ports>),
+    /// Ports that are not in this.
+    Not(Box<Ports>),
+}
+
+impl Ports {
+    /// True if a port is in the set.
+    pub fn contains(&self, port: u16) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Range(first, last) => (*first..=*last).contains(&port),
+            Self::AnyOf(sets) => sets.iter().any(|set| set.contains(port)),
+            Self::AllOf(sets) => sets.iter().all(|set| set.contains(port)),
+            Self::Not(set) => !set.contains(port),
+        }
+    }
 }
 
 /// What is known of a connection when its chain is chosen. Kept with the connection: a later request matches anew with it.

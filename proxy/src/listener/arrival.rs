@@ -213,7 +213,7 @@ async fn admit(
     let generation = worker.shared.snapshot.generation();
     let Target { mut listener, mut source, destination } = target;
     let Detected { transport, server_name, application_protocols, received } =
-        detect(&stream, &listener.inspect, received).await?;
+        detect(&stream, &listener.inspect_at(destination.port()), received).await?;
     let inputs =
         ConnectionInputs { source: ends.peer, destination, transport, server_name, application_protocols };
     if let Some(target) = for_server_name(worker, &listener, &inputs).await? {

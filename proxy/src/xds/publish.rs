@@ -52,6 +52,8 @@ pub(super) fn link(listener: &Listener, tables: &dyn Fn(&str) -> Option<Arc<Rout
         default_chain: listener.default_chain.as_ref().map(chain),
         inspect: listener.inspect.clone(),
         access_log: listener.access_log.clone(),
+        tls_uninspected: listener.tls_uninspected.clone(),
+        http_uninspected: listener.http_uninspected.clone(),
         ..*listener
     }
 }

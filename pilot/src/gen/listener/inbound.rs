@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use osier_proto::types::core::TrafficDirection;
-use osier_proto::types::listener::{FilterChain, FilterChainMatch, Listener};
+use osier_proto::types::listener::{
+    FilterChain, FilterChainMatch, Listener, ListenerFilterChainMatchPredicate as Predicate,
+    listener_filter_chain_match_predicate::{MatchSet, Rule},
+};
 use osier_proto::types::original_dst::OriginalDst;
 use osier_proto::types::route::{
     Decorator, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
@@ -12,8 +15,10 @@ use osier_proto::types::route::{
     route_match::PathSpecifier,
 };
 
+use osier_proto::types::value::Int32Range;
+
 use super::filter::{self, Routes, Side, TcpTimes};
-use super::{http_protocols, inspect, wildcards};
+use super::{HTTP_INSPECTOR, http_protocols, inspect, wildcards};
 use crate::r#gen::name;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
@@ -35,9 +40,31 @@ pub(super) fn captured(scope: &Scope<'_>) -> Listener {
         filter_chains: chains,
         ..Default::default()
     };
-    let detects = ports.iter().any(|p| p.protocol == Protocol::Auto);
-    inspect(scope, &mut listener, false, detects);
+    let detected: Vec<u16> = ports.iter().filter(|p| p.protocol == Protocol::Auto).map(|p| p.port).collect();
+    inspect(scope, &mut listener, false, !detected.is_empty());
+    // Servers on all other ports may speak first: nobody may wait there for what their clients send.
+    let inspector = listener.listener_filters.iter_mut().find(|f| f.name == HTTP_INSPECTOR);
+    if let Some(inspector) = inspector {
+        inspector.filter_disabled = Some(not_to(&detected));
+    }
     listener
+}
+
+/// Connections to any port but these.
+fn not_to(ports: &[u16]) -> Predicate {
+    let port = |port: &u16| {
+        let start = i32::from(*port);
+        Predicate { rule: Some(Rule::DestinationPortRange(Int32Range { start, end: start + 1 })) }
+    };
+    // Envoy takes sets of two or more only.
+    let these = match ports {
+        [one] => port(one),
+        several => {
+            let rules = several.iter().map(port).collect();
+            Predicate { rule: Some(Rule::OrMatch(MatchSet { rules })) }
+        }
+    };
+    Predicate { rule: Some(Rule::NotMatch(Box::new(these))) }
 }
 
 /// Connections to our own port would go round and round.

@@ -23,6 +23,8 @@ use super::scope::Scope;
 use super::wire;
 use crate::model::Interception;
 
+const HTTP_INSPECTOR: &str = "envoy.filters.listener.http_inspector";
+
 /// Names of every listener in a client's scope. For clients that ask on demand: those that are bound to a port, which they can't
 /// know of otherwise.
 pub fn names(scope: &Scope<'_>) -> Vec<String> {
@@ -102,7 +104,7 @@ fn tls_inspector() -> ListenerFilter {
 }
 
 fn http_inspector() -> ListenerFilter {
-    wire::listener_filter("envoy.filters.listener.http_inspector", &HttpInspector {})
+    wire::listener_filter(HTTP_INSPECTOR, &HttpInspector {})
 }
 
 /// Sets which inspectors run, and how long they may wait for the first bytes.

@@ -102,6 +102,59 @@ fn what_is_read() {
 }
 
 #[test]
+fn inspectors_can_be_switched_off_by_port() {
+    let inspector = |kind: &str, disabled: &str| {
+        let package = "type.googleapis.com/envoy.extensions.filters.listener";
+        format!("{{name: i, typed_config: {{'@type': {package}.{kind}}}, filter_disabled: {disabled}}}")
+    };
+    let range = |start: i32, end: i32| format!("{{destination_port_range: {{start: {start}, end: {end}}}}}");
+    let http = |disabled: &str| {
+        with(&format!("listener_filters: [{}]", inspector("http_inspector.v3.HttpInspector", disabled)))
+    };
+    let (low, high) = (range(80, 90), range(88, 65536));
+    for (disabled, ports) in [
+        (low.clone(), [(79, true), (80, false), (89, false), (90, true)]),
+        (high.clone(), [(87, true), (88, false), (65535, false), (1, true)]),
+        ("{any_match: true}".into(), [(1, false), (80, false), (90, false), (65535, false)]),
+        (format!("{{not_match: {low}}}"), [(79, false), (80, true), (89, true), (90, false)]),
+        (
+            format!("{{or_match: {{rules: [{low}, {high}]}}}}"),
+            [(79, true), (80, false), (95, false), (1, true)],
+        ),
+        (
+            format!("{{and_match: {{rules: [{low}, {high}]}}}}"),
+            [(87, true), (88, false), (89, false), (90, true)],
+        ),
+    ] {
+        let listener = compile(&http(&disabled)).unwrap().listener;
+        for (port, inspects) in ports {
+            assert_eq!(listener.inspect_at(port).http, inspects, "{disabled} {port}");
+        }
+    }
+    let at = "listener_filters[0].filter_disabled";
+    for (yaml, wanted) in [
+        (http("{}"), format!("{at}.rule: is required")),
+        (http("{any_match: false}"), format!("{at}.any_match: must be true")),
+        (http(&range(80, 80)), format!("{at}.destination_port_range: [80, 80) is no range")),
+        (http(&range(-1, 80)), format!("{at}.destination_port_range: [-1, 80) is no range")),
+        (
+            http(&format!("{{not_match: {}}}", range(1, 65537))),
+            format!("{at}.not_match.destination_port_range"),
+        ),
+        (
+            with(&format!(
+                "listener_filters: [{}]",
+                inspector("original_dst.v3.OriginalDst", "{any_match: true}")
+            )),
+            format!("{at}: is for inspectors only"),
+        ),
+    ] {
+        let error = compile(&yaml).unwrap_err().to_string();
+        assert!(error.contains(&wanted), "{error}");
+    }
+}
+
+#[test]
 fn chain_matches() {
     let matches = "filter_chain_match: {destination_port: 81, prefix_ranges: [{address_prefix: 10.1.2.3, prefix_len: 16}],
         server_names: [Example.COM, '*.example.org'], transport_protocol: tls, application_protocols: [h2],

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::config::listener::{
     ChainMatch, ConnectionInputs, Direction, DownstreamTransport, FilterChain, Inspect, Listener,
-    NetworkAction, TransportProtocol,
+    NetworkAction, Ports, TransportProtocol,
 };
 use crate::http::body::Frame;
 use crate::http::test_support;
@@ -106,6 +106,8 @@ fn listener(address: SocketAddr, manager: HttpManager) -> (Arc<Listener>, Arc<Fi
         use_original_dst: false,
         original_dst_filter: false,
         inspect: Inspect::default(),
+        tls_uninspected: Ports::default(),
+        http_uninspected: Ports::default(),
         chains: vec![],
         matcher: ChainMatcher::new([]).unwrap().into(),
         default_chain: None,
