@@ -6,6 +6,7 @@ use super::*;
 use crate::config::cluster::ClusterHandle;
 use crate::config::listener::{Listener, NetworkAction};
 use crate::config::route::{RouteTable, VirtualHosts};
+use crate::listener::accept::Acceptors;
 use crate::xds::held::Source;
 use crate::xds::on_demand::{HostLookup, Limits, ListenerLookup, OnDemand};
 
@@ -245,6 +246,34 @@ fn two_listeners_cannot_have_one_address() {
     bench.accept(Kind::Listener, "b", tcp_listener("b", "127.0.0.1:80", "c", "bind_to_port: false"));
     bench.remove(Kind::Listener, "a");
     bench.accept(Kind::Listener, "d", tcp_listener("d", "127.0.0.1:80", "c", ""));
+}
+
+#[tokio::test]
+async fn a_listener_whose_port_is_taken_is_refused_and_what_was_in_force_stays() {
+    let mut bench = Bench::new();
+    let worker = crate::worker::Worker::here(Arc::default());
+    let sockets = Arc::new(Acceptors::new(&[worker], crate::listener::arrival::serve));
+    bench.state = State::new(bench.clusters.clone(), bench.snapshot.clone(), None, Some(sockets));
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let good = free().local_addr().unwrap();
+    bench.accept(Kind::Listener, "l", tcp_listener("l", &good.to_string(), "c", ""));
+    let taken = free();
+    let address = taken.local_addr().unwrap();
+    let moved = tcp_listener("l", &address.to_string(), "c", "");
+    let refused = bench.try_accept(Kind::Listener, "l", moved.clone()).expect_err("taken");
+    assert_eq!(refused.field, "address");
+    assert!(
+        refused.reason.contains(&format!("cannot bind {address}: Address already in use")),
+        "{}",
+        refused.reason
+    );
+    bench.state.settle(bench.now);
+    assert_eq!(bench.listener("l").unwrap().address, good);
+    drop(taken);
+    let again = Source::new(moved, "2");
+    bench.state.accept(Kind::Listener, "l", again, bench.now).unwrap();
+    bench.state.settle(bench.now);
+    assert_eq!(bench.listener("l").unwrap().address, address);
 }
 
 #[test]
