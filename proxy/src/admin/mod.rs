@@ -179,6 +179,9 @@ impl Probe {
 }
 
 impl Pages for Probe {
+    /// Load balancers ask by name.
+    const GUARDED: bool = false;
+
     async fn answer(&self, request: Request) -> Reply {
         match (request.path.as_str(), request.method == Method::GET || request.method == Method::HEAD) {
             ("/healthz/ready", true) => self.0.ready(),
