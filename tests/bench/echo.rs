@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
@@ -11,7 +12,9 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 /// Copies bytes between `listen` and `target`: what any proxy costs at least.
 pub fn relay(listen: SocketAddr, target: SocketAddr) -> ExitCode {
@@ -20,6 +23,39 @@ pub fn relay(listen: SocketAddr, target: SocketAddr) -> ExitCode {
         let _ = upstream.set_nodelay(true);
         let _ = tokio::io::copy_bidirectional_with_sizes(&mut downstream, &mut upstream, 16384, 16384).await;
     })
+}
+
+/// The same, but everything arrives `delay` after it was sent: a network with distance.
+pub fn slow_relay(listen: SocketAddr, target: SocketAddr, delay: Duration) -> ExitCode {
+    serve(listen, move |downstream| async move {
+        let Ok(upstream) = TcpStream::connect(target).await else { return };
+        let _ = upstream.set_nodelay(true);
+        let (from_client, to_client) = downstream.into_split();
+        let (from_server, to_server) = upstream.into_split();
+        tokio::join!(late(from_client, to_server, delay), late(from_server, to_client, delay));
+    })
+}
+
+async fn late(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let read = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            if sender.send((Instant::now() + delay, buffer[..read].to_vec())).is_err() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((due, bytes)) = receiver.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(read, write);
 }
 
 /// Sends back what it gets.

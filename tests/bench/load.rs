@@ -170,7 +170,7 @@ async fn paced(
         tokio::time::sleep_until(due).await;
         stream.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n").await?;
         match read_answer(&mut stream, &mut buffer).await {
-            Ok(true) => done.requests += 1,
+            Ok(head) if head.starts_with("http/1.1 200") => done.requests += 1,
             _ => {
                 done.errors += 1;
                 stream = TcpStream::connect(target).await?;
@@ -182,8 +182,8 @@ async fn paced(
     Ok(done)
 }
 
-/// Reads one answer with a content length (or chunked to its last chunk); true for 200.
-async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<bool> {
+/// Reads one answer with a content length (or chunked to its last chunk); its head in lower case.
+pub async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<String> {
     let mut answer: Vec<u8> = Vec::with_capacity(2048);
     loop {
         let read = stream.read(buffer).await?;
@@ -192,7 +192,7 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<bool> 
         }
         answer.extend_from_slice(&buffer[..read]);
         let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+        let head = String::from_utf8_lossy(&answer[..end + 2]).to_ascii_lowercase();
         let length =
             head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
         let complete = match length {
@@ -200,7 +200,7 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<bool> 
             None => answer.ends_with(b"0\r\n\r\n"),
         };
         if complete {
-            return Ok(head.starts_with("http/1.1 200"));
+            return Ok(head);
         }
     }
 }
@@ -236,6 +236,44 @@ pub fn tcp(target: SocketAddr, time: Duration) -> Result<Done> {
     })
 }
 
+/// As much as goes through: four connections send and read their echo at the same time. Bytes in both directions are counted.
+pub fn tcp_bulk(target: SocketAddr, time: Duration) -> Result<u64> {
+    const CONNECTIONS: usize = 4;
+    run(async move {
+        let deadline = Instant::now() + time;
+        let mut tasks = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let stream = TcpStream::connect(target).await?;
+            tasks.push(tokio::spawn(async move {
+                let (mut from, mut to) = stream.into_split();
+                let send = async move {
+                    let chunk = vec![b'x'; 64 * 1024];
+                    while Instant::now() < deadline {
+                        to.write_all(&chunk).await?;
+                    }
+                    to.shutdown().await
+                };
+                let receive = async move {
+                    let (mut buffer, mut total) = (vec![0; 256 * 1024], 0);
+                    loop {
+                        match from.read(&mut buffer).await? {
+                            0 => return std::io::Result::Ok(total),
+                            read => total += read as u64,
+                        }
+                    }
+                };
+                let (sent, received) = tokio::join!(send, receive);
+                sent.and(received)
+            }));
+        }
+        let mut bytes = 0;
+        for task in tasks {
+            bytes += 2 * task.await??;
+        }
+        Ok(bytes)
+    })
+}
+
 /// Opens `count` connections and uses each once, so that all of them are kept; they end when the value is dropped.
 pub fn idle_connections(
     target: SocketAddr,
@@ -258,6 +296,7 @@ pub fn idle_connections(
     Ok((runtime, streams))
 }
 
-fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// Runs a load on this thread.
+pub fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }

@@ -1,11 +1,12 @@
 //! Side by side: Osier, Envoy, haproxy, nginx and a bare relay in one run, same backend, equal worker counts.
 //!
-//! Reading order: `row` (what is measured), `subject` (who is measured, with which file), `load` (what is sent), `usage`
-//! (CPU clocks, wake-ups, memory), `report`. Everything runs in a network namespace of its own, so the machine's settings
+//! Reading order: `row` (what is measured), `subject` (who is measured, with which file), `mesh` (rows with a control plane),
+//! `load` (what is sent), `usage` (CPU clocks, wake-ups, memory), `report`. Everything runs in a network namespace of its own, so the machine's settings
 //! stay as they are and congestion control is the same everywhere. CPU time per request is the figure to steer by.
 
 mod echo;
 mod load;
+mod mesh;
 mod namespace;
 mod report;
 mod row;
@@ -45,6 +46,9 @@ pub struct Arguments {
     /// Serve as the bare relay or the echo backend (used by the benchmark itself).
     #[arg(long, hide = true, num_args = 2, value_names = ["LISTEN", "TARGET"])]
     relay: Option<Vec<std::net::SocketAddr>>,
+    /// Hold back what the relay passes on, in both directions.
+    #[arg(long, hide = true, default_value_t = 0)]
+    relay_delay_ms: u64,
     /// See above.
     #[arg(long, hide = true)]
     echo: Option<std::net::SocketAddr>,
@@ -56,7 +60,10 @@ pub struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(pair) = &arguments.relay {
-        return echo::relay(pair[0], pair[1]);
+        return match arguments.relay_delay_ms {
+            0 => echo::relay(pair[0], pair[1]),
+            delay => echo::slow_relay(pair[0], pair[1], Duration::from_millis(delay)),
+        };
     }
     if let Some(address) = arguments.echo {
         return echo::echo(address);

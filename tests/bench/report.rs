@@ -38,6 +38,8 @@ pub struct Figures {
     #[serde(skip_serializing_if = "Option::is_none")]
     wakeups_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_ms_per_gib: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     absent: Option<&'static str>,
 }
 
@@ -59,6 +61,7 @@ impl Figures {
             pss_kib: None,
             cpu_ms_per_minute: None,
             wakeups_per_second: None,
+            cpu_ms_per_gib: None,
             absent: Some(reason),
         }
     }
@@ -85,6 +88,12 @@ impl Figures {
         figures.cpu_us_max = cpu().max_by(f64::total_cmp);
         figures.rps = median(
             answered.iter().map(|round| round.done.requests as f64 / round.done.elapsed.as_secs_f64()),
+        );
+        figures.cpu_ms_per_gib = median(
+            rounds
+                .iter()
+                .filter_map(|round| round.bulk)
+                .map(|bulk| bulk.cpu.as_secs_f64() * 1000.0 / (bulk.bytes as f64 / f64::from(1 << 30))),
         );
         figures.errors = (!answered.is_empty()).then(|| rounds.iter().map(|round| round.done.errors).sum());
         let quantile = |q: f64| {
@@ -163,6 +172,9 @@ pub fn print(all: &[Figures]) {
             shown(figures.rss_kib.map(|kib| kib as f64), 0),
             shown(figures.pss_kib.map(|kib| kib as f64), 0),
         );
+        if let Some(cpu) = figures.cpu_ms_per_gib {
+            println!("{:<24}{:<9}{cpu:>9.0} ms CPU per GiB in bulk", figures.row, figures.subject.name());
+        }
     }
 }
 

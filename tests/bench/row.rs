@@ -10,9 +10,17 @@ use osier_tests::raw;
 
 use crate::Arguments;
 use crate::load::{self, Done};
+use crate::mesh::{self, Mesh};
 use crate::report::Figures;
 use crate::subject::{Kind, Subject, Targets};
 use crate::usage::{Memory, Usage};
+
+/// Services that are asked once.
+const FIRST_REQUESTS: u32 = 500;
+/// Sidecars that follow an edit.
+const FOLLOWERS: u8 = 20;
+/// Edits that they follow.
+const EDITS: u32 = 50;
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -35,13 +43,23 @@ pub enum Row {
     /// 1,000 requests per second, open loop.
     #[value(name = "latency-1000rps")]
     Latency1000rps,
-    /// Nothing happens.
+    /// A sidecar with its xDS stream open (a server with its file), and nothing happens.
     Idle,
-    /// Memory right after the start.
+    /// Memory of the same right after the start.
     MemoryIdle,
     /// Memory with 1,000 idle connections, upstream ones beside them.
     #[value(name = "memory-1000-connections")]
     Memory1000Connections,
+    /// Memory of a sidecar in a mesh of 5,000 services with 10 endpoints each, 20 of them in use.
+    #[value(name = "memory-5000-services")]
+    Memory5000Services,
+    /// First requests to services that the sidecar has not used before: what they take longer than the second.
+    FirstRequest,
+    /// The same with pilot 2 ms away.
+    #[value(name = "first-request-2ms")]
+    FirstRequest2ms,
+    /// From a saved file to answers by it, in each of 20 sidecars.
+    Convergence,
 }
 
 impl Row {
@@ -67,6 +85,16 @@ impl Row {
                 Some("nginx has no HTTP/2 upstream with prior knowledge")
             }
             (Row::Idle, Kind::Relay) => Some("a relay has nothing to keep alive"),
+            (Row::Memory5000Services | Row::Convergence, Kind::Haproxy | Kind::Nginx | Kind::Relay)
+            | (Row::FirstRequest | Row::FirstRequest2ms, Kind::Haproxy | Kind::Nginx | Kind::Relay) => {
+                Some("no client of a control plane")
+            }
+            (Row::FirstRequest | Row::FirstRequest2ms, Kind::Envoy) => {
+                Some("subscribes to everything: it asks for nothing at first use")
+            }
+            (Row::Convergence, Kind::Envoy) => {
+                Some("20 Envoys do not fit beside the load on a small machine")
+            }
             _ => None,
         }
     }
@@ -120,32 +148,55 @@ impl Backend {
     }
 }
 
+impl Row {
+    /// Rows whose sidecars are clients of a control plane, with the number of services that it knows.
+    fn services(self) -> Option<u32> {
+        match self {
+            Row::Idle | Row::MemoryIdle | Row::Convergence => Some(20),
+            Row::FirstRequest | Row::FirstRequest2ms => Some(FIRST_REQUESTS),
+            Row::Memory5000Services => Some(5000),
+            _ => None,
+        }
+    }
+
+    /// True where a second round would measure the same processes again.
+    fn has_one_round(self) -> bool {
+        self.services().is_some() || self == Row::Memory1000Connections
+    }
+}
+
 /// Measures one row for all subjects that it applies to, in turns.
 pub fn run(row: Row, arguments: &Arguments, time: Duration) -> Result<Vec<Figures>> {
     let folder = tempfile::tempdir()?;
     let backend = Backend::start(row, folder.path())?;
+    let mut mesh = row
+        .services()
+        .map(|services| Mesh::start(folder.path(), backend.targets.http1.port(), services, 10))
+        .transpose()?;
+    if let (Row::FirstRequest2ms, Some(mesh)) = (row, &mut mesh) {
+        mesh.delay(Duration::from_millis(2))?;
+    }
     let chosen = |kind: &Kind| arguments.subjects.is_empty() || arguments.subjects.contains(kind);
     let mut figures = Vec::new();
     let mut lines = Vec::new();
     for kind in Kind::ALL.into_iter().filter(chosen) {
         match row.absent(kind) {
             Some(reason) => figures.push(Figures::absent(row.name(), kind, reason)),
-            None => lines.push(start_line(row, kind, &backend, folder.path())?),
+            None => lines.push(start_line(row, kind, &backend, mesh.as_ref(), folder.path())?),
         }
     }
     let mut measured: Vec<Vec<Round>> = lines.iter().map(|_| Vec::new()).collect();
-    let rounds = if matches!(row, Row::Idle | Row::MemoryIdle | Row::Memory1000Connections) {
-        1
-    } else {
-        arguments.rounds
-    };
+    let rounds = if row.has_one_round() { 1 } else { arguments.rounds };
     for _ in 0..rounds {
         if row == Row::Idle {
             measured = idle(&lines)?.into_iter().map(|round| vec![round]).collect();
             continue;
         }
         for (line, rounds) in lines.iter().zip(&mut measured) {
-            rounds.push(round(row, line, &backend, folder.path(), time)?);
+            rounds.push(match &mesh {
+                Some(mesh) => mesh_round(row, line, mesh)?,
+                None => round(row, line, &backend, folder.path(), time)?,
+            });
         }
     }
     figures.extend(lines.iter().zip(&measured).map(|(line, rounds)| Figures::new(row, line[0].kind, rounds)));
@@ -153,7 +204,16 @@ pub fn run(row: Row, arguments: &Arguments, time: Duration) -> Result<Vec<Figure
 }
 
 /// One subject, or two in a line: the first is the one that is called.
-fn start_line(row: Row, kind: Kind, backend: &Backend, folder: &Path) -> Result<Vec<Subject>> {
+fn start_line(
+    row: Row,
+    kind: Kind,
+    backend: &Backend,
+    mesh: Option<&Mesh>,
+    folder: &Path,
+) -> Result<Vec<Subject>> {
+    if let (Kind::Osier | Kind::Envoy, Some(mesh)) = (kind, mesh) {
+        return Ok(vec![Subject::start_in_mesh(kind, mesh)?]);
+    }
     let last = Subject::start(kind, backend.targets, row.cluster(), folder)?;
     if row != Row::Http1TwoHops {
         return Ok(vec![last]);
@@ -171,14 +231,34 @@ pub struct Round {
     pub usage: Usage,
     /// What they hold after it.
     pub memory: Memory,
+    /// What bulk data cost, in the row that sends it.
+    pub bulk: Option<Bulk>,
+}
+
+/// Bytes that went through in both directions, and the CPU time for them.
+#[derive(Debug, Clone, Copy)]
+pub struct Bulk {
+    /// Bytes.
+    pub bytes: u64,
+    /// CPU time of the subject.
+    pub cpu: Duration,
+}
+
+/// A round of a row with a control plane.
+fn mesh_round(row: Row, line: &[Subject], mesh: &Mesh) -> Result<Round> {
+    let client = &line[0];
+    let done = match row {
+        Row::Memory5000Services => mesh::use_services(client.http, 20)?,
+        Row::FirstRequest | Row::FirstRequest2ms => mesh::first_requests(client.http, FIRST_REQUESTS)?,
+        Row::Convergence => mesh::convergence(mesh, client.http, FOLLOWERS, EDITS)?,
+        _ => Done::default(),
+    };
+    Ok(Round { done, memory: Memory::of(&client.pids()), ..Round::default() })
 }
 
 fn round(row: Row, line: &[Subject], backend: &Backend, folder: &Path, time: Duration) -> Result<Round> {
     let pids: Vec<u32> = line.iter().flat_map(Subject::pids).collect();
     let first = &line[0];
-    if row == Row::MemoryIdle {
-        return Ok(Round { memory: Memory::of(&pids), ..Round::default() });
-    }
     if row == Row::Memory1000Connections {
         let kept = load::idle_connections(first.http, 1000)?;
         let memory = Memory::of(&pids);
@@ -198,7 +278,14 @@ fn round(row: Row, line: &[Subject], backend: &Backend, folder: &Path, time: Dur
             done.requests
         );
     }
-    Ok(Round { done, usage, memory: Memory::of(&pids) })
+    let bulk = if row == Row::Tcp { Some(bulk(first, &pids, time)?) } else { None };
+    Ok(Round { done, usage, memory: Memory::of(&pids), bulk })
+}
+
+fn bulk(subject: &Subject, pids: &[u32], time: Duration) -> Result<Bulk> {
+    let before = Usage::of(pids)?;
+    let bytes = load::tcp_bulk(subject.tcp, time)?;
+    Ok(Bulk { bytes, cpu: Usage::of(pids)?.since(before).cpu })
 }
 
 fn send(row: Row, subject: &Subject, folder: &Path, time: Duration) -> Result<Done> {
@@ -216,7 +303,7 @@ fn send(row: Row, subject: &Subject, folder: &Path, time: Duration) -> Result<Do
         }
         Row::Tcp => load::tcp(subject.tcp, time),
         Row::Latency1000rps => load::open_loop(subject.http, 1000, time),
-        Row::Idle | Row::MemoryIdle | Row::Memory1000Connections => Ok(Done::default()),
+        _ => Ok(Done::default()),
     }
 }
 
@@ -231,7 +318,7 @@ fn idle(lines: &[Vec<Subject>]) -> Result<Vec<Round>> {
         .zip(before)
         .map(|(pids, before)| {
             let done = Done { elapsed: started.elapsed(), ..Done::default() };
-            Ok(Round { done, usage: Usage::of(pids)?.since(before), memory: Memory::of(pids) })
+            Ok(Round { done, usage: Usage::of(pids)?.since(before), memory: Memory::of(pids), bulk: None })
         })
         .collect()
 }

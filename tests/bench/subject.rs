@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use osier_tests::process::{self, Program};
 use serde::Serialize;
 
+use crate::mesh::Mesh;
 use crate::usage;
 
 /// A proxy that is compared.
@@ -130,6 +131,12 @@ impl Subject {
         programs[0].wait_listening(http);
         programs.last_mut().context("a subject has a program")?.wait_listening(tcp);
         Ok(Self { kind, http, tcp, programs })
+    }
+
+    /// A client of `mesh`: what runs beside an application. Only Osier and Envoy can be one.
+    pub fn start_in_mesh(kind: Kind, mesh: &Mesh) -> Result<Self> {
+        let client = if kind == Kind::Osier { mesh.sidecar(1)? } else { mesh.envoy(1)? };
+        Ok(Self { kind, http: client.proxy, tcp: client.proxy, programs: vec![client.into_program()] })
     }
 
     /// All its processes, masters and workers.
