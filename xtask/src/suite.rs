@@ -88,10 +88,14 @@ pub fn print_list() {
     }
 }
 
+/// The module of nginx that relays TCP, at the place that its package and `tests/bench/config/nginx.conf` name.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
 /// What the benchmark compares with and drives.
-pub const BENCH_PARTS: [Part; 5] = [
+pub const BENCH_PARTS: [Part; 6] = [
     Part::Python,
     NGINX,
+    Part::Debian { package: "libnginx-mod-stream", program: NGINX_STREAM },
     Part::Debian { package: "haproxy", program: "haproxy" },
     Part::Debian { package: "wrk", program: "wrk" },
     NGHTTP2,
