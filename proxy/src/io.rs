@@ -4,10 +4,12 @@
 //! while another future of the same task writes. Two readers at once (or two writers) would steal each other's waker and
 //! are not allowed. An enum instead of a trait object: the calls inline, and TLS joins as a variant.
 
+pub mod batched;
+
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut};
 use socket2::SockRef;
@@ -57,6 +59,18 @@ impl Stream {
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(tcp) => tcp.poll_read_ready(cx),
+        }
+    }
+
+    /// Reads some bytes into `buf`; none is the end of the stream. Asking for readiness first makes each read count against the
+    /// task's share of its worker.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            match self.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done.map(drop)),
+            }
         }
     }
 

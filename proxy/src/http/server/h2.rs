@@ -5,18 +5,16 @@
 //! round trip, then the final one), idle time-outs and keepalive pings.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::server::{Connection as H2Connection, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -29,6 +27,7 @@ use crate::http::h1::hop_by_hop;
 use crate::http::h2::{Uncrossable, fields_from_h2, fields_to_h2, request_from_h2, response_to_h2};
 use crate::http::head::{Known, Method, RequestHead, ResponseHead};
 use crate::io::Stream;
+use crate::io::batched::{Batched, Flusher, batched};
 use crate::listener::connection::Connection;
 use crate::worker::Worker;
 
@@ -45,8 +44,8 @@ pub(super) async fn serve<H: Handler>(
 ) {
     let current = connection.current(worker);
     let Some(manager) = current.http() else { return };
-    let io = Prefixed { prefix: buffered, stream };
-    let handshake = builder(manager).handshake::<_, Bytes>(io);
+    let (io, flusher) = batched(stream, buffered);
+    let handshake = flusher.drive(builder(manager).handshake::<_, Bytes>(io));
     let handshake = match manager.timeouts.idle {
         Some(limit) => tokio::time::timeout(limit, handshake).await,
         None => Ok(handshake.await),
@@ -57,7 +56,7 @@ pub(super) async fn serve<H: Handler>(
         .keepalive
         .and_then(|(every, limit)| h2.ping_pong().map(|pings| Keepalive { pings, every, limit }));
     let meter = Arc::new(Meter::new(manager.limits.max_resets_per_second));
-    let server = Server { worker, connection, handler, meter, ends_at: None, served: 0 };
+    let server = Server { worker, connection, handler, meter, flusher, ends_at: None, served: 0 };
     server.run(h2, pings).await;
 }
 
@@ -83,6 +82,7 @@ struct Server<'a, H> {
     connection: &'a Arc<Connection>,
     handler: &'a H,
     meter: Arc<Meter>,
+    flusher: Flusher,
     /// Set once the connection is ending politely: when patience ends.
     ends_at: Option<Instant>,
     served: u64,
@@ -100,7 +100,7 @@ enum Event {
 }
 
 impl<H: Handler> Server<'_, H> {
-    async fn run(mut self, mut h2: H2Connection<Prefixed, Bytes>, mut pings: Option<Keepalive>) {
+    async fn run(mut self, mut h2: H2Connection<Batched, Bytes>, mut pings: Option<Keepalive>) {
         let drain = &self.worker.shared.drain;
         let mut drained = pin!(drain.reached(self.connection.drain_phase()));
         let mut timer = pin!(tokio::time::sleep_until(self.next_timer()));
@@ -116,7 +116,7 @@ impl<H: Handler> Server<'_, H> {
             let event = tokio::select! {
                 biased;
                 () = &mut flood => Event::Flood,
-                accepted = h2.accept() => match accepted {
+                accepted = poll_fn(|cx| self.poll_accept(&mut h2, cx)) => match accepted {
                     Some(Ok((request, respond))) => Event::Request(request, respond),
                     Some(Err(_)) | None => Event::Closed,
                 },
@@ -134,8 +134,8 @@ impl<H: Handler> Server<'_, H> {
                 }
                 Event::Flood => {
                     h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    let _ =
-                        tokio::time::timeout(Duration::from_secs(1), poll_fn(|cx| h2.poll_closed(cx))).await;
+                    let closed = self.flusher.drive(poll_fn(|cx| h2.poll_closed(cx)));
+                    let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
                     return;
                 }
                 Event::Closed | Event::PingLost => return,
@@ -148,10 +148,24 @@ impl<H: Handler> Server<'_, H> {
         }
     }
 
+    /// Ready with the next request. While there is one after the other, what is written for those before is collected.
+    #[allow(clippy::type_complexity, reason = "what `h2` gives")]
+    fn poll_accept(
+        &self,
+        h2: &mut H2Connection<Batched, Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>> {
+        let accepted = h2.poll_accept(cx);
+        if !matches!(accepted, Poll::Ready(Some(Ok(_)))) {
+            self.flusher.flush(cx);
+        }
+        accepted
+    }
+
     /// Accepts one request and gives it a task.
     fn request(
         &mut self,
-        h2: &mut H2Connection<Prefixed, Bytes>,
+        h2: &mut H2Connection<Batched, Bytes>,
         request: http::Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) {
@@ -190,7 +204,7 @@ impl<H: Handler> Server<'_, H> {
     }
 
     /// GOAWAY in two steps; streams in flight finish.
-    fn end_politely(&mut self, h2: &mut H2Connection<Prefixed, Bytes>) {
+    fn end_politely(&mut self, h2: &mut H2Connection<Batched, Bytes>) {
         if self.ends_at.is_none() {
             let current = self.connection.current(self.worker);
             let patience = current.http().map_or(Duration::from_secs(5), |manager| manager.timeouts.drain);
@@ -214,7 +228,7 @@ impl<H: Handler> Server<'_, H> {
     }
 
     /// The timer fired: ends what is idle or too old. False where the connection is to be dropped.
-    fn time_has_come(&mut self, h2: &mut H2Connection<Prefixed, Bytes>) -> bool {
+    fn time_has_come(&mut self, h2: &mut H2Connection<Batched, Bytes>) -> bool {
         match self.ends_at {
             // The client had its time to close; only streams in flight hold the connection.
             Some(_) => self.meter.active.load(Relaxed) > 0,
@@ -608,56 +622,5 @@ impl Keepalive {
                 Err(_) => return,
             }
         }
-    }
-}
-
-/// A stream whose first bytes were read already.
-struct Prefixed {
-    prefix: BytesMut,
-    stream: Stream,
-}
-
-impl AsyncRead for Prefixed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let taken = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix[..taken]);
-        self.prefix.advance(taken);
-        if self.prefix.is_empty() {
-            self.prefix = BytesMut::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

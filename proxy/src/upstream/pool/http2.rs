@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, SendStream};
 use parking_lot::Mutex;
@@ -21,6 +21,7 @@ use super::{Lifetimes, Shared};
 use crate::config::cluster::ClusterSpec;
 use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::io::Stream;
+use crate::io::batched::{Batched, Flusher, batched};
 use crate::upstream::live::{ConnectionPermit, EndpointState};
 
 /// A connection that left a request unanswered has this long to answer a PING.
@@ -63,7 +64,8 @@ struct Doubt {
 
 /// What the driver of a connection needs.
 pub(super) struct Driver {
-    connection: Connection<Stream, Bytes>,
+    connection: Connection<Batched, Bytes>,
+    flusher: Flusher,
     shared: Weak<Http2Connection>,
     doubt: Arc<Doubt>,
     keepalive: Option<(Duration, Duration)>,
@@ -79,6 +81,7 @@ pub(super) async fn handshake(
     owner: &Arc<Shared>,
 ) -> Result<(Arc<Http2Connection>, Driver), ProxyError> {
     let (options, local) = (&spec.http2, io.local_addr().ok());
+    let (io, flusher) = batched(io, BytesMut::new());
     let handshake = h2::client::Builder::new()
         .initial_window_size(options.initial_stream_window)
         .initial_connection_window_size(options.initial_connection_window)
@@ -108,6 +111,7 @@ pub(super) async fn handshake(
     });
     let driver = Driver {
         connection,
+        flusher,
         shared: Arc::downgrade(&shared),
         doubt: shared.doubt.clone(),
         keepalive: options.keepalive,
@@ -247,7 +251,7 @@ impl Driver {
         let mut pings = self.connection.ping_pong().expect("taken once, here");
         let watch = watch(&self.shared, &self.doubt, &mut pings, self.keepalive);
         tokio::select! {
-            ended = &mut self.connection => {
+            ended = self.flusher.drive(&mut self.connection) => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "HTTP/2 upstream connection ended");
                 }
