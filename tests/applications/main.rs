@@ -17,7 +17,8 @@ struct Mesh {
 }
 
 impl Mesh {
-    /// `osier up` with one Service.
+    /// `osier up` with one Service, and the file `big` for every program of the mesh: one file, so that its date (and with
+    /// it nginx's entity tag) is the same whoever serves it.
     fn start(service: &str, port_name: &str, port: u16) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let source = folder.path().join("mesh");
@@ -32,6 +33,7 @@ spec:
 "
         );
         std::fs::write(source.join("service.yaml"), text).expect("the test's folder can be written");
+        std::fs::write(folder.path().join("big"), big()).expect("the test's folder can be written");
         let (xds, monitoring) = (process::free_address(), process::free_address());
         let mut up = process::own("osier");
         up.arg("up").arg(&source).args(["--xds-address", &xds.to_string()]);
@@ -94,8 +96,7 @@ fn nginx(mesh: &Mesh, name: &str) -> Program {
     let address = process::free_address();
     let folder = mesh.path().join(format!("nginx-{name}"));
     std::fs::create_dir(&folder).expect("the test's folder can be written");
-    std::fs::write(folder.join("big"), big()).expect("the test's folder can be written");
-    let at = folder.display();
+    let (at, shared) = (folder.display(), mesh.path().display());
     let configuration = format!(
         "daemon off;
 master_process off;
@@ -112,7 +113,7 @@ http {{
   server {{
     listen {address};
     location = /who {{ return 200 \"{name}\\n\"; }}
-    location = /big {{ root {at}; }}
+    location = /big {{ root {shared}; }}
     location = /peer {{ return 200 \"$http_host $remote_addr $server_protocol\\n\"; }}
   }}
 }}
@@ -179,7 +180,6 @@ fn redis_behind_sidecars() {
          $cli blpop queue 20 > popped & $cli rpush queue job > pushed; wait; cat popped";
     assert_eq!(visit(script), "PONG\nOK\nblue\nqueue\njob\n");
 
-    std::fs::write(mesh.path().join("big"), big()).expect("the test's folder can be written");
     assert!(visit("$cli -x set big < big > set; $cli --raw get big").trim_end() == big().trim_end());
 
     let many: String = (0..20_000).map(|at| format!("SET key:{at} {at}\r\n")).collect();
