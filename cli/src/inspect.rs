@@ -160,7 +160,7 @@ async fn find_admin(name: &str, pilot: SocketAddr) -> Result<SocketAddr> {
             bail!("no connected proxy has a name that begins with `{name}`; `osier proxy-status` lists them")
         }
         [proxy] => {
-            let address = proxy["address"].as_str().context("pilot does not know the proxy's address")?;
+            let address = tables::address(proxy).context("pilot does not know the proxy's address")?;
             Ok(SocketAddr::new(address.parse()?, ADMIN_PORT))
         }
         several => {

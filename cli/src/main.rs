@@ -39,7 +39,7 @@ enum Command {
     Run(run::Arguments),
     #[command(visible_alias = "ps")]
     ProxyStatus(inspect::StatusArguments),
-    #[command(visible_alias = "pc", subcommand_required = true)]
+    #[command(visible_alias = "pc")]
     ProxyConfig(inspect::ConfigArguments),
     #[command(hide = true, subcommand)]
     Internal(internal::Command),

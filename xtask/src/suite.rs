@@ -74,6 +74,12 @@ pub const SUITES: &[Suite] = &[
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "applications"]),
     },
     Suite {
+        name: "cli",
+        about: "a mesh of `osier up` and `osier run`, looked into with proxy-status and proxy-config",
+        parts: &[],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "cli"]),
+    },
+    Suite {
         name: "demo",
         about: "the story of `osier demo`, each figure checked",
         parts: &[],

@@ -165,9 +165,10 @@ fn things_to_try(mesh: &Mesh) -> String {
   1. move the split:     sed -i 's/weight: 90/weight: 50/; s/weight: 10/weight: 50/' {file}
   2. break version v2:   curl -X POST 'http://127.0.0.1:{broken}/fail?percent=50'
   3. retry around it:    sed -i 's/^  - route:/  - retries: {{attempts: 3, retryOn: 5xx}}\\n    route:/' {file}
-What pilot has sent to whom:  curl http://{}/debug/syncz
+Look into it:  osier proxy-status --pilot-monitoring {monitoring}
+               osier proxy-config routes shop --pilot-monitoring {monitoring}
 Ctrl-C ends everything.",
-        mesh.monitoring()
+        monitoring = mesh.monitoring()
     )
 }
 

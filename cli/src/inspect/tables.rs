@@ -3,8 +3,14 @@
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-/// Order of the types in `proxy-status`.
-const TYPES: [&str; 5] = ["CDS", "LDS", "EDS", "RDS", "VHDS"];
+/// Columns of `proxy-status`, and what pilot calls their types.
+const TYPES: [(&str, &str); 5] = [
+    ("CDS", "cluster"),
+    ("LDS", "listener"),
+    ("EDS", "endpoint"),
+    ("RDS", "route"),
+    ("VHDS", "virtual_host"),
+];
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -24,29 +30,34 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// NAME, TYPE, VERSION and one column a type.
+/// NAME, ADDRESS, TYPE, VERSION and one column a type: pilot's word for how far the proxy is, and why it refused.
 pub fn status(proxies: &Value) -> Table {
     let mut header = vec!["NAME", "ADDRESS", "TYPE", "VERSION"];
-    header.extend(TYPES);
+    header.extend(TYPES.map(|(column, _)| column));
     let mut table = table(&header);
     for proxy in list(proxies) {
         let mut row = vec![
             text(&proxy["proxy"]),
-            text(&proxy["address"]),
+            address(proxy).unwrap_or("-").to_owned(),
             text(&proxy["proxy_type"]),
-            text(&proxy["version"]),
+            proxy["istio_version"].as_str().filter(|version| !version.is_empty()).unwrap_or("-").to_owned(),
         ];
-        row.extend(TYPES.map(|name| {
-            let state = &proxy["types"][name];
-            match (state["status"].as_str(), state["age_seconds"].as_f64()) {
-                (Some(status), Some(age)) => format!("{status} ({age:.0}s)"),
-                (Some(status), None) => status.to_owned(),
-                (None, _) => "NOT SENT".to_owned(),
+        row.extend(TYPES.map(|(_, name)| {
+            let of_type = &proxy["osier"]["types"][name];
+            let state = text(&of_type["state"]).replace('_', " ");
+            match of_type["error"].as_str() {
+                Some(error) => format!("{state}: {error}"),
+                None => state,
             }
         }));
         table.add_row(row);
     }
     table
+}
+
+/// Address of a proxy in pilot's status: the second part of its node id.
+pub fn address(proxy: &Value) -> Option<&str> {
+    proxy["osier"]["node"].as_str()?.split('~').nth(1)
 }
 
 /// ADDRESSES, PORT, MATCH, DESTINATION; one row a filter chain.

@@ -11,6 +11,7 @@ use osier_core::labels::Labels;
 use osier_core::registration::{EXPLICIT_PROXY_PORT, METADATA_KEY, Registration};
 use osier_proto::schema;
 use osier_proto::types::core::Node;
+use osier_proto::types::core::node::UserAgentVersionType;
 use prost_types::{Struct, Value, value::Kind};
 
 use crate::r#gen::key::View;
@@ -97,10 +98,16 @@ impl Client {
             id: id.as_str().into(),
             view: Arc::new(view),
             user_agent: node.user_agent_name.clone(),
-            version: metadata.text("ISTIO_VERSION").unwrap_or_default(),
+            version: metadata.text("ISTIO_VERSION").or_else(|| user_agent_version(node)).unwrap_or_default(),
             registration,
         })
     }
+}
+
+/// What the program says of itself where no metadata does.
+fn user_agent_version(node: &Node) -> Option<String> {
+    let UserAgentVersionType::UserAgentVersion(version) = node.user_agent_version_type.as_ref()?;
+    Some(version.clone())
 }
 
 /// A registered workload is what it says in its registration, whatever the rest of the metadata says.
