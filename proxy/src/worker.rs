@@ -5,6 +5,8 @@
 //! request path is written by two threads. Locks here are taken by their own thread only, except for the rare
 //! look from outside; they keep the futures `Send`, so that the runtime stays a choice.
 
+mod buffers;
+
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -16,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use self::buffers::Buffers;
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
@@ -29,9 +32,6 @@ use crate::upstream::pool::Pool;
 
 /// Capacity of a pooled buffer.
 pub const BUFFER_SIZE: usize = 16 * 1024;
-
-/// Buffers that a worker keeps for reuse at most.
-const KEPT_BUFFERS: usize = 16;
 
 /// Request heads that a worker keeps for reuse at most; about one for each request in flight at a time.
 const KEPT_HEADS: usize = 64;
@@ -81,7 +81,7 @@ pub struct Worker {
     cached: Mutex<Arc<LocalSnapshot>>,
     random: AtomicU64,
     connections: AtomicUsize,
-    buffers: Mutex<Vec<BytesMut>>,
+    buffers: Arc<Buffers>,
     pipes: Mutex<Vec<Pipe>>,
     heads: Mutex<Vec<RequestHead>>,
     responses: Mutex<Vec<ResponseHead>>,
@@ -114,7 +114,7 @@ impl Worker {
             cached: Mutex::default(),
             random: AtomicU64::new(rand::random()),
             connections: AtomicUsize::new(0),
-            buffers: Mutex::default(),
+            buffers: Arc::default(),
             pipes: Mutex::default(),
             heads: Mutex::default(),
             responses: Mutex::default(),
@@ -152,19 +152,12 @@ impl Worker {
 
     /// An empty buffer with room for [`BUFFER_SIZE`] bytes.
     pub fn take_buffer(&self) -> BytesMut {
-        self.buffers.lock().pop().unwrap_or_else(|| BytesMut::with_capacity(BUFFER_SIZE))
+        self.buffers.take()
     }
 
     /// Takes a buffer back. It is kept if nothing else refers to its memory and it did not grow.
-    pub fn give_buffer(&self, mut buffer: BytesMut) {
-        buffer.clear();
-        let mut kept = self.buffers.lock();
-        if kept.len() < KEPT_BUFFERS
-            && buffer.try_reclaim(BUFFER_SIZE)
-            && buffer.capacity() <= 2 * BUFFER_SIZE
-        {
-            kept.push(buffer);
-        }
+    pub fn give_buffer(&self, buffer: BytesMut) {
+        self.buffers.give(buffer, &self.handle);
     }
 
     /// An empty request head, with the allocations of an earlier one where possible.
@@ -198,7 +191,7 @@ impl Worker {
     /// Buffers that lie here for reuse.
     #[cfg(test)]
     pub fn kept_buffers(&self) -> usize {
-        self.buffers.lock().len()
+        self.buffers.kept()
     }
 
     /// An empty pipe for bulk data.

@@ -5,7 +5,7 @@
 //! until it fires and looks whether it fired too early, because moving it at each byte would cost more than the byte.
 
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub struct Clock {
     /// Begin of the attempt that is waiting for its response's head.
     attempt: AtomicU64,
     progress: AtomicU64,
+    /// Something went through since `progress` was written. The time is taken once for all that happens between two
+    /// waits, by [`Clock::expired`], which each of them ends with.
+    touched: AtomicBool,
 }
 
 impl Clock {
@@ -41,6 +44,7 @@ impl Clock {
             opening: AtomicU64::new(NEVER),
             attempt: AtomicU64::new(NEVER),
             progress: AtomicU64::new(0),
+            touched: AtomicBool::new(false),
         }
     }
 
@@ -54,6 +58,11 @@ impl Clock {
         &self.timeouts
     }
 
+    /// When it started.
+    pub fn started(&self) -> std::time::Instant {
+        self.started.into_std()
+    }
+
     /// Since the start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -65,7 +74,13 @@ impl Clock {
 
     /// A byte went through, in either direction.
     pub fn touch(&self) {
-        if self.timeouts.stream_idle.is_some() || self.timeouts.per_try_idle.is_some() {
+        self.touched.store(true, Relaxed);
+    }
+
+    fn note_progress(&self) {
+        let counts = self.timeouts.stream_idle.is_some() || self.timeouts.per_try_idle.is_some();
+        if counts && self.touched.load(Relaxed) {
+            self.touched.store(false, Relaxed);
             self.progress.store(self.now(), Relaxed);
         }
     }
@@ -93,8 +108,9 @@ impl Clock {
     pub fn attempt_begins(&self) {
         let timeouts = &self.timeouts;
         if timeouts.overall.is_some() || timeouts.per_try.is_some() || timeouts.per_try_idle.is_some() {
-            self.opening.store(self.now(), Relaxed);
-            self.attempt.store(self.now(), Relaxed);
+            let now = self.now();
+            self.opening.store(now, Relaxed);
+            self.attempt.store(now, Relaxed);
         }
         self.touch();
     }
@@ -126,6 +142,7 @@ impl Clock {
     }
 
     fn poll_expired(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Option<Sleep>>) -> Poll<ProxyError> {
+        self.note_progress();
         loop {
             let Some((at, kind)) = self.next() else { return Poll::Pending };
             let deadline = self.started + Duration::from_micros(at);

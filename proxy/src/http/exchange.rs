@@ -137,13 +137,14 @@ pub(super) struct Incoming<'a> {
 
 impl<'a> Exchange<'a> {
     fn begin(arrival: Arrival<'a>, head: &'a mut RequestHead, responder: Responder<'a>) -> Self {
-        let mut record = RequestRecord::new(arrival.connection.downstream(), Some(head.version));
+        let (clock, body) = (Clock::start(), BodyState::new(false));
+        let downstream = arrival.connection.downstream();
+        let mut record = RequestRecord::new(downstream, Some(head.version), clock.started());
         record.grpc = head.is_grpc();
         let line = head.method_str().len() + head.path().len() + head.authority().len();
         record.received_head = (line + head.fields.wire_len()) as u64;
-        let body = BodyState::new(false);
         Self {
-            incoming: Incoming { head, clock: Clock::start(), body, internal: false },
+            incoming: Incoming { head, clock, body, internal: false },
             answer: Answer::new(arrival, responder, record),
         }
     }

@@ -153,6 +153,28 @@ const fn table() -> [u8; SLOTS] {
     table
 }
 
+/// True where `name` in lower case is `text`. Eight bytes at a time: this runs for each line of each head.
+fn is_lower_case_of(text: &[u8], name: &[u8]) -> bool {
+    if text.len() != name.len() {
+        return false;
+    }
+    let (words, rest) = text.as_chunks::<8>();
+    let (name_words, name_rest) = name.as_chunks::<8>();
+    words.iter().zip(name_words).all(|(text, name)| u64::from_ne_bytes(*text) == lower_case(*name))
+        && rest.iter().zip(name_rest).all(|(text, name)| *text == name.to_ascii_lowercase())
+}
+
+fn lower_case(name: [u8; 8]) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_ne_bytes(name);
+    // The top bit of each byte tells: of `from_a` that it is `A` or more, of `past_z` that it is more than `Z`.
+    let seven = word & (EACH * 0x7f);
+    let from_a = seven + EACH * (0x80 - b'A' as u64);
+    let past_z = seven + EACH * (0x7f - b'Z' as u64);
+    let upper = from_a & !past_z & !word & (EACH * 0x80);
+    word | (upper >> 2)
+}
+
 impl Known {
     /// The known name that `name` spells, in any case.
     pub fn find(name: &[u8]) -> Option<Self> {
@@ -165,7 +187,7 @@ impl Known {
             if entry == 0 {
                 return None;
             }
-            if TEXTS[entry - 1].as_bytes().eq_ignore_ascii_case(name) {
+            if is_lower_case_of(TEXTS[entry - 1].as_bytes(), name) {
                 return Some(ALL[entry - 1]);
             }
             at = (at + 1) % SLOTS;
@@ -243,6 +265,10 @@ mod tests {
             assert_eq!(Known::find(format!("{text}x").as_bytes()), None);
             assert_eq!(Known::find(&text.as_bytes()[1..]), None);
         }
+        for byte in 0..=u8::MAX {
+            assert_eq!(lower_case([byte; 8]), u64::from_ne_bytes([byte.to_ascii_lowercase(); 8]), "{byte}");
+        }
+        assert_eq!(Known::find(b"x\x0dforwarded-for"), None);
         assert_eq!(Known::find(b""), None);
         assert_eq!(Known::find(&[b'x'; 4096]), None);
         assert_eq!(Name::from("X-Foo"), Name::Other(b"X-Foo"));

@@ -349,7 +349,7 @@ impl Command {
                 self.text(either(first, second, |name| context.trailers?.get(name.as_name())), out)
             }
             Value::StartTime(format) => {
-                write_time(context.record.started_at, format, out);
+                write_time(context.record.started_at(), format, out);
                 true
             }
             Value::Simple(simple) => simple.write(context, out),
@@ -517,8 +517,9 @@ mod tests {
                 server_name: Some("a.example"),
             },
             Some(Version::Http2),
+            std::time::Instant::now(),
         );
-        record.started_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678);
+        record.started_at = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678));
         record.status = 503;
         record.flags.add(Flags::CONNECT_FAILURE);
         record.flags.add(Flags::RETRIES_EXHAUSTED);

@@ -252,7 +252,7 @@ fn log_unmatched(worker: &Worker, listener: &Listener, inputs: &ConnectionInputs
         direct_remote: inputs.source,
         server_name: inputs.server_name.as_deref(),
     };
-    let mut record = RequestRecord::new(downstream, None);
+    let mut record = RequestRecord::new(downstream, None, std::time::Instant::now());
     record.flags = Flags::NO_ROUTE;
     record.details = "filter_chain_not_found".into();
     record.complete = Some(record.started.elapsed());

@@ -158,9 +158,8 @@ impl Connection {
     /// The record of the connection as a whole, where it is opaque.
     pub fn record(&self) -> RequestRecord<'_> {
         RequestRecord {
-            started: self.accepted,
-            started_at: self.accepted_at,
-            ..RequestRecord::new(self.downstream(), None)
+            started_at: Some(self.accepted_at),
+            ..RequestRecord::new(self.downstream(), None, self.accepted)
         }
     }
 

@@ -16,8 +16,8 @@ fn record() -> RequestRecord<'static> {
         direct_remote: "10.0.0.2:40000".parse().expect("address"),
         server_name: None,
     };
-    let mut record = RequestRecord::new(downstream, Some(Version::Http11));
-    record.started_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678);
+    let mut record = RequestRecord::new(downstream, Some(Version::Http11), Instant::now());
+    record.started_at = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678));
     record.status = 503;
     record.flags.add(Flags::NO_HEALTHY_UPSTREAM);
     record.details = Cow::Borrowed("no_healthy_upstream");

@@ -25,7 +25,7 @@ fn record<'a>(status: u16) -> RequestRecord<'a> {
         direct_remote: address,
         server_name: None,
     };
-    let mut record = RequestRecord::new(downstream, None);
+    let mut record = RequestRecord::new(downstream, None, Instant::now());
     record.status = status;
     record.complete = Some(Duration::from_millis(7));
     (record.received, record.received_head) = (100, 50);

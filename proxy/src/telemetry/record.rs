@@ -23,8 +23,8 @@ pub struct RequestRecord<'a> {
     pub downstream: Downstream<'a>,
     /// When its head was complete (TCP: when the connection was accepted).
     pub started: Instant,
-    /// The same by the calendar.
-    pub started_at: SystemTime,
+    /// The same by the calendar, where it was looked up; else it follows from `started`.
+    pub started_at: Option<SystemTime>,
     /// HTTP version of the downstream; `None` for opaque connections.
     pub protocol: Option<Version>,
     /// Status that the client got; 0 for none.
@@ -87,12 +87,12 @@ pub struct Downstream<'a> {
 }
 
 impl<'a> RequestRecord<'a> {
-    /// A record of something that begins now.
-    pub fn new(downstream: Downstream<'a>, protocol: Option<Version>) -> Self {
+    /// A record of something that began at `started`.
+    pub fn new(downstream: Downstream<'a>, protocol: Option<Version>, started: Instant) -> Self {
         Self {
             downstream,
-            started: Instant::now(),
-            started_at: SystemTime::now(),
+            started,
+            started_at: None,
             protocol,
             status: 0,
             flags: Flags::default(),
@@ -116,6 +116,11 @@ impl<'a> RequestRecord<'a> {
             grpc: false,
             grpc_status: None,
         }
+    }
+
+    /// When it started, by the calendar.
+    pub fn started_at(&self) -> SystemTime {
+        self.started_at.unwrap_or_else(|| SystemTime::now() - self.started.elapsed())
     }
 }
 

@@ -153,7 +153,7 @@ mod tests {
             direct_remote: address,
             server_name: None,
         };
-        RequestRecord::new(downstream, Some(Version::Http11))
+        RequestRecord::new(downstream, Some(Version::Http11), std::time::Instant::now())
     }
 
     fn applied(
