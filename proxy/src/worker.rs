@@ -5,7 +5,8 @@
 //! request path is written by two threads. Locks here are taken by their own thread only, except for the rare
 //! look from outside; they keep the futures `Send`, so that the runtime stays a choice.
 
-mod buffers;
+mod shelf;
+pub mod slot;
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +19,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use self::buffers::Buffers;
+use self::shelf::Shelf;
+use self::slot::Slot;
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
@@ -81,7 +83,8 @@ pub struct Worker {
     cached: Mutex<Arc<LocalSnapshot>>,
     random: AtomicU64,
     connections: AtomicUsize,
-    buffers: Arc<Buffers>,
+    buffers: Arc<Shelf<BytesMut>>,
+    slots: Arc<Shelf<Box<Slot>>>,
     pipes: Mutex<Vec<Pipe>>,
     heads: Mutex<Vec<RequestHead>>,
     responses: Mutex<Vec<ResponseHead>>,
@@ -115,6 +118,7 @@ impl Worker {
             random: AtomicU64::new(rand::random()),
             connections: AtomicUsize::new(0),
             buffers: Arc::default(),
+            slots: Arc::default(),
             pipes: Mutex::default(),
             heads: Mutex::default(),
             responses: Mutex::default(),
@@ -152,12 +156,15 @@ impl Worker {
 
     /// An empty buffer with room for [`BUFFER_SIZE`] bytes.
     pub fn take_buffer(&self) -> BytesMut {
-        self.buffers.take()
+        self.buffers.take().unwrap_or_else(|| BytesMut::with_capacity(BUFFER_SIZE))
     }
 
     /// Takes a buffer back. It is kept if nothing else refers to its memory and it did not grow.
-    pub fn give_buffer(&self, buffer: BytesMut) {
-        self.buffers.give(buffer, &self.handle);
+    pub fn give_buffer(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        if buffer.try_reclaim(BUFFER_SIZE) && buffer.capacity() <= 2 * BUFFER_SIZE {
+            self.buffers.give(buffer, &self.handle);
+        }
     }
 
     /// An empty request head, with the allocations of an earlier one where possible.

@@ -25,6 +25,7 @@ use crate::http::head::{Known, Method, RequestHead, ResponseHead, Version};
 use crate::io::Stream;
 use crate::listener::connection::Connection;
 use crate::worker::Worker;
+use crate::worker::slot::Placed;
 
 /// An unread rest of a request body up to this is read away, so that the connection can be kept.
 const MAX_DISCARD: u64 = 64 * 1024;
@@ -50,7 +51,7 @@ pub(super) async fn serve<H: Handler>(
                 // The configuration may have moved while the connection was idle.
                 let current = connection.current(worker);
                 let Some(manager) = current.http() else { break };
-                Box::pin(server.exchange(handler, manager, current.ends, end)).await
+                Placed::new(&**worker, server.exchange(handler, manager, current.ends, end)).await
             }
             Next::Refuse(error) => Box::pin(server.refuse(handler, manager, None, error)).await,
         };

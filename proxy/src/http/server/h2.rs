@@ -30,6 +30,7 @@ use crate::io::Stream;
 use crate::io::batched::{Batched, Flusher, batched};
 use crate::listener::connection::Connection;
 use crate::worker::Worker;
+use crate::worker::slot::Placed;
 
 /// Bytes that `h2` buffers per stream beyond what the peer's window allows to send.
 const MAX_SEND_BUFFER: usize = 128 * 1024;
@@ -200,7 +201,7 @@ impl<H: Handler> Server<'_, H> {
             respond,
             stream,
         );
-        tokio::spawn(task);
+        tokio::spawn(Placed::new(self.worker.clone(), task));
     }
 
     /// GOAWAY in two steps; streams in flight finish.

@@ -1,4 +1,4 @@
-//! Buffers of one worker: lent to whoever reads or writes, and kept for the next one.
+//! What a worker lends and gets back all the time, kept for the next one who needs it.
 //!
 //! A busy worker keeps as many as it uses at a time, because getting each from the allocator costs more than a request's
 //! parsing. What nobody has needed for [`LOOK`] is given up, down to [`ALWAYS_KEPT`]; the look happens only while there is
@@ -7,54 +7,51 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::BUFFER_SIZE;
-
-/// Buffers that are kept however long nobody needs them.
+/// Things that are kept however long nobody needs them.
 const ALWAYS_KEPT: usize = 16;
-/// Buffers that are kept at most: 4 MiB.
+/// Things that are kept at most.
 const MAX_KEPT: usize = 256;
 /// Time between two looks at what nobody has needed.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The buffers that nobody uses.
-#[derive(Debug, Default)]
-pub(super) struct Buffers(Mutex<Kept>);
+/// The things of one kind that nobody uses.
+#[derive(Debug)]
+pub(super) struct Shelf<T>(Mutex<Kept<T>>);
 
-#[derive(Debug, Default)]
-struct Kept {
-    free: Vec<BytesMut>,
+#[derive(Debug)]
+struct Kept<T> {
+    free: Vec<T>,
     /// The fewest that lay here since the last look: so many were needed by nobody.
     spare: usize,
     /// A look is coming.
     watched: bool,
 }
 
-impl Buffers {
-    /// An empty buffer with room for [`BUFFER_SIZE`] bytes.
-    pub(super) fn take(&self) -> BytesMut {
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Kept { free: Vec::new(), spare: 0, watched: false }))
+    }
+}
+
+impl<T: Send + 'static> Shelf<T> {
+    /// The thing that was given last.
+    pub(super) fn take(&self) -> Option<T> {
         let mut kept = self.0.lock();
-        match kept.free.pop() {
-            Some(buffer) => {
-                kept.spare = kept.spare.min(kept.free.len());
-                buffer
-            }
-            None => BytesMut::with_capacity(BUFFER_SIZE),
-        }
+        let thing = kept.free.pop();
+        kept.spare = kept.spare.min(kept.free.len());
+        thing
     }
 
-    /// Takes a buffer back. It is kept if nothing else refers to its memory and it did not grow.
-    pub(super) fn give(self: &Arc<Self>, mut buffer: BytesMut, runtime: &Handle) {
-        buffer.clear();
+    /// Takes a thing back.
+    pub(super) fn give(self: &Arc<Self>, thing: T, runtime: &Handle) {
         let mut kept = self.0.lock();
-        let fits = buffer.try_reclaim(BUFFER_SIZE) && buffer.capacity() <= 2 * BUFFER_SIZE;
-        if !fits || kept.free.len() >= MAX_KEPT {
+        if kept.free.len() >= MAX_KEPT {
             return;
         }
-        kept.free.push(buffer);
+        kept.free.push(thing);
         if kept.free.len() > ALWAYS_KEPT && !kept.watched {
             kept.watched = true;
             kept.spare = 0;
@@ -62,7 +59,7 @@ impl Buffers {
         }
     }
 
-    /// Buffers that lie here.
+    /// Things that lie here.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         self.0.lock().free.len()
@@ -93,23 +90,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_needs_for_a_while_is_given_up() {
-        let (buffers, runtime) = (Arc::<Buffers>::default(), Handle::current());
+        let (shelf, runtime) = (Arc::<Shelf<u8>>::default(), Handle::current());
         let burst = |count: usize| {
-            let taken: Vec<_> = (0..count).map(|_| buffers.take()).collect();
-            taken.into_iter().for_each(|buffer| buffers.give(buffer, &runtime));
+            let taken: Vec<_> = (0..count).map(|_| shelf.take().unwrap_or_default()).collect();
+            taken.into_iter().for_each(|thing| shelf.give(thing, &runtime));
         };
         burst(300);
-        assert_eq!(buffers.kept(), MAX_KEPT);
+        assert_eq!(shelf.kept(), MAX_KEPT);
         // A load that goes on keeps what it uses at a time, and no more.
         for _ in 0..40 {
             tokio::time::sleep(LOOK / 4).await;
             burst(100);
         }
-        assert_eq!(buffers.kept(), 100);
+        assert_eq!(shelf.kept(), 100);
         tokio::time::sleep(3 * LOOK).await;
-        assert_eq!(buffers.kept(), ALWAYS_KEPT);
+        assert_eq!(shelf.kept(), ALWAYS_KEPT);
         assert_eq!(runtime.metrics().num_alive_tasks(), 0, "nobody looks any more");
         burst(2);
-        assert_eq!(buffers.kept(), ALWAYS_KEPT);
+        assert_eq!(shelf.kept(), ALWAYS_KEPT);
     }
 }
