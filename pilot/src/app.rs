@@ -208,7 +208,8 @@ fn publish(shared: &Shared, debounced: Debounced<PushRequest>) {
 
 async fn count_reports(mut status: Receiver<Arc<Status>>, metrics: Arc<Metrics>) {
     while status.changed().await.is_ok() {
-        let not_as_written = |state| matches!(state, State::Refused | State::LastGood | State::HeldBack);
+        let not_as_written =
+            |state| matches!(state, State::Refused | State::LastGood | State::HeldBack | State::FailsClosed);
         let refused = status.borrow().resources.iter().filter(|r| not_as_written(r.state)).count();
         metrics.refused.set(refused as i64);
     }

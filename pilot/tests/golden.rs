@@ -1,7 +1,7 @@
 //! Golden files: a folder of YAML and a client in, resources out. Differences are reviewed like code.
 //!
 //! Each folder of `golden/` is a case: `mesh.yaml`, `node.yaml` (the client's xDS node, and under `ask` what it asks for by
-//! name; without that, it subscribes as Envoy does), `resources.json`. To write the expected files anew:
+//! name; without that, it subscribes as Envoy does), `resources.json`, and `reports.txt` where there is something to say. To write the expected files anew:
 //!
 //! ```sh
 //! UPDATE_GOLDEN=1 cargo test -p osier-pilot --test golden
@@ -80,7 +80,9 @@ fn snapshot(case: &Path) -> Arc<MeshSnapshot> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(case.join("mesh.yaml"), folder.path().join("mesh.yaml")).unwrap();
     let scan = Folder::new(folder.path(), "cluster.local".into()).scan().unwrap();
-    assert!(scan.reports.is_empty(), "{}: {:?}", case.display(), scan.reports);
+    let said: String = scan.reports.iter().map(|report| format!("{report}\n")).collect();
+    let expected = std::fs::read_to_string(case.join("reports.txt")).unwrap_or_default();
+    assert_eq!(said, expected, "{}", case.display());
     let mut store = Store::new("cluster.local".into());
     store.apply(scan.updates);
     store.snapshot().clone()

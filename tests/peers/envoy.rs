@@ -11,16 +11,16 @@ use rand::{RngExt, SeedableRng};
 
 use crate::mesh::Mesh;
 
-struct Envoy {
+/// A running Envoy.
+pub struct Envoy {
     proxy: SocketAddr,
     admin: SocketAddr,
-    _program: Program,
+    program: Program,
 }
 
 impl Envoy {
-    /// `api` is GRPC or DELTA_GRPC; `last` makes the node's address unique on this machine.
-    fn start(mesh: &Mesh, api: &str, last: u8) -> Self {
-        let ip = format!("127.88.1.{last}");
+    /// `api` is GRPC or DELTA_GRPC; `ip` is the node's address, unique on this machine.
+    pub fn start(mesh: &Mesh, api: &str, ip: &str) -> Self {
         let admin = process::free_address();
         let bootstrap = format!(
             "node:
@@ -52,17 +52,22 @@ static_resources:
             admin.port(),
             mesh.xds.port()
         );
-        let file = mesh.folder.path().join(format!("envoy-{last}.yaml"));
+        let file = mesh.folder.path().join(format!("envoy-{ip}.yaml"));
         std::fs::write(&file, bootstrap).expect("the test's folder can be written");
         let mut command = process::part("OSIER_TEST_ENVOY");
         command
             .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c"])
             .arg(&file);
-        let mut program = Program::start(&format!("envoy-{last}"), &mut command, mesh.folder.path());
+        let mut program = Program::start(&format!("envoy-{ip}"), &mut command, mesh.folder.path());
         program.wait_listening(admin);
         let proxy = SocketAddr::new(ip.parse().expect("an address"), 15007);
         program.wait_listening(proxy);
-        Self { proxy, admin, _program: program }
+        Self { proxy, admin, program }
+    }
+
+    /// The process.
+    pub fn program(&self) -> &Program {
+        &self.program
     }
 
     fn get(&self, host: &str) -> Response {
@@ -79,7 +84,8 @@ static_resources:
         }
     }
 
-    fn assert_nothing_rejected(&self) {
+    /// Panics when it refused anything.
+    pub fn assert_nothing_rejected(&self) {
         let request =
             b"GET /stats?filter=update_rejected HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
         let text = raw::exchange(self.admin, "GET", request).unwrap_or_default().text();
@@ -94,10 +100,10 @@ fn backends(mesh: &Mesh) -> [Backend; 2] {
     [1, 2].map(|version| Backend::start_at(&format!("v{version}"), mesh.endpoint(version)))
 }
 
-fn follows_the_split(api: &str, last: u8) {
+fn follows_the_split(api: &str, ip: &str) {
     let mesh = Mesh::start("http", 75);
     let _backends = backends(&mesh);
-    let envoy = Envoy::start(&mesh, api, last);
+    let envoy = Envoy::start(&mesh, api, ip);
     let host = format!("echo.default.svc.cluster.local:{}", mesh.port);
     wait::until("the service answers", || (envoy.get(&host).status() == 200).then_some(()));
     let v1 = (0..400).filter(|_| envoy.ask(&host) == "v1").count();
@@ -110,12 +116,12 @@ fn follows_the_split(api: &str, last: u8) {
 
 #[test]
 fn envoy_follows_the_split_in_state_of_the_world() {
-    follows_the_split("GRPC", 1);
+    follows_the_split("GRPC", "127.88.1.1");
 }
 
 #[test]
 fn envoy_follows_the_split_in_delta() {
-    follows_the_split("DELTA_GRPC", 2);
+    follows_the_split("DELTA_GRPC", "127.88.1.2");
 }
 
 /// Services come, go and change their rules; after each change Envoy serves what the YAML says, and refuses nothing.
@@ -123,7 +129,7 @@ fn envoy_follows_the_split_in_delta() {
 fn envoy_takes_a_hundred_random_changes() {
     let mesh = Mesh::start("http", 100);
     let _backends = backends(&mesh);
-    let envoys = [Envoy::start(&mesh, "GRPC", 3), Envoy::start(&mesh, "DELTA_GRPC", 4)];
+    let envoys = [Envoy::start(&mesh, "GRPC", "127.88.1.3"), Envoy::start(&mesh, "DELTA_GRPC", "127.88.1.4")];
     let mut random = StdRng::seed_from_u64(7);
     for change in 0..100 {
         let winner = random.random_range(1..=2);

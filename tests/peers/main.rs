@@ -1,5 +1,6 @@
-//! Stock clients on osier-pilot: Envoy and Python's gRPC serve the split that the YAML says, and refuse nothing.
+//! Stock clients on osier-pilot: Envoy and Python's gRPC do what the YAML says, and refuse nothing.
 
 mod envoy;
 mod grpc;
 mod mesh;
+mod refused;

@@ -15,17 +15,24 @@ pub struct Mesh {
     /// Where the processes' files lie.
     pub folder: tempfile::TempDir,
     monitoring: SocketAddr,
+    /// Third byte of the endpoints' addresses.
+    net: u8,
     _pilot: Program,
 }
 
 impl Mesh {
     /// Starts pilot. `protocol` is the port's name (`http`, `grpc`).
     pub fn start(protocol: &str, v1: u32) -> Self {
+        Self::start_at(protocol, v1, 0)
+    }
+
+    /// The same with the endpoints in 127.88.`net`.0/24, for tests that bind more than the service's port there.
+    pub fn start_at(protocol: &str, v1: u32, net: u8) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let source = folder.path().join("source");
         std::fs::create_dir(&source).expect("the test's folder can be written");
         let port = process::free_address().port();
-        write(&source, "service.yaml", &service(protocol, port));
+        write(&source, "service.yaml", &service(protocol, port, net));
         write(&source, "rules.yaml", &rules(v1));
         let (xds, monitoring) = (process::free_address(), process::free_address());
         let mut command = process::own("osier-pilot");
@@ -33,19 +40,25 @@ impl Mesh {
         command.args(["--monitoring-address", &monitoring.to_string()]);
         let mut pilot = Program::start("pilot", &mut command, folder.path());
         pilot.wait_listening(monitoring);
-        let mesh = Self { xds, port, folder, monitoring, _pilot: pilot };
+        let mesh = Self { xds, port, folder, monitoring, net, _pilot: pilot };
         wait::until("pilot is ready", || (mesh.get("/ready").0 == 200).then_some(()));
         mesh
     }
 
     /// Address of the endpoint of version 1 or 2.
     pub fn endpoint(&self, version: u8) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::new(127, 88, 0, version), self.port))
+        SocketAddr::from((Ipv4Addr::new(127, 88, self.net, version), self.port))
     }
 
     /// Saves another file of YAML.
     pub fn save(&self, name: &str, text: &str) {
         write(&self.folder.path().join("source"), name, text);
+    }
+
+    /// Removes a file of YAML.
+    pub fn remove(&self, name: &str) {
+        let path = self.folder.path().join("source").join(name);
+        std::fs::remove_file(path).expect("the test's file is there");
     }
 
     /// Saves a split.
@@ -77,7 +90,7 @@ fn write(folder: &Path, name: &str, text: &str) {
     std::fs::rename(&draft, folder.join(name)).expect("a file can be renamed");
 }
 
-fn service(protocol: &str, port: u16) -> String {
+fn service(protocol: &str, port: u16, net: u8) -> String {
     let mut text = format!(
         "apiVersion: v1
 kind: Service
@@ -100,7 +113,7 @@ endpoints:
     );
     for version in [1, 2] {
         text.push_str(&format!(
-            "- addresses: [127.88.0.{version}]
+            "- addresses: [127.88.{net}.{version}]
   conditions: {{ready: true}}
   targetRef: {{kind: Pod, name: echo-v{version}, namespace: default}}
 "
@@ -119,7 +132,7 @@ spec:
   containers: [{{name: app, image: echo}}]
 status:
   phase: Running
-  podIP: 127.88.0.{version}
+  podIP: 127.88.{net}.{version}
 "
         ));
     }

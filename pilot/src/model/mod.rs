@@ -9,6 +9,7 @@ mod mesh;
 mod policy;
 mod resource;
 mod route;
+mod security;
 mod service;
 mod view;
 mod workload;
@@ -29,6 +30,7 @@ pub use route::{
     Rewrite, RewritePath, RouteRule, StringMatch, TlsMatch, TlsRoute, ValueMatch, WeightedDestination,
     WeightedL4,
 };
+pub use security::{Coverage, Demand, MutualTls, Refusal, SecurityPolicy};
 pub use service::{
     Location, Protocol, Service, ServiceKey, ServiceKind, ServicePort, ServiceSource, TargetPort,
 };

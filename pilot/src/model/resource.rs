@@ -25,10 +25,23 @@ pub enum Kind {
     VirtualService,
     /// Istio DestinationRule.
     DestinationRule,
+    /// Istio AuthorizationPolicy.
+    AuthorizationPolicy,
+    /// Istio PeerAuthentication.
+    PeerAuthentication,
+    /// Istio RequestAuthentication.
+    RequestAuthentication,
     /// The mesh configuration: key `mesh` of the ConfigMap `istio`.
     MeshConfig,
     /// A kind of the mesh APIs that we do not support. Never applied, only reported.
     Unsupported,
+}
+
+impl Kind {
+    /// True for what says who may send: where it is not understood, nobody may.
+    pub fn is_security(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication)
+    }
 }
 
 /// Name of a resource within everything that we know.

@@ -5,14 +5,16 @@
 //! [`ProxyView`] alone: its namespace decides visibility (`exportTo`, conflicts of hosts), its labels decide static filters.
 //!
 //! Where to look: `service` (which services a namespace sees), `route` (which VirtualService holds for a service), `policy`
-//! (which DestinationRule), `endpoint` (who is behind a port, and what a proxy serves itself), `change` (what moved).
+//! (which DestinationRule), `security` (what is refused), `endpoint` (who is behind a port, and what a proxy serves itself), `change` (what moved).
 
 mod change;
 mod endpoint;
 mod policy;
 mod route;
+mod security;
 mod service;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,11 +22,12 @@ pub use change::{Audience, Change};
 pub use endpoint::{AddressUse, EndpointIndex, InboundPort, PortEndpoints, ServiceEndpoints};
 pub use policy::PolicyIndex;
 pub use route::{ApplicableRoute, ExtraHost, RouteIndex, applies, l4_applies};
+pub use security::SecurityIndex;
 pub use service::{OriginalDestination, ServiceIndex};
 
 use crate::model::{
     DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, MeshConfig, Protocol, ProxyView,
-    RouteRule, Service, ServiceKey, ServiceKind, Workload,
+    Refusal, RouteRule, Service, ServiceKey, ServiceKind, Workload,
 };
 
 /// The whole mesh at one moment.
@@ -44,6 +47,8 @@ pub struct MeshSnapshot {
     pub routes: Arc<RouteIndex>,
     /// All DestinationRules.
     pub policies: Arc<PolicyIndex>,
+    /// All security policies.
+    pub security: Arc<SecurityIndex>,
     /// All Pods and WorkloadEntries.
     pub workloads: Arc<[Arc<Workload>]>,
 }
@@ -58,6 +63,7 @@ impl Default for MeshSnapshot {
             endpoints: Arc::default(),
             routes: Arc::default(),
             policies: Arc::default(),
+            security: Arc::default(),
             workloads: Arc::new([]),
         }
     }
@@ -187,6 +193,16 @@ impl MeshSnapshot {
         }
         let local = |e: &&Endpoint| !view.node.is_empty() && e.node == view.node;
         endpoints.iter().filter(local).cloned().collect()
+    }
+
+    /// Why nothing may reach a port of a proxy's workload, if so.
+    pub fn refusal(&self, view: &ProxyView, port: u16) -> Option<Refusal<'_>> {
+        self.security.refusal(&self.mesh.root_namespace, view, port)
+    }
+
+    /// The ports of a proxy's workload on which something else may be refused than on all others.
+    pub fn ports_with_own_refusal(&self, view: &ProxyView) -> BTreeSet<u16> {
+        self.security.named_ports(view)
     }
 
     /// The ports that a proxy serves itself: one per port of the workload, with the services behind it, oldest first; the

@@ -16,7 +16,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::object::{Document, FirstSeen, Reader};
 use super::yaml;
-use crate::model::{Report, ResourceKey, Severity};
+use crate::model::{Coverage, Report, ResourceKey, SecurityPolicy, Severity};
 use crate::store::writer::now;
 use crate::store::{Outcome, Update};
 
@@ -191,7 +191,16 @@ impl Folder {
                     continue;
                 };
                 match next.get(key) {
-                    Some(first) => scan.reports.push(duplicate(key, document, first)),
+                    Some(first) => {
+                        scan.reports.push(duplicate(key, document, first));
+                        // of two that contradict each other neither can be trusted
+                        if key.kind.is_security() {
+                            let mut closed = Document::clone(first);
+                            let policy = SecurityPolicy::unreadable(key.clone(), Coverage::Namespace);
+                            closed.outcome = Outcome::FailsClosed(policy);
+                            next.insert(key.clone(), Arc::new(closed));
+                        }
+                    }
                     None => {
                         scan.reports.extend(document.reports.iter().cloned());
                         next.insert(key.clone(), document.clone());
@@ -249,7 +258,13 @@ fn duplicate(key: &ResourceKey, document: &Document, first: &Document) -> Report
         namespace: key.namespace.clone(),
         name: key.name.clone(),
         field: "metadata.name".into(),
-        message: format!("is defined in {file}:{} already; this one is not applied", origin.line),
+        message: match key.kind.is_security() {
+            true => format!(
+                "is defined in {file}:{} already: everything that is sent to workloads of its namespace is refused",
+                origin.line
+            ),
+            false => format!("is defined in {file}:{} already; this one is not applied", origin.line),
+        },
         severity: Severity::Error,
     }
 }

@@ -7,18 +7,23 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use osier_core::host::Host;
+use osier_core::host::{self, Host};
 use serde::de::DeserializeOwned;
 
 use super::decode::{DecodeError, decode};
 use super::yaml::{Node, Value, parse};
-use crate::model::{Kind, Origin, Report, ResourceKey, Severity};
+use crate::model::{Coverage, Kind, Origin, Report, ResourceKey, SecurityPolicy, Severity};
 use crate::store::check::{self, Checked, Context, Problem, Resource};
 use crate::store::schema::{IstioObject, Metadata, kubernetes};
 use crate::store::{LineOf, Outcome, Place};
 
 /// Namespace of resources that name none.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// What follows from a security policy that can't be read.
+const HOLDS_NAMESPACE: &str =
+    "can't be read: everything that is sent to workloads of its namespace is refused";
+const HOLDS_MESH: &str = "names no valid namespace: everything that is sent to any workload is refused";
 
 /// One document of a file.
 #[derive(Clone)]
@@ -76,6 +81,12 @@ impl<T> Checked<T> {
     }
 }
 
+impl From<check::security::Read> for Verdict {
+    fn from(read: check::security::Read) -> Self {
+        Self { resource: read.policy.map(Resource::Security), problems: read.problems }
+    }
+}
+
 impl Reader<'_> {
     /// Reads one document; a list gives one for each of its items.
     pub fn read(&mut self, node: Node) -> Vec<Document> {
@@ -103,7 +114,7 @@ impl Reader<'_> {
                     namespace: "".into(),
                     line: node.line,
                 };
-                return self.without_key(&header, error.path, error.line, error.message, Severity::Error);
+                return self.without_header(&node, &header, error);
             }
         };
         let Some(kind) = kind_of(&header) else { return self.not_ours(&header) };
@@ -131,6 +142,7 @@ impl Reader<'_> {
             Ok(Verdict { resource, problems }) => {
                 let refused = problems.iter().any(|p| p.severity == Severity::Error);
                 let outcome = match resource {
+                    Some(Resource::Security(policy)) if refused => Outcome::FailsClosed(policy),
                     _ if refused => Outcome::Refused { hosts: self.hosts_of(&context, &node) },
                     Some(resource) => Outcome::Applied(resource),
                     None => Outcome::Unused,
@@ -139,9 +151,15 @@ impl Reader<'_> {
                 (outcome, problems.into_iter().map(at).collect::<Vec<_>>())
             }
             Err(error) => {
-                let problem =
-                    Problem { field: error.path, message: error.message, severity: Severity::Error };
-                (Outcome::Refused { hosts: self.hosts_of(&context, &node) }, vec![(error.line, problem)])
+                let problem = |field, message| Problem { field, message, severity: Severity::Error };
+                let mut problems = vec![(error.line, problem(error.path, error.message))];
+                let outcome = if kind.is_security() {
+                    problems.push((header.line, problem(String::new(), HOLDS_NAMESPACE.into())));
+                    Outcome::FailsClosed(SecurityPolicy::unreadable(key.clone(), Coverage::Namespace))
+                } else {
+                    Outcome::Refused { hosts: self.hosts_of(&context, &node) }
+                };
+                (outcome, problems)
             }
         };
         let report = |(line, problem): (u32, Problem)| {
@@ -175,6 +193,27 @@ impl Reader<'_> {
             }
             _ => Some(Vec::new()),
         }
+    }
+
+    /// A document that does not say what it is. A security policy fails closed all the same.
+    fn without_header(&self, node: &Node, header: &Header, error: DecodeError) -> Document {
+        let mut document = self.without_key(header, error.path, error.line, error.message, Severity::Error);
+        let group = node.get("apiVersion").and_then(Node::text);
+        let ours = group.is_none_or(|group| group.starts_with("security.istio.io/"));
+        let Some(kind) = security_kind(&header.kind).filter(|_| ours) else { return document };
+        let namespace = node.get("metadata").and_then(|m| m.get("namespace"));
+        let (namespace, covers, holds) = match namespace.filter(|n| n.value != Value::Null) {
+            None => (DEFAULT_NAMESPACE.into(), Coverage::Namespace, HOLDS_NAMESPACE),
+            Some(node) => match node.text().filter(|text| host::is_label(text)) {
+                Some(text) => (text.clone(), Coverage::Namespace, HOLDS_NAMESPACE),
+                None => ("".into(), Coverage::Mesh, HOLDS_MESH),
+            },
+        };
+        let key = ResourceKey::new(kind, namespace, header.name.clone());
+        document.reports.push(self.report(header, String::new(), header.line, holds.into(), Severity::Error));
+        document.outcome = Outcome::FailsClosed(SecurityPolicy::unreadable(key.clone(), covers));
+        document.key = Some(key);
+        document
     }
 
     fn not_ours(&self, header: &Header) -> Document {
@@ -275,9 +314,19 @@ fn kind_of(header: &Header) -> Option<Kind> {
         ("networking.istio.io", "DestinationRule") => Kind::DestinationRule,
         ("networking.istio.io", "ServiceEntry") => Kind::ServiceEntry,
         ("networking.istio.io", "WorkloadEntry") => Kind::WorkloadEntry,
+        ("security.istio.io", kind) if security_kind(kind).is_some() => return security_kind(kind),
         ("gateway.networking.k8s.io", _) => Kind::Unsupported,
         ("networking.k8s.io", "Ingress") => Kind::Unsupported,
         (group, _) if group.ends_with(".istio.io") => Kind::Unsupported,
+        _ => return None,
+    })
+}
+
+fn security_kind(kind: &str) -> Option<Kind> {
+    Some(match kind {
+        "AuthorizationPolicy" => Kind::AuthorizationPolicy,
+        "PeerAuthentication" => Kind::PeerAuthentication,
+        "RequestAuthentication" => Kind::RequestAuthentication,
         _ => return None,
     })
 }
@@ -310,6 +359,14 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
             .into_verdict(|r| Some(Resource::Route(Arc::new(r)))),
         Kind::DestinationRule => check::destination_rule::check(context, &istio(node)?.spec)
             .into_verdict(|p| Some(Resource::Policy(Arc::new(p)))),
+        Kind::AuthorizationPolicy => {
+            let object = istio(node)?;
+            check::security::authorization(context, &object.metadata, &object.spec).into()
+        }
+        Kind::PeerAuthentication => check::security::peer_authentication(context, &istio(node)?.spec).into(),
+        Kind::RequestAuthentication => {
+            check::security::request_authentication(context, &istio(node)?.spec).into()
+        }
         Kind::MeshConfig => mesh(context, node)?,
         Kind::Unsupported => Verdict { resource: None, problems: vec![] },
     })

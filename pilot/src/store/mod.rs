@@ -20,10 +20,13 @@ use osier_core::host::Host;
 use serde::Serialize;
 
 use crate::model::{
-    DestinationPolicy, ExportTo, Kind, MeshConfig, Origin, Report, ResourceKey, RouteRule, Severity,
+    DestinationPolicy, ExportTo, Kind, MeshConfig, Origin, Report, ResourceKey, RouteRule, SecurityPolicy,
+    Severity,
 };
 use crate::registry::{Effects, Event, Registry};
-use crate::snapshot::{Change, EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, ServiceIndex};
+use crate::snapshot::{
+    Audience, Change, EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecurityIndex, ServiceIndex,
+};
 use check::Resource;
 use reference::{Finding, Subsets};
 
@@ -48,6 +51,8 @@ pub enum Outcome {
         /// Hosts that rules may point at.
         hosts: Option<Vec<Host>>,
     },
+    /// A security policy that did not pass, or that can't be enforced: what it covers is closed.
+    FailsClosed(Arc<SecurityPolicy>),
     /// It is there and says nothing that we use (yet), e.g. a Pod without address. As if it were not there.
     Unused,
     /// It is gone.
@@ -102,6 +107,8 @@ pub enum State {
     LastGood,
     /// Not at all, since it was refused.
     Refused,
+    /// It can't be enforced, so everything that it covers is refused.
+    FailsClosed,
     /// Not at all, since it waits for something that was refused.
     HeldBack,
     /// It says nothing that we use.
@@ -115,6 +122,7 @@ struct Known {
     /// A version of it is in force.
     in_force: bool,
     unused: bool,
+    fails_closed: bool,
 }
 
 /// A VirtualService: what is written, and what is in force.
@@ -132,6 +140,7 @@ pub struct Store {
     refused: BTreeMap<ResourceKey, Option<Vec<Host>>>,
     routes: BTreeMap<ResourceKey, RouteState>,
     policies: BTreeMap<ResourceKey, Arc<DestinationPolicy>>,
+    security: BTreeMap<ResourceKey, Arc<SecurityPolicy>>,
     mesh: Arc<MeshConfig>,
     registry: Registry,
     snapshot: Arc<MeshSnapshot>,
@@ -144,6 +153,7 @@ struct Touched {
     mesh: bool,
     routes: bool,
     policies: BTreeSet<ResourceKey>,
+    security: BTreeSet<ResourceKey>,
     refusals: bool,
 }
 
@@ -156,6 +166,7 @@ impl Store {
             refused: BTreeMap::new(),
             routes: BTreeMap::new(),
             policies: BTreeMap::new(),
+            security: BTreeMap::new(),
             mesh: snapshot.mesh.clone(),
             registry: Registry::new(cluster_domain),
             snapshot: Arc::new(snapshot),
@@ -208,9 +219,11 @@ impl Store {
             place: Place::default(),
             in_force: false,
             unused: false,
+            fails_closed: false,
         });
         known.place = place;
         known.unused = outcome == Outcome::Unused;
+        known.fails_closed = matches!(outcome, Outcome::FailsClosed(_));
         touched.refusals |= self.refused.remove(&key).is_some();
         match outcome {
             Outcome::Refused { hosts } => {
@@ -221,6 +234,7 @@ impl Store {
                 known.in_force = true;
                 self.put(key, resource, touched);
             }
+            Outcome::FailsClosed(policy) => self.put(key, Resource::Security(policy), touched),
             Outcome::Unused => {
                 known.in_force = false;
                 self.remove(&key, touched);
@@ -253,6 +267,11 @@ impl Store {
                     touched.policies.insert(key);
                 }
             }
+            Resource::Security(policy) => {
+                if self.security.insert(key.clone(), policy.clone()) != Some(policy) {
+                    touched.security.insert(key);
+                }
+            }
             Resource::Mesh(mesh) => {
                 touched.mesh |= self.mesh != mesh;
                 self.mesh = mesh;
@@ -274,6 +293,11 @@ impl Store {
             Kind::DestinationRule => {
                 if self.policies.remove(&key).is_some() {
                     touched.policies.insert(key);
+                }
+            }
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
+                if self.security.remove(&key).is_some() {
+                    touched.security.insert(key);
                 }
             }
             Kind::MeshConfig => {
@@ -362,6 +386,11 @@ impl Store {
             next.endpoints = Arc::new(EndpointIndex::with(&old.endpoints, effects.endpoints.clone()));
         }
         let mut change = Change { mesh: touched.mesh, ..Change::default() };
+        if !touched.security.is_empty() || (effects.workloads && old.security.looks_at_labels()) {
+            let policies = self.security.values().cloned();
+            next.security = Arc::new(SecurityIndex::build(policies, &next.workloads));
+            note_security(&mut change, &touched.security, &old, &next);
+        }
         note_services(&mut change, &effects.services, &old, &next);
         note_endpoints(&mut change, effects.endpoints.into_keys(), &old, &next);
         for (key, versions) in moved_routes {
@@ -392,6 +421,9 @@ impl Store {
     fn state(&self, key: &ResourceKey, known: &Known) -> State {
         if known.unused {
             return State::Unused;
+        }
+        if known.fails_closed {
+            return State::FailsClosed;
         }
         let route = self.routes.get(key);
         let in_force = known.in_force && route.is_none_or(|r| r.applied.is_some());
@@ -520,6 +552,18 @@ fn note_policies(
     }
 }
 
-#[cfg(test)]
+/// Security policies that came, went or changed, and workloads that may be covered by others than before.
+fn note_security(change: &mut Change, keys: &BTreeSet<ResourceKey>, old: &MeshSnapshot, next: &MeshSnapshot) {
+    for key in keys {
+        let crosses = |s: &&MeshSnapshot| s.security.crosses_namespaces(&s.mesh.root_namespace, key);
+        change.audience.merge(match [old, next].iter().any(crosses) {
+            true => Audience::Everybody,
+            false => Audience::Namespaces([key.namespace.clone()].into()),
+        });
+        change.rules.insert(key.clone());
+    }
+    change.addresses.extend(old.security.relabelled(&next.security));
+}
+
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ use crate::source::object::{FirstSeen, Reader};
 use crate::source::yaml::parse;
 use osier_core::labels::Labels;
 
+mod security;
+
 struct NoAges;
 
 impl FirstSeen for NoAges {

@@ -17,7 +17,9 @@ use crate::r#gen::scope::Scope;
 use crate::r#gen::{self, Generated};
 use crate::metrics::Metrics;
 use crate::model::MeshConfig;
-use crate::snapshot::{EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, ServiceEndpoints, ServiceIndex};
+use crate::snapshot::{
+    EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecurityIndex, ServiceEndpoints, ServiceIndex,
+};
 
 /// Enough that two pushes seldom meet in one.
 const SHARDS: usize = 16;
@@ -56,6 +58,7 @@ struct Parts {
     services: Weak<ServiceIndex>,
     policies: Weak<PolicyIndex>,
     routes: Option<Weak<RouteIndex>>,
+    security: Option<Weak<SecurityIndex>>,
     all_endpoints: Option<Weak<EndpointIndex>>,
     endpoints: Option<Weak<ServiceEndpoints>>,
 }
@@ -76,13 +79,14 @@ impl Parts {
             _ => None,
         };
         // Listeners depend on who has which address; so do the clusters of the workload itself.
-        let all =
-            key.kind == ResourceType::Listener || (key.kind == ResourceType::Cluster && outbound.is_none());
+        let listener = key.kind == ResourceType::Listener;
+        let all = listener || (key.kind == ResourceType::Cluster && outbound.is_none());
         Self {
             mesh: Arc::downgrade(&snapshot.mesh),
             services: Arc::downgrade(&snapshot.services),
             policies: Arc::downgrade(&snapshot.policies),
             routes: config.then(|| Arc::downgrade(&snapshot.routes)),
+            security: listener.then(|| Arc::downgrade(&snapshot.security)),
             all_endpoints: all.then(|| Arc::downgrade(&snapshot.endpoints)),
             endpoints: service_endpoints,
         }
@@ -95,6 +99,7 @@ impl Parts {
             services: Arc::downgrade(&snapshot.services),
             policies: Arc::downgrade(&snapshot.policies),
             routes: Some(Arc::downgrade(&snapshot.routes)),
+            security: None,
             all_endpoints: None,
             endpoints: None,
         }
@@ -119,6 +124,7 @@ impl PartialEq for Parts {
             && self.services.ptr_eq(&other.services)
             && self.policies.ptr_eq(&other.policies)
             && same(&self.routes, &other.routes)
+            && same(&self.security, &other.security)
             && same(&self.all_endpoints, &other.all_endpoints)
             && same(&self.endpoints, &other.endpoints)
     }

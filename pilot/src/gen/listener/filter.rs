@@ -24,6 +24,7 @@ use prost::{Message, Name};
 use prost_types::{Struct, value::Kind};
 use std::time::Duration;
 
+use crate::r#gen::name;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
 use crate::model::{AccessLogEncoding, PathNormalization};
@@ -108,7 +109,7 @@ pub(super) fn http(scope: &Scope<'_>, stat_prefix: &str, routes: Routes, side: S
             .then(|| Http1ProtocolOptions { accept_http_10: true, ..Default::default() }),
         server_name: if side == Side::Inbound { "istio-envoy".into() } else { String::new() },
         stream_idle_timeout: Some(prost_types::Duration::default()),
-        access_log: access_log(scope),
+        access_log: access_log(scope, None),
         use_remote_address: Some(false),
         proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), enabled: None }],
@@ -154,8 +155,17 @@ pub(super) struct TcpTimes {
     pub longest: Option<Duration>,
 }
 
+/// A TCP proxy that closes what arrives. In the access log the cause stands where HTTP has the name of the route.
+pub(super) fn close(scope: &Scope<'_>, cause: &str) -> Filter {
+    tcp_with_log(&[(name::BLACK_HOLE.to_string(), 1)], TcpTimes::default(), access_log(scope, Some(cause)))
+}
+
 /// A TCP proxy to one or more clusters, by weight.
 pub(super) fn tcp(scope: &Scope<'_>, clusters: &[(String, u32)], times: TcpTimes) -> Filter {
+    tcp_with_log(clusters, times, access_log(scope, None))
+}
+
+fn tcp_with_log(clusters: &[(String, u32)], times: TcpTimes, access_log: Vec<AccessLog>) -> Filter {
     let (stat_prefix, specifier) = match clusters {
         [(one, _)] => (one.clone(), ClusterSpecifier::Cluster(one.clone())),
         several => {
@@ -172,22 +182,27 @@ pub(super) fn tcp(scope: &Scope<'_>, clusters: &[(String, u32)], times: TcpTimes
         cluster_specifier: Some(specifier),
         idle_timeout: times.idle.map(wire::duration),
         max_downstream_connection_duration: times.longest.map(wire::duration),
-        access_log: access_log(scope),
+        access_log,
         ..Default::default()
     };
     wire::network_filter("envoy.filters.network.tcp_proxy", &proxy)
 }
 
-/// The mesh's access log, if it has one.
-fn access_log(scope: &Scope<'_>) -> Vec<AccessLog> {
+/// The mesh's access log, if it has one. `route` stands for the name of the route where there are none.
+fn access_log(scope: &Scope<'_>, route: Option<&str>) -> Vec<AccessLog> {
     let Some(path) = &scope.mesh().access_log_file else { return Vec::new() };
     let given = scope.mesh().access_log_format.as_deref();
+    let with_route = |text: &str| match route {
+        Some(route) => text.replace("%ROUTE_NAME%", &route.replace('%', "%%")),
+        None => text.to_string(),
+    };
     let format = match scope.mesh().access_log_encoding {
-        AccessLogEncoding::Text => text_format(given.unwrap_or(DEFAULT_FORMAT)),
-        AccessLogEncoding::Json => match given.and_then(json_keys) {
-            Some(keys) => substitution_format_string::Format::JsonFormat(keys),
-            None => substitution_format_string::Format::JsonFormat(default_json()),
-        },
+        AccessLogEncoding::Text => text_format(&with_route(given.unwrap_or(DEFAULT_FORMAT))),
+        AccessLogEncoding::Json => {
+            let keys = given.and_then(json_keys).unwrap_or_else(default_json);
+            let keys = keys.into_iter().map(|(key, value)| (key, json_value(value, &with_route)));
+            substitution_format_string::Format::JsonFormat(Struct { fields: keys.collect() })
+        }
     };
     let file = FileAccessLog {
         path: path.to_string(),
@@ -209,27 +224,28 @@ fn text_format(text: &str) -> substitution_format_string::Format {
     })
 }
 
-fn default_json() -> Struct {
-    Struct { fields: DEFAULT_JSON.iter().map(|(key, value)| (key.to_string(), wire::text(*value))).collect() }
+type Json = serde_json::Map<String, serde_json::Value>;
+
+fn default_json() -> Json {
+    DEFAULT_JSON.iter().map(|(key, value)| (key.to_string(), (*value).into())).collect()
 }
 
 /// A JSON object of texts, as `accessLogFormat` holds it.
-fn json_keys(text: &str) -> Option<Struct> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
-    Some(Struct { fields: object.into_iter().map(|(key, value)| (key, json_value(value))).collect() })
+fn json_keys(text: &str) -> Option<Json> {
+    serde_json::from_str(text).ok()
 }
 
-fn json_value(value: serde_json::Value) -> prost_types::Value {
+fn json_value(value: serde_json::Value, text: &impl Fn(&str) -> String) -> prost_types::Value {
     let kind = match value {
         serde_json::Value::Null => Kind::NullValue(0),
         serde_json::Value::Bool(flag) => Kind::BoolValue(flag),
         serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::String(format) => Kind::StringValue(text(&format)),
         serde_json::Value::Array(items) => {
-            return wire::list(items.into_iter().map(json_value).collect());
+            return wire::list(items.into_iter().map(|item| json_value(item, text)).collect());
         }
         serde_json::Value::Object(fields) => Kind::StructValue(Struct {
-            fields: fields.into_iter().map(|(key, value)| (key, json_value(value))).collect(),
+            fields: fields.into_iter().map(|(key, value)| (key, json_value(value, text))).collect(),
         }),
     };
     prost_types::Value { kind: Some(kind) }

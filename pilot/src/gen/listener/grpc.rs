@@ -5,21 +5,19 @@ use osier_proto::types::http_connection_manager::{
     HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier,
 };
 use osier_proto::types::listener::{ApiListener, Listener};
-use osier_proto::types::route::{
-    NonForwardingAction, Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
-    route_match::PathSpecifier,
-};
+use osier_proto::types::route::{NonForwardingAction, Route, RouteConfiguration, VirtualHost, route::Action};
 use std::net::SocketAddr;
 
-use super::filter;
+use super::{filter, inbound};
 use crate::r#gen::name::{self, OutboundName};
+use crate::r#gen::route::everything;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
 
 /// The listener of a target (`host`, `host:port`, full or short names) or of a server's own address.
 pub(super) fn generate(scope: &Scope<'_>, name: &str) -> Option<Listener> {
     if let Some(address) = name.strip_prefix(name::GRPC_INBOUND) {
-        return server(address.parse().ok()?);
+        return server(scope, address.parse().ok()?);
     }
     let (host, port) = match name.rsplit_once(':') {
         Some((host, port)) => (host, Some(port.parse().ok()?)),
@@ -44,15 +42,16 @@ pub(super) fn generate(scope: &Scope<'_>, name: &str) -> Option<Listener> {
     })
 }
 
-/// A gRPC server handles everything that arrives itself.
-fn server(address: SocketAddr) -> Option<Listener> {
-    let route = Route {
-        r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".into())),
+/// A gRPC server handles everything that arrives itself. Where that is refused it gets a route that it cannot take, so that every
+/// call fails (UNAVAILABLE).
+fn server(scope: &Scope<'_>, address: SocketAddr) -> Option<Listener> {
+    let route = match inbound::refusal(scope, address.port()) {
+        Some(cause) => inbound::forbidden(&cause),
+        None => Route {
+            r#match: Some(everything()),
+            action: Some(Action::NonForwardingAction(NonForwardingAction {})),
             ..Default::default()
-        }),
-        action: Some(Action::NonForwardingAction(NonForwardingAction {})),
-        ..Default::default()
+        },
     };
     let routes = RouteConfiguration {
         name: format!("inbound|{}||", address.port()),

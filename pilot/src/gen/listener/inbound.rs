@@ -2,17 +2,16 @@
 
 use std::net::SocketAddr;
 
-use osier_proto::types::core::TrafficDirection;
+use osier_proto::types::core::{DataSource, TrafficDirection, data_source::Specifier};
 use osier_proto::types::listener::{
     FilterChain, FilterChainMatch, Listener, ListenerFilterChainMatchPredicate as Predicate,
     listener_filter_chain_match_predicate::{MatchSet, Rule},
 };
 use osier_proto::types::original_dst::OriginalDst;
 use osier_proto::types::route::{
-    Decorator, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    Decorator, DirectResponseAction, Route, RouteAction, RouteConfiguration, VirtualHost,
     route::Action,
     route_action::{ClusterSpecifier, MaxStreamDuration},
-    route_match::PathSpecifier,
 };
 
 use osier_proto::types::value::Int32Range;
@@ -20,6 +19,7 @@ use osier_proto::types::value::Int32Range;
 use super::filter::{self, Routes, Side, TcpTimes};
 use super::{HTTP_INSPECTOR, http_protocols, inspect, wildcards};
 use crate::r#gen::name;
+use crate::r#gen::route::everything;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
 use crate::model::Protocol;
@@ -29,7 +29,12 @@ use crate::snapshot::InboundPort;
 pub(super) fn captured(scope: &Scope<'_>) -> Listener {
     let ports = scope.snapshot.inbound_ports(&scope.view().proxy);
     let mut chains = vec![loop_guard(scope)];
-    chains.extend(unknown(scope));
+    chains.extend(unknown(scope, None));
+    for number in scope.snapshot.ports_with_own_refusal(&scope.view().proxy) {
+        if ports.iter().all(|port| port.port != number) {
+            chains.extend(unknown(scope, Some(number)));
+        }
+    }
     for port in &ports {
         chains.extend(of_port(scope, port));
     }
@@ -78,8 +83,10 @@ fn loop_guard(scope: &Scope<'_>) -> FilterChain {
     chain
 }
 
-/// Ports without a service: bytes as they are, to where they were going.
-fn unknown(scope: &Scope<'_>) -> Vec<FilterChain> {
+/// Ports without a service: bytes as they are, to where they were going. `only`: this port, which a policy names.
+fn unknown(scope: &Scope<'_>, only: Option<u16>) -> Vec<FilterChain> {
+    // No policy names port 0.
+    let refusal = refusal(scope, only.unwrap_or(0));
     let own = &scope.view().proxy.addresses;
     let mut families = Vec::new();
     if own.iter().any(|ip| ip.is_ipv4()) || own.is_empty() {
@@ -89,12 +96,16 @@ fn unknown(scope: &Scope<'_>) -> Vec<FilterChain> {
         families.push((name::INBOUND_PASSTHROUGH_V6, wire::range(std::net::Ipv6Addr::UNSPECIFIED.into(), 0)));
     }
     let chain = |(cluster, range): (&str, _)| {
-        let mut chain = wire::chain(
-            "virtualInbound",
-            filter::tcp(scope, &[(cluster.to_string(), 1)], TcpTimes::default()),
-        );
-        chain.filter_chain_match =
-            Some(FilterChainMatch { prefix_ranges: vec![range], ..Default::default() });
+        let filter = match &refusal {
+            Some(cause) => filter::close(scope, cause),
+            None => filter::tcp(scope, &[(cluster.to_string(), 1)], TcpTimes::default()),
+        };
+        let mut chain = wire::chain("virtualInbound", filter);
+        chain.filter_chain_match = Some(FilterChainMatch {
+            destination_port: only.map(u32::from),
+            prefix_ranges: vec![range],
+            ..Default::default()
+        });
         chain
     };
     families.into_iter().map(chain).collect()
@@ -113,16 +124,22 @@ fn of_port(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterChain> {
 /// What is done with connections to a port, without saying which port.
 pub(super) fn chains(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterChain> {
     let chain_name = format!("0.0.0.0_{}", port.port);
+    let refusal = refusal(scope, port.port);
     let http = || {
         let stat_prefix = format!("inbound_0.0.0.0_{};", port.port);
-        wire::chain(
-            &chain_name,
-            filter::http(scope, &stat_prefix, Routes::Inline(Box::new(routes(port))), Side::Inbound),
-        )
+        let route = match &refusal {
+            Some(cause) => forbidden(cause),
+            None => to_application(port),
+        };
+        let routes = Routes::Inline(Box::new(routes(port, route)));
+        wire::chain(&chain_name, filter::http(scope, &stat_prefix, routes, Side::Inbound))
     };
     let tcp = || {
-        let times = times(scope, port);
-        wire::chain(&chain_name, filter::tcp(scope, &[(name::inbound(port.port), 1)], times))
+        let filter = match &refusal {
+            Some(cause) => filter::close(scope, cause),
+            None => filter::tcp(scope, &[(name::inbound(port.port), 1)], times(scope, port)),
+        };
+        wire::chain(&chain_name, filter)
     };
     match port.protocol {
         Protocol::Auto => {
@@ -148,13 +165,28 @@ fn times(scope: &Scope<'_>, port: &InboundPort<'_>) -> TcpTimes {
     })
 }
 
+/// Why everything to a port is refused, if so.
+pub(super) fn refusal(scope: &Scope<'_>, port: u16) -> Option<String> {
+    scope.snapshot.refusal(&scope.view().proxy, port).map(|refusal| refusal.to_string())
+}
+
+/// Istio's answer to what a policy denies. The cause is for the operator, who sees the name of the route.
+pub(super) fn forbidden(cause: &str) -> Route {
+    let body = DataSource { specifier: Some(Specifier::InlineString("RBAC: access denied".into())) };
+    Route {
+        name: cause.to_string(),
+        r#match: Some(everything()),
+        action: Some(Action::DirectResponse(DirectResponseAction { status: 403, body: Some(body) })),
+        ..Default::default()
+    }
+}
+
 /// Everything to the application.
-fn routes(port: &InboundPort<'_>) -> RouteConfiguration {
-    let cluster = name::inbound(port.port);
+fn to_application(port: &InboundPort<'_>) -> Route {
     let operation =
         port.services.first().map(|(s, p)| format!("{}:{}/*", s.host(), p.number)).unwrap_or_default();
     let action = RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.clone())),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(name::inbound(port.port))),
         timeout: Some(prost_types::Duration::default()),
         max_stream_duration: Some(MaxStreamDuration {
             max_stream_duration: None,
@@ -162,18 +194,18 @@ fn routes(port: &InboundPort<'_>) -> RouteConfiguration {
         }),
         ..Default::default()
     };
-    let route = Route {
+    Route {
         name: "default".into(),
-        r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".into())),
-            ..Default::default()
-        }),
+        r#match: Some(everything()),
         action: Some(Action::Route(action)),
         decorator: Some(Decorator { operation, propagate: None }),
         ..Default::default()
-    };
+    }
+}
+
+fn routes(port: &InboundPort<'_>, route: Route) -> RouteConfiguration {
     RouteConfiguration {
-        name: cluster,
+        name: name::inbound(port.port),
         virtual_hosts: vec![VirtualHost {
             name: format!("inbound|http|{}", port.services.first().map_or(port.port, |(_, p)| p.number)),
             domains: vec!["*".into()],

@@ -11,7 +11,7 @@ use osier_proto::types::route::{
 use crate::model::{HttpMatch, StringMatch, ValueMatch};
 
 /// What matches every request.
-pub(super) fn everything() -> RouteMatch {
+pub(in crate::r#gen) fn everything() -> RouteMatch {
     RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }
 }
 

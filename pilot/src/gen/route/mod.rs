@@ -21,6 +21,7 @@ use super::scope::Scope;
 use super::wire;
 use crate::r#gen::name::OutboundName;
 
+pub(in crate::r#gen) use matching::everything;
 use plan::What;
 pub use plan::{Plan, PlannedHost};
 

@@ -169,8 +169,8 @@ fn wrong_fields_are_named_with_file_line_and_path() {
         ),
         ("- a\n".into(), "x.yaml:1: a resource must be a mapping, not a list"),
         (
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n".into(),
-            "x.yaml:1: AuthorizationPolicy default/p: the kind AuthorizationPolicy of security.istio.io is not supported yet and not applied",
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n  selector: {matchLabels: {app: web}}\n".into(),
+            "x.yaml:4: AuthorizationPolicy default/p: spec: is not supported yet: everything that is sent to the workloads that it selects is refused",
         ),
         (
             "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n".into(),
@@ -190,6 +190,39 @@ fn wrong_fields_are_named_with_file_line_and_path() {
         f.scan();
         assert_eq!(f.reports, [wanted], "{yaml}");
     }
+}
+
+#[test]
+fn a_security_policy_that_cannot_be_read_says_what_is_refused() {
+    let mut f = Fixture::new();
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n";
+    f.write("a.yaml", &format!("{policy}  selectr: {{}}\n"));
+    f.scan();
+    let all = "everything that is sent to workloads of its namespace is refused";
+    assert_eq!(
+        f.reports,
+        [
+            "a.yaml:5: AuthorizationPolicy default/p: spec.selectr: unknown field, did you mean selector?"
+                .into(),
+            format!("a.yaml:1: AuthorizationPolicy default/p: can't be read: {all}"),
+        ]
+    );
+    f.write("a.yaml", &format!("{policy}  action: AUDIT\n"));
+    f.write("b.yaml", &format!("{policy}  action: AUDIT\n"));
+    f.scan();
+    assert_eq!(
+        f.reports[1],
+        format!(
+            "b.yaml:1: AuthorizationPolicy default/p: metadata.name: is defined in a.yaml:1 already: {all}"
+        )
+    );
+    let closed = |f: &Fixture| {
+        f.store.snapshot().refusal(&crate::r#gen::key::tests::view("default", []).proxy, 80).is_some()
+    };
+    assert!(closed(&f));
+    fs::remove_file(f.dir.path().join("b.yaml")).unwrap();
+    f.scan();
+    assert!(!closed(&f));
 }
 
 #[test]

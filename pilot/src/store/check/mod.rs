@@ -6,6 +6,7 @@
 pub mod destination_rule;
 pub mod kubernetes;
 pub mod mesh;
+pub mod security;
 pub mod service_entry;
 pub mod virtual_service;
 
@@ -385,6 +386,8 @@ pub enum Resource {
     Route(Arc<crate::model::RouteRule>),
     /// A DestinationRule.
     Policy(Arc<crate::model::DestinationPolicy>),
+    /// An AuthorizationPolicy, PeerAuthentication or RequestAuthentication.
+    Security(Arc<crate::model::SecurityPolicy>),
     /// The mesh configuration.
     Mesh(Arc<crate::model::MeshConfig>),
 }

@@ -7,6 +7,7 @@
 pub mod destination_rule;
 pub mod kubernetes;
 pub mod mesh;
+pub mod security;
 pub mod service_entry;
 pub mod virtual_service;
 

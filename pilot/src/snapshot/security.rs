@@ -1,0 +1,128 @@
+//! Security policies by the workloads that they cover, and the labels of workloads by address.
+//!
+//! The labels that count are those of the Pods and WorkloadEntries at a proxy's addresses; where none is known there, those that
+//! the proxy says of itself. Where several are known, one that is covered is enough.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use osier_core::labels::Labels;
+
+use crate::model::{Coverage, Demand, MutualTls, ProxyView, Refusal, ResourceKey, SecurityPolicy, Workload};
+
+/// All security policies.
+#[derive(Debug, Clone, Default)]
+pub struct SecurityIndex {
+    /// Oldest first.
+    policies: Vec<Arc<SecurityPolicy>>,
+    /// Namespace and labels of workloads; empty unless some policy looks at labels.
+    workloads: HashMap<IpAddr, Vec<(Arc<str>, Labels)>>,
+}
+
+impl SecurityIndex {
+    /// Indexes policies.
+    pub fn build(
+        policies: impl IntoIterator<Item = Arc<SecurityPolicy>>,
+        workloads: &[Arc<Workload>],
+    ) -> Self {
+        let mut index = Self { policies: policies.into_iter().collect(), workloads: HashMap::new() };
+        index.policies.sort_by(|a, b| a.age.cmp(&b.age).then_with(|| a.key.cmp(&b.key)));
+        if index.looks_at_labels() {
+            for workload in workloads {
+                for ip in workload.addresses.iter().filter_map(|a| a.ip()) {
+                    let known = (workload.namespace().clone(), workload.labels.clone());
+                    index.workloads.entry(ip).or_default().push(known);
+                }
+            }
+        }
+        index
+    }
+
+    /// True where it matters which labels workloads have.
+    pub fn looks_at_labels(&self) -> bool {
+        self.policies.iter().any(|p| matches!(p.covers, Coverage::Workloads(_)))
+    }
+
+    /// True where a policy may cover workloads of other namespaces.
+    pub fn crosses_namespaces(&self, root: &str, key: &ResourceKey) -> bool {
+        let policy = self.policies.iter().find(|p| p.key == *key);
+        policy.is_some_and(|p| p.covers == Coverage::Mesh || *p.key.namespace == *root)
+    }
+
+    /// Addresses of workloads that have other labels in `later`.
+    pub fn relabelled<'a>(&'a self, later: &'a Self) -> BTreeSet<IpAddr> {
+        let all = self.workloads.keys().chain(later.workloads.keys());
+        all.filter(|ip| self.workloads.get(*ip) != later.workloads.get(*ip)).copied().collect()
+    }
+
+    /// Why nothing may reach a port of a proxy's workload, if so.
+    pub(super) fn refusal(&self, root: &str, view: &ProxyView, port: u16) -> Option<Refusal<'_>> {
+        self.each(view, |labels| self.of_labels(root, &view.namespace, labels, port))
+    }
+
+    /// The ports of a proxy's workload that a PeerAuthentication names.
+    pub(super) fn named_ports(&self, view: &ProxyView) -> BTreeSet<u16> {
+        let named = |policy: &Arc<SecurityPolicy>| match &policy.demands {
+            Demand::MutualTls { ports, .. } if policy.key.namespace == view.namespace => {
+                ports.keys().copied().collect()
+            }
+            _ => Vec::new(),
+        };
+        self.policies.iter().flat_map(named).collect()
+    }
+
+    /// Asks for each set of labels that the workload behind a proxy may have.
+    fn each<'s>(
+        &'s self,
+        view: &ProxyView,
+        ask: impl Fn(&Labels) -> Option<Refusal<'s>>,
+    ) -> Option<Refusal<'s>> {
+        let at = view.addresses.iter().filter_map(|ip| self.workloads.get(ip)).flatten();
+        let mut known = at.filter(|(namespace, _)| *namespace == view.namespace).peekable();
+        match known.peek() {
+            Some(_) => known.find_map(|(_, labels)| ask(labels)),
+            None => ask(&view.labels),
+        }
+    }
+
+    fn of_labels(&self, root: &str, namespace: &str, labels: &Labels, port: u16) -> Option<Refusal<'_>> {
+        let unsupported = |policy: &&Arc<SecurityPolicy>| {
+            policy.demands == Demand::Unsupported && covers(policy, root, namespace, labels)
+        };
+        match self.policies.iter().find(unsupported) {
+            Some(policy) => Some(Refusal(policy)),
+            None => self.mutual_tls(root, namespace, labels, port),
+        }
+    }
+
+    /// The PeerAuthentication that refuses plaintext. Port over workload over namespace over mesh; the oldest of each level.
+    fn mutual_tls(&self, root: &str, namespace: &str, labels: &Labels, port: u16) -> Option<Refusal<'_>> {
+        let level = |of: &str, selected: bool| {
+            self.policies.iter().find(|policy| {
+                let selects = match &policy.covers {
+                    Coverage::Workloads(selector) => selected && selector.selects(labels),
+                    Coverage::Namespace | Coverage::Mesh => !selected,
+                };
+                selects && *policy.key.namespace == *of && policy.demands != Demand::Unsupported
+            })
+        };
+        let levels = [level(namespace, true), level(namespace, false), level(root, false)];
+        let decides = |policy: &Arc<SecurityPolicy>| match &policy.demands {
+            Demand::MutualTls { mode, ports } => ports.get(&port).copied().or(*mode),
+            Demand::Unsupported => None,
+        };
+        let (policy, mode) = levels.into_iter().flatten().find_map(|p| Some((p, decides(p)?)))?;
+        (mode == MutualTls::Strict).then_some(Refusal(policy))
+    }
+}
+
+fn covers(policy: &SecurityPolicy, root: &str, namespace: &str, labels: &Labels) -> bool {
+    let here = *policy.key.namespace == *namespace || *policy.key.namespace == *root;
+    match &policy.covers {
+        Coverage::Mesh => true,
+        Coverage::Namespace => here,
+        Coverage::Workloads(selector) => here && selector.selects(labels),
+    }
+}

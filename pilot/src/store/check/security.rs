@@ -1,0 +1,137 @@
+//! Security policies. What can't be enforced fails closed, so a check never drops a policy that could refuse something: with an
+//! error it covers what can be read of it, and its whole namespace where that is nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use osier_core::labels::Labels;
+
+use super::{Check, Context, Path, Problem};
+use crate::model::{Coverage, Demand, MutualTls, SecurityPolicy};
+use crate::store::schema::Metadata;
+use crate::store::schema::destination_rule::WorkloadSelector;
+use crate::store::schema::security as schema;
+
+/// Switches an AuthorizationPolicy to shadow mode.
+const DRY_RUN: &str = "istio.io/dry-run";
+/// What Go takes for true.
+const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
+
+/// A policy, unless it can't refuse anything, and what there is to say about it. Any error makes it fail closed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// The policy.
+    pub policy: Option<Arc<SecurityPolicy>>,
+    /// Everything that there is to say.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads an AuthorizationPolicy.
+pub fn authorization(context: &Context, metadata: &Metadata, spec: &schema::AuthorizationPolicy) -> Read {
+    let mut check = Check::new(context);
+    let action = spec.action.unwrap_or(schema::Action::Allow);
+    let dry = metadata.annotations.get(DRY_RUN).is_some_and(|value| TRUE.contains(&value.as_str()));
+    match action {
+        schema::Action::Audit => {
+            check.warn(ROOT.field("action"), "AUDIT refuses nothing, and nothing is audited yet");
+            return check.without_effect();
+        }
+        schema::Action::Allow | schema::Action::Deny if dry => {
+            check.warn(ROOT, "a dry run refuses nothing, and it is not reported yet what it would refuse");
+            return check.without_effect();
+        }
+        _ => {}
+    }
+    let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+    check.unsupported(spec.selector.as_ref(), targets)
+}
+
+/// Reads a RequestAuthentication.
+pub fn request_authentication(context: &Context, spec: &schema::RequestAuthentication) -> Read {
+    let check = Check::new(context);
+    if spec.jwt_rules.is_empty() {
+        return check.without_effect();
+    }
+    let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+    check.unsupported(spec.selector.as_ref(), targets)
+}
+
+/// Reads a PeerAuthentication.
+pub fn peer_authentication(context: &Context, spec: &schema::PeerAuthentication) -> Read {
+    let mut check = Check::new(context);
+    let covers = check.coverage(spec.selector.as_ref());
+    let mode = spec.mtls.and_then(mode);
+    let at = ROOT.field("portLevelMtls");
+    check.require(spec.port_level_mtls.is_empty() || covers != Coverage::Namespace, at, || {
+        "needs a selector with labels".into()
+    });
+    let mut ports = BTreeMap::new();
+    for (port, tls) in &spec.port_level_mtls {
+        match port.parse().ok().filter(|port| *port > 0) {
+            Some(number) => ports.extend(mode_of_port(*tls, mode).map(|mode| (number, mode))),
+            None => check.error(at.key(port), format!("{port:?} is no port number (1 to 65535)")),
+        }
+    }
+    let strict = mode.iter().chain(ports.values()).any(|mode| *mode == MutualTls::Strict);
+    if strict {
+        check.warn(ROOT, "mutual TLS is not supported yet: STRICT refuses everything");
+    }
+    check.read(covers, Demand::MutualTls { mode, ports })
+}
+
+const ROOT: Path<'static> = Path::Root("spec");
+
+fn mode(tls: schema::MutualTls) -> Option<MutualTls> {
+    match tls.mode? {
+        schema::MutualTlsMode::Unset => None,
+        schema::MutualTlsMode::Disable => Some(MutualTls::Disable),
+        schema::MutualTlsMode::Permissive => Some(MutualTls::Permissive),
+        schema::MutualTlsMode::Strict => Some(MutualTls::Strict),
+    }
+}
+
+/// A port that says nothing has the mode of the others.
+fn mode_of_port(tls: schema::MutualTls, others: Option<MutualTls>) -> Option<MutualTls> {
+    mode(tls).or(others)
+}
+
+impl Check<'_> {
+    fn coverage(&mut self, selector: Option<&WorkloadSelector>) -> Coverage {
+        let written = selector.map(|s| &s.match_labels).filter(|labels| !labels.is_empty());
+        let Some(written) = written else { return Coverage::Namespace };
+        let before = self.problems.len();
+        let at = ROOT.field("selector");
+        let labels: Labels = self.selector(at.field("matchLabels"), written);
+        // a selector with an error in it can't be trusted to say whom it means
+        if self.problems.len() == before { Coverage::Workloads(labels) } else { Coverage::Namespace }
+    }
+
+    /// The policy of a kind that is not supported. `targets`: it names gateways or services, for which sidecars do nothing.
+    fn unsupported(mut self, selector: Option<&WorkloadSelector>, targets: bool) -> Read {
+        if targets && selector.is_none() {
+            self.warn(ROOT.field("targetRefs"), "covers gateways and waypoints only, and there are none yet");
+            return self.without_effect();
+        }
+        let covers = self.coverage(selector);
+        if targets {
+            self.error(ROOT.field("targetRefs"), "contradicts selector");
+        }
+        let whom = match (&covers, targets) {
+            (Coverage::Workloads(_), false) => "the workloads that it selects",
+            _ => "all workloads of its namespace",
+        };
+        self.error(ROOT, format!("is not supported yet: everything that is sent to {whom} is refused"));
+        self.read(if targets { Coverage::Namespace } else { covers }, Demand::Unsupported)
+    }
+
+    fn without_effect(self) -> Read {
+        Read { policy: None, problems: self.problems }
+    }
+
+    fn read(self, covers: Coverage, demands: Demand) -> Read {
+        let (key, age) = (self.context.key.clone(), self.context.age.clone());
+        let finished = self.finish(SecurityPolicy { key: key.clone(), age, covers: covers.clone(), demands });
+        let policy = finished.value.map_or_else(|| SecurityPolicy::unreadable(key, covers), Arc::new);
+        Read { policy: Some(policy), problems: finished.problems }
+    }
+}

@@ -1,0 +1,215 @@
+//! Security policies that can't be enforced close what they cover, and nothing else.
+
+use super::*;
+use crate::snapshot::Audience;
+
+fn view(namespace: &str, labels: Labels, ip: &str) -> ProxyView {
+    ProxyView {
+        kind: ProxyKind::Envoy,
+        namespace: namespace.into(),
+        name: "".into(),
+        labels,
+        addresses: [ip.parse().unwrap()].into(),
+        interception: Interception::Redirect,
+        node: "".into(),
+    }
+}
+
+/// What is refused at a port of a workload with the label `app`; empty where nothing is.
+fn refused(store: &Store, namespace: &str, app: &str, port: u16) -> String {
+    let view = view(namespace, [("app", app)].into(), "10.0.0.250");
+    store.snapshot().refusal(&view, port).map(|r| r.to_string()).unwrap_or_default()
+}
+
+fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "{{apiVersion: security.istio.io/v1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{{spec}}}}}\n---\n"
+    )
+}
+
+fn authorization(namespace: &str, name: &str, spec: &str) -> String {
+    object("AuthorizationPolicy", namespace, name, spec)
+}
+
+fn peer(namespace: &str, name: &str, spec: &str) -> String {
+    object("PeerAuthentication", namespace, name, spec)
+}
+
+const ROOT: &str = "istio-system";
+const WEB: &str = "selector: {matchLabels: {app: web}}";
+const UNSUPPORTED: &str = "AuthorizationPolicy shop/p is not supported";
+const ROOT_POLICY: &str = "AuthorizationPolicy istio-system/p is not supported";
+const STRICT: &str = "PeerAuthentication shop/p demands mutual TLS, which is not supported";
+
+/// Refused in the whole namespace.
+fn shop(cause: &str) -> [&str; 3] {
+    [cause, cause, ""]
+}
+
+/// Policies, and for shop/web, shop/other and else/web what is refused at port 80.
+type Row<'a> = (String, [&'a str; 3]);
+
+fn check(rows: &[Row<'_>]) {
+    for (yaml, wanted) in rows {
+        let mut store = store();
+        store.apply(updates(yaml));
+        let got = [("shop", "web"), ("shop", "other"), ("else", "web")]
+            .map(|(namespace, app)| refused(&store, namespace, app, 80));
+        assert_eq!(got, *wanted, "{yaml}");
+        store.apply(delete(yaml));
+        assert_eq!(refused(&store, "shop", "web", 80), "", "open again after {yaml}");
+    }
+}
+
+#[test]
+fn authorization_policies_by_selection() {
+    let u = UNSUPPORTED;
+    check(&[
+        (authorization("shop", "p", ""), [u, u, ""]),
+        (authorization("shop", "p", "action: DENY, rules: [{}]"), [u, u, ""]),
+        (authorization("shop", "p", "action: CUSTOM, provider: {name: x}, rules: [{}]"), [u, u, ""]),
+        (authorization("shop", "p", WEB), [u, "", ""]),
+        (authorization("shop", "p", "selector: {matchLabels: {}}"), [u, u, ""]),
+        (authorization(ROOT, "p", ""), [ROOT_POLICY, ROOT_POLICY, ROOT_POLICY]),
+        (authorization(ROOT, "p", WEB), [ROOT_POLICY, "", ROOT_POLICY]),
+        (authorization("third", "p", ""), ["", "", ""]),
+        (authorization("shop", "p", "action: AUDIT, rules: [{}]"), ["", "", ""]),
+        (authorization("shop", "p", "targetRefs: [{kind: Gateway, name: g}], rules: [{}]"), ["", "", ""]),
+        (
+            authorization("shop", "p", "action: DENY, rules: [{}]")
+                .replace("namespace: shop", "namespace: shop, annotations: {istio.io/dry-run: \"true\"}"),
+            ["", "", ""],
+        ),
+    ]);
+}
+
+#[test]
+fn what_cannot_be_read_holds_its_namespace() {
+    let u = UNSUPPORTED;
+    let nameless = |metadata: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{{metadata}}}, spec: {{}}}}"
+        )
+    };
+    check(&[
+        (authorization("shop", "p", "selectr: {matchLabels: {app: web}}"), [u, u, ""]),
+        (authorization("shop", "p", "selector: {matchLabel: {app: web}}"), [u, u, ""]),
+        (authorization("shop", "p", "selector: {matchLabels: {app: \"w*\"}}"), [u, u, ""]),
+        (authorization("shop", "p", "action: ADUIT"), [u, u, ""]),
+        (authorization("shop", "p", &format!("{WEB}, targetRefs: [{{kind: Gateway}}]")), [u, u, ""]),
+        (authorization(ROOT, "p", "x: 1"), [ROOT_POLICY, ROOT_POLICY, ROOT_POLICY]),
+        (nameless("name: P, namespace: shop"), shop("AuthorizationPolicy shop/P is not supported")),
+        (nameless("namespace: shop"), shop("AuthorizationPolicy shop/ is not supported")),
+        (nameless("name: p, namespace: 5"), ["AuthorizationPolicy p is not supported"; 3]),
+        (peer("shop", "p", "mtls: {mode: STRIKT}"), shop("PeerAuthentication shop/p is not supported")),
+        (
+            peer("shop", "p", "portLevelMtls: {80: {mode: DISABLE}}"),
+            shop("PeerAuthentication shop/p is not supported"),
+        ),
+    ]);
+}
+
+#[test]
+fn request_authentications_with_and_without_rules() {
+    let made = |spec: &str| object("RequestAuthentication", "shop", "p", spec);
+    let r = "RequestAuthentication shop/p is not supported";
+    check(&[
+        (made("jwtRules: [{issuer: i}]"), [r, r, ""]),
+        (made(&format!("{WEB}, jwtRules: [{{issuer: i}}]")), [r, "", ""]),
+        (made(WEB), ["", "", ""]),
+    ]);
+}
+
+#[test]
+fn peer_authentications_by_level() {
+    let strict = "mtls: {mode: STRICT}";
+    let root = "PeerAuthentication istio-system/p demands mutual TLS, which is not supported";
+    check(&[
+        (peer("shop", "p", strict), [STRICT, STRICT, ""]),
+        (peer("shop", "p", "mtls: {mode: PERMISSIVE}"), ["", "", ""]),
+        (peer("shop", "p", "mtls: {mode: DISABLE}"), ["", "", ""]),
+        (peer("shop", "p", "mtls: {mode: UNSET}"), ["", "", ""]),
+        (peer("shop", "p", &format!("{WEB}, {strict}")), [STRICT, "", ""]),
+        (peer(ROOT, "p", strict), [root, root, root]),
+        // unlike an AuthorizationPolicy's, a selector of the root namespace selects there only
+        (peer(ROOT, "p", &format!("{WEB}, {strict}")), ["", "", ""]),
+        (peer(ROOT, "p", strict) + &peer("shop", "q", "mtls: {mode: PERMISSIVE}"), ["", "", root]),
+        (peer(ROOT, "p", strict) + &peer("shop", "q", "mtls: {}"), [root, root, root]),
+        (
+            peer("shop", "p", strict) + &peer("shop", "q", &format!("{WEB}, mtls: {{mode: DISABLE}}")),
+            ["", STRICT, ""],
+        ),
+        // the first by age and name wins
+        (peer("shop", "p", strict) + &peer("shop", "q", "mtls: {mode: DISABLE}"), [STRICT, STRICT, ""]),
+        (peer("shop", "o", "mtls: {mode: DISABLE}") + &peer("shop", "p", strict), ["", "", ""]),
+        (peer("shop", "p", strict) + &authorization("shop", "p", ""), [UNSUPPORTED, UNSUPPORTED, ""]),
+    ]);
+}
+
+#[test]
+fn ports_of_a_peer_authentication() {
+    let mut store = store();
+    let ports = "mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}, 81: {mode: UNSET}}";
+    store.apply(updates(&peer("shop", "p", &format!("{WEB}, {ports}"))));
+    assert_eq!(refused(&store, "shop", "web", 80), "");
+    assert_eq!(refused(&store, "shop", "web", 81), STRICT);
+    assert_eq!(refused(&store, "shop", "web", 82), STRICT);
+}
+
+#[test]
+fn the_labels_of_a_known_workload_count_more_than_what_a_proxy_says() {
+    let pod = |app: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: a, namespace: shop, labels: {{app: {app}}}}}, status: {{podIP: 10.0.0.1}}}}\n---\n"
+        )
+    };
+    let mut store = store();
+    store.apply(updates(&(authorization("shop", "p", WEB) + &pod("web"))));
+    let liar = view("shop", [("app", "other")].into(), "10.0.0.1");
+    assert!(store.snapshot().refusal(&liar, 80).is_some());
+    let change = store.apply(updates(&pod("other"))).unwrap();
+    assert!(store.snapshot().refusal(&liar, 80).is_none());
+    assert!(change.concerns_inbound(&liar) && change.endpoints_only(), "{change:?}");
+    let change = store.apply(updates(&pod("web"))).unwrap();
+    assert!(store.snapshot().refusal(&liar, 80).is_some() && change.concerns(&liar));
+}
+
+#[test]
+fn a_change_reaches_those_whom_it_may_cover() {
+    for (yaml, everybody) in [
+        (authorization("shop", "p", WEB), false),
+        (peer("shop", "p", "mtls: {mode: STRICT}"), false),
+        (authorization(ROOT, "p", WEB), true),
+        ("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: 5}}".into(), true),
+    ] {
+        let mut store = store();
+        for updates in [updates(&yaml), delete(&yaml)] {
+            let change = store.apply(updates).unwrap();
+            assert_eq!(change.audience == Audience::Everybody, everybody, "{yaml}");
+            assert!(everybody || change.audience.includes("shop"), "{yaml}");
+        }
+        assert!(store.apply(delete(&yaml)).is_none(), "{yaml}");
+    }
+}
+
+#[test]
+fn states() {
+    let mut store = store();
+    let all = [
+        authorization("shop", "refused", ""),
+        authorization("shop", "audit", "action: AUDIT, rules: [{}]"),
+        peer("shop", "strict", "mtls: {mode: STRICT}"),
+    ];
+    store.apply(updates(&all.concat()));
+    assert_eq!(state(&store, "refused"), State::FailsClosed);
+    assert_eq!(state(&store, "audit"), State::Unused);
+    assert_eq!(state(&store, "strict"), State::InForce);
+    // a policy that allowed and can't be read any more is not what it was
+    store.apply(updates(&peer("shop", "strict", "mtls: {mode: PERMISSIVE}")));
+    assert_eq!(refused(&store, "shop", "web", 80), "AuthorizationPolicy shop/refused is not supported");
+    store.apply(delete(&all[0]));
+    assert_eq!(refused(&store, "shop", "web", 80), "");
+    store.apply(updates(&peer("shop", "strict", "mtls: {mode: PERMISIVE}")));
+    assert_eq!(refused(&store, "shop", "web", 80), "PeerAuthentication shop/strict is not supported");
+    assert_eq!(state(&store, "strict"), State::FailsClosed);
+}
