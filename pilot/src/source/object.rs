@@ -11,7 +11,8 @@ use osier_core::host::{self, Host};
 use serde::de::DeserializeOwned;
 
 use super::decode::{DecodeError, decode};
-use super::yaml::{Node, Value, parse};
+use super::mesh_config;
+use super::yaml::{Node, Value};
 use crate::model::{Coverage, Kind, Origin, Report, ResourceKey, SecurityPolicy, Severity};
 use crate::store::check::{self, Checked, Context, Problem, Resource};
 use crate::store::schema::{IstioObject, Metadata, kubernetes};
@@ -147,7 +148,10 @@ impl Reader<'_> {
                     Some(resource) => Outcome::Applied(resource),
                     None => Outcome::Unused,
                 };
-                let at = |p: Problem| (line_of(&node, kind, &p.field), p);
+                let at = |p: Problem| match kind {
+                    Kind::MeshConfig => (mesh_config::line_of(&node, &p.field), p),
+                    _ => (node.line_of(&p.field), p),
+                };
                 (outcome, problems.into_iter().map(at).collect::<Vec<_>>())
             }
             Err(error) => {
@@ -367,51 +371,13 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
         Kind::RequestAuthentication => {
             check::security::request_authentication(context, &istio(node)?.spec).into()
         }
-        Kind::MeshConfig => mesh(context, node)?,
+        Kind::MeshConfig => {
+            mesh_config::read(context, node)?.into_verdict(|m| Some(Resource::Mesh(Arc::new(m))))
+        }
         Kind::Unsupported => Verdict { resource: None, problems: vec![] },
     })
 }
 
 fn istio<S: DeserializeOwned>(node: &Node) -> Result<IstioObject<S>, DecodeError> {
     decode(node)
-}
-
-/// The mesh configuration is YAML inside of a YAML text.
-fn mesh(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
-    let object: kubernetes::ConfigMap = decode(node)?;
-    let Some(text) = object.data.get("mesh") else {
-        return Err(DecodeError {
-            path: check::mesh::ROOT.into(),
-            line: node.line,
-            message: "is required".into(),
-        });
-    };
-    let inside = |path: &str, line: u32, message: String| DecodeError {
-        path: if path.is_empty() {
-            check::mesh::ROOT.into()
-        } else {
-            format!("{}.{path}", check::mesh::ROOT)
-        },
-        line: node.line_of(check::mesh::ROOT) + line,
-        message,
-    };
-    let documents = parse(text).map_err(|e| inside("", e.line, e.message))?;
-    let spec = match documents.as_slice() {
-        [] => Default::default(),
-        [one] => decode(one).map_err(|e| inside(&e.path, e.line, e.message))?,
-        [_, second, ..] => return Err(inside("", second.line, "has more than one document".into())),
-    };
-    Ok(check::mesh::check(context, &spec).into_verdict(|m| Some(Resource::Mesh(Arc::new(m)))))
-}
-
-/// Line of a problem. Fields of the mesh configuration are in the text of its ConfigMap.
-fn line_of(node: &Node, kind: Kind, field: &str) -> u32 {
-    let inner = field.strip_prefix(check::mesh::ROOT).filter(|_| kind == Kind::MeshConfig);
-    let (Some(inner), Some(text)) =
-        (inner, node.get("data").and_then(|d| d.get("mesh")).and_then(Node::text))
-    else {
-        return node.line_of(field);
-    };
-    let line = parse(text).ok().and_then(|documents| documents.first().map(|d| d.line_of(inner)));
-    node.line_of(check::mesh::ROOT) + line.unwrap_or(0)
 }

@@ -177,12 +177,12 @@ fn wrong_fields_are_named_with_file_line_and_path() {
             "x.yaml:1: Gateway default/g: the kind Gateway of networking.istio.io is not supported yet and not applied",
         ),
         (
-            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    defaultConfig:\n      concurrency: 1\n".into(),
-            "x.yaml:7: ConfigMap istio-system/istio: data.mesh.defaultConfig: unknown field",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    defaultConfig:\n      concurency: 1\n".into(),
+            "x.yaml:8: ConfigMap istio-system/istio: data.mesh.defaultConfig.concurency: unknown field, did you mean concurrency?",
         ),
         (
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    enableTracing: true\n".into(),
-            "x.yaml:6: ConfigMap istio-system/istio: data.mesh.enableTracing: tracing is not supported yet; leave it out or say false",
+            "x.yaml:6: ConfigMap istio-system/istio: data.mesh.enableTracing: is not applied: there is no tracing yet",
         ),
     ] {
         let mut f = Fixture::new();

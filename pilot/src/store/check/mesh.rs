@@ -17,15 +17,6 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
     let mut check = Check::new(context);
     let root = Path::Root(ROOT);
     let default = MeshConfig::default();
-    if spec.enable_auto_mtls == Some(true) {
-        check.error(
-            root.field("enableAutoMtls"),
-            "mutual TLS is not supported yet; leave it out or say false",
-        );
-    }
-    if spec.enable_tracing == Some(true) {
-        check.error(root.field("enableTracing"), "tracing is not supported yet; leave it out or say false");
-    }
     let encoding = match spec.access_log_encoding {
         None | Some(schema::AccessLogEncoding::Text) => AccessLogEncoding::Text,
         Some(schema::AccessLogEncoding::Json) => AccessLogEncoding::Json,

@@ -977,9 +977,6 @@ fn mesh_config() {
         problems,
         &[
             ("{}", &[]),
-            ("{enableAutoMtls: false, enableTracing: false}", &[]),
-            ("{enableAutoMtls: true}", &["error data.mesh.enableAutoMtls: mutual TLS is not supported yet"]),
-            ("{enableTracing: true}", &["error data.mesh.enableTracing: tracing is not supported yet"]),
             ("{connectTimeout: 0s}", &["error data.mesh.connectTimeout: must be at least 1ms"]),
             ("{protocolDetectionTimeout: 0s}", &[]),
             ("{defaultConfig: {}}", &["error defaultConfig: unknown field"]),

@@ -1,6 +1,7 @@
 //! MeshConfig: the key `mesh` of the ConfigMap `istio`.
 //!
-//! Strict: what is not listed here is refused by name, since a mesh setting without effect would mislead everybody.
+//! One resource holds everything about the mesh, and nobody writes all of it: so a field that is known and not supported does not
+//! refuse the others. Such fields stand in [`SET_ASIDE`]; the struct is what is applied, and what is in neither is a typo.
 
 use serde::Deserialize;
 
@@ -30,8 +31,6 @@ pub struct MeshConfig {
     pub h2_upgrade_policy: Option<H2UpgradePolicy>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub dns_refresh_rate: Option<String>,
-    pub enable_auto_mtls: Option<bool>,
-    pub enable_tracing: Option<bool>,
 }
 
 /// `outboundTrafficPolicy`.
@@ -96,3 +95,123 @@ pub enum NormalizationType {
     MergeSlashes,
     DecodeAndMergeSlashes,
 }
+
+/// A field of the API that is not applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetAside {
+    /// Path within MeshConfig.
+    pub field: &'static str,
+    /// Whether somebody who sets it has to hear of it.
+    pub loss: Loss,
+    /// Why nothing is lost, or what does not happen.
+    pub why: &'static str,
+}
+
+/// What is lost by not applying a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing, whatever its value: taken without a word.
+    Nothing,
+    /// Something, where its value asks for something: a warning.
+    Something,
+}
+
+const fn nothing(field: &'static str, why: &'static str) -> SetAside {
+    SetAside { field, loss: Loss::Nothing, why }
+}
+
+const fn something(field: &'static str, why: &'static str) -> SetAside {
+    SetAside { field, loss: Loss::Something, why }
+}
+
+/// Fields of the API that are not applied; fields below one that has rows of its own are named one by one.
+///
+/// None of them opens what another field closes: policies that would need one of them (`CUSTOM` with an extension provider, mutual
+/// TLS) are refused where they are written, and a refused policy fails closed.
+pub const SET_ASIDE: &[SetAside] = &[
+    something("ca", "there is no certificate authority yet"),
+    something("caCertificates", "there is no mutual TLS yet, so no certificate is verified"),
+    something("certificates", "no certificates are made"),
+    something("compliancePolicy", "there is no TLS yet whose versions and ciphers it could restrict"),
+    something("configSources", "configuration comes from the folder that osier-pilot was given"),
+    nothing("defaultConfig.availabilityZone", "an endpoint's locality comes from its resource"),
+    nothing("defaultConfig.binaryPath", "where Istio's image has Envoy"),
+    something("defaultConfig.caCertificatesPem", "there is no mutual TLS yet, so no certificate is verified"),
+    something("defaultConfig.concurrency", "set by the sidecar's own `--concurrency` or PROXY_CONFIG"),
+    nothing("defaultConfig.configPath", "where Istio's image keeps files"),
+    nothing("defaultConfig.controlPlaneAuthPolicy", "Istio does not read it any more"),
+    something("defaultConfig.customConfigFile", "a sidecar has no bootstrap file"),
+    nothing(
+        "defaultConfig.discoveryAddress",
+        "where Istio's control plane is; a sidecar is told where osier-pilot is",
+    ),
+    nothing("defaultConfig.discoveryRefreshDelay", "Istio does not read it any more"),
+    nothing("defaultConfig.drainDuration", "for Envoy's hot restart, which Osier does not have"),
+    something("defaultConfig.envoyAccessLogService", "the access log goes to a file only"),
+    something("defaultConfig.envoyMetricsService", "metrics are scraped, not sent"),
+    nothing("defaultConfig.envoyMetricsServiceAddress", "Istio does not read it any more"),
+    something("defaultConfig.extraStatTags", "there are no metrics with labels of one's own yet"),
+    nothing("defaultConfig.fileFlushInterval", "how Envoy writes its access log"),
+    nothing("defaultConfig.fileFlushMinSizeKb", "how Envoy writes its access log"),
+    something("defaultConfig.gatewayTopology", "there are no gateways yet"),
+    something("defaultConfig.holdApplicationUntilProxyStarts", "nothing is injected yet"),
+    something("defaultConfig.image", "nothing is injected yet"),
+    something("defaultConfig.interceptionMode", "a sidecar says itself how it captures"),
+    something("defaultConfig.meshId", "metrics do not carry the mesh's name"),
+    nothing("defaultConfig.parentShutdownDuration", "for Envoy's hot restart, which Osier does not have"),
+    something("defaultConfig.privateKeyProvider", "there is no mutual TLS yet"),
+    something("defaultConfig.proxyAdminPort", "set by the sidecar's own `--admin-address` or PROXY_CONFIG"),
+    something("defaultConfig.proxyBootstrapTemplatePath", "a sidecar has no bootstrap file"),
+    something("defaultConfig.proxyHeaders", "the headers that a sidecar adds can't be chosen yet"),
+    something("defaultConfig.proxyMetadata", "set in the sidecar's own environment or PROXY_CONFIG"),
+    nothing("defaultConfig.proxyStatsMatcher", "which of Envoy's own metrics are made"),
+    something("defaultConfig.readinessProbe", "the health of workloads is not probed yet"),
+    something("defaultConfig.runtimeValues", "Envoy's runtime, which Osier does not have"),
+    nothing("defaultConfig.sds", "Istio does not read it any more"),
+    nothing("defaultConfig.serviceCluster", "names a sidecar in traces, and there is no tracing yet"),
+    nothing("defaultConfig.statNameLength", "about Envoy's own metrics"),
+    nothing("defaultConfig.statsEvictionInterval", "about Envoy's own metrics"),
+    something("defaultConfig.statsdUdpAddress", "metrics are scraped, not sent"),
+    nothing(
+        "defaultConfig.statusPort",
+        "where Istio's agent answers probes; set by the sidecar's own `--readiness-address`",
+    ),
+    something(
+        "defaultConfig.terminationDrainDuration",
+        "set by the sidecar's own `--drain-time` or PROXY_CONFIG",
+    ),
+    something("defaultConfig.tracing", "there is no tracing yet"),
+    nothing("defaultConfig.tracingServiceName", "names a sidecar in traces, and there is no tracing yet"),
+    something("defaultConfig.zipkinAddress", "there is no tracing yet"),
+    something("defaultProviders.accessLogging", "the access log is set by accessLogFile alone"),
+    nothing("defaultProviders.metrics", "Istio's metrics are always there for Prometheus"),
+    something("defaultProviders.tracing", "there is no tracing yet"),
+    nothing("disableEnvoyListenerLog", "there is no log of listeners beside the access log"),
+    something("discoverySelectors", "all namespaces are read"),
+    something(
+        "enableAutoMtls",
+        "there is no mutual TLS yet: what workloads send to each other is not encrypted",
+    ),
+    something("enableEnvoyAccessLogService", "the access log goes to a file only"),
+    nothing("enablePrometheusMerge", "about how Istio's injector changes annotations"),
+    something("enableTracing", "there is no tracing yet"),
+    nothing(
+        "extensionProviders",
+        "a provider does nothing by itself; what would use one is refused where it is written",
+    ),
+    nothing("inboundClusterStatName", "about Envoy's own metrics"),
+    nothing("ingressClass", "Ingress is refused where it is written"),
+    nothing("ingressControllerMode", "Ingress is refused where it is written"),
+    nothing("ingressSelector", "Ingress is refused where it is written"),
+    nothing("ingressService", "Ingress is refused where it is written"),
+    something("localityLbSetting", "endpoints are not picked by locality yet"),
+    something("meshMTLS", "there is no mutual TLS yet whose versions and ciphers it could restrict"),
+    nothing("outboundClusterStatName", "about Envoy's own metrics"),
+    something("proxyHttpPort", "the port of the explicit proxy is 15007"),
+    something("proxyInboundListenPort", "captured inbound connections arrive at port 15006"),
+    something("proxyListenPort", "captured outbound connections arrive at port 15001"),
+    something("serviceSettings", "there is one cluster only, so every service is local to it"),
+    something("tlsDefaults", "there is no TLS yet whose ciphers it could restrict"),
+    something("trustDomainAliases", "there are no identities yet that could be compared"),
+    nothing("verifyCertificateAtClient", "a DestinationRule that starts TLS is refused"),
+];
