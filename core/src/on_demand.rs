@@ -17,6 +17,9 @@ pub const METADATA_NAMESPACE: &str = "osier";
 /// Key in a listener's `filter_metadata["osier"]`: `true` says that its chains must be asked for one by one, by SNI.
 pub const CHAINS_BY_SERVER_NAME: &str = "chains_by_server_name";
 
+/// What the clusters of destinations outside the mesh begin with, which clients of an explicit proxy name: `passthrough|443||example.com`.
+pub const OUTSIDE: &str = "passthrough|";
+
 /// Longest host that can be asked for: that of a DNS name, and a port.
 pub const MAX_HOST: usize = 253 + 6;
 
@@ -38,6 +41,14 @@ pub fn host(authority: &str, keep_port: bool) -> Option<Cow<'_, str>> {
         None if upper => Cow::Owned(name.to_ascii_lowercase()),
         None => Cow::Borrowed(name),
     })
+}
+
+/// Host and port of an authority that [`host`] has let through; the port of `http` where it names none. An IPv6 address has no brackets.
+pub fn destination(authority: &str) -> Option<(&str, u16)> {
+    let (name, port) = split_port(authority);
+    let port = port.map_or(Some(80), |port| port.parse().ok()).filter(|port| *port > 0)?;
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    Some((bare.unwrap_or(name), port))
 }
 
 /// Splits `host:port`, `[v6]:port`, `host`, `[v6]` and bare `v6`. What follows the colon must be digits to be a port.
@@ -163,6 +174,21 @@ mod tests {
         }
         assert_eq!(host(&"a".repeat(MAX_HOST + 1), false), None);
         assert!(matches!(host("reviews:80", true), Some(Cow::Borrowed(_))));
+    }
+
+    #[test]
+    fn destinations() {
+        for (authority, want) in [
+            ("example.com", Some(("example.com", 80))),
+            ("example.com:8080", Some(("example.com", 8080))),
+            ("127.0.0.5:1", Some(("127.0.0.5", 1))),
+            ("[::1]:443", Some(("::1", 443))),
+            ("[::1]", Some(("::1", 80))),
+            ("example.com:0", None),
+            ("example.com:99999", None),
+        ] {
+            assert_eq!(destination(authority), want, "{authority}");
+        }
     }
 
     #[test]

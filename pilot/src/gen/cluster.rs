@@ -28,7 +28,7 @@ use osier_proto::types::upstream_http::{
 use osier_proto::types::value::Percent;
 
 use super::endpoint;
-use super::name::{self, OutboundName};
+use super::name::{self, OutboundName, OutsideName};
 use super::scope::Scope;
 use super::wire;
 use crate::model::{
@@ -85,6 +85,9 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<Cluster> {
     }
     if scope.view().is_grpc() {
         return None;
+    }
+    if let Some(outside_name) = OutsideName::parse(name) {
+        return scope.reaches_outside().then(|| outside(scope, &outside_name));
     }
     match name {
         name::PASSTHROUGH => Some(passthrough()),
@@ -176,8 +179,7 @@ fn discovery(
             let mut cluster = of_type(name, DiscoveryType::StrictDns);
             let assignment = endpoint::dns(scope, service, port, subset, name)?;
             cluster.load_assignment = Some(assignment);
-            cluster.dns_refresh_rate = Some(wire::duration(scope.mesh().dns_refresh));
-            cluster.respect_dns_ttl = true;
+            look_up(scope, &mut cluster);
             let family = if scope.view().ipv6 { DnsLookupFamily::All } else { DnsLookupFamily::V4Only };
             cluster.dns_lookup_family = family as i32;
             Some(cluster)
@@ -355,6 +357,28 @@ fn passthrough() -> Cluster {
     cluster
 }
 
+/// A destination that the client of an explicit proxy names: where nothing is captured nobody else has looked it up.
+fn outside(scope: &Scope<'_>, name: &OutsideName) -> Cluster {
+    let mut cluster = of_type(&name.to_string(), DiscoveryType::StrictDns);
+    cluster.load_assignment = Some(ClusterLoadAssignment {
+        cluster_name: cluster.name.clone(),
+        endpoints: vec![endpoint::one(&name.host, name.port)],
+        policy: None,
+    });
+    look_up(scope, &mut cluster);
+    cluster.dns_lookup_family = DnsLookupFamily::V4Preferred as i32;
+    cluster.connect_timeout = Some(wire::duration(scope.mesh().connect_timeout));
+    limits(&mut cluster, None);
+    as_downstream(&mut cluster);
+    cluster
+}
+
+/// How often names are looked up.
+fn look_up(scope: &Scope<'_>, cluster: &mut Cluster) {
+    cluster.dns_refresh_rate = Some(wire::duration(scope.mesh().dns_refresh));
+    cluster.respect_dns_ttl = true;
+}
+
 /// The original destination of an inbound connection, reached from an address that is not captured again.
 fn inbound_original(scope: &Scope<'_>, name: &str, source: &str) -> Cluster {
     let mut cluster = of_type(name, DiscoveryType::OriginalDst);
@@ -384,7 +408,7 @@ fn inbound(scope: &Scope<'_>, port: &InboundPort<'_>) -> Option<Cluster> {
         let mut cluster = of_type(&name, DiscoveryType::Static);
         cluster.load_assignment = Some(ClusterLoadAssignment {
             cluster_name: name.clone(),
-            endpoints: vec![endpoint::local(target)],
+            endpoints: vec![endpoint::one("127.0.0.1", target)],
             policy: None,
         });
         cluster

@@ -42,9 +42,9 @@ pub(super) fn dns(
     (!found.endpoints.is_empty()).then_some(found)
 }
 
-/// The application itself.
-pub(super) fn local(port: u16) -> LocalityLbEndpoints {
-    let endpoint = WireEndpoint { address: Some(wire::address("127.0.0.1", port)), hostname: String::new() };
+/// One address or name, of no locality.
+pub(super) fn one(host: &str, port: u16) -> LocalityLbEndpoints {
+    let endpoint = WireEndpoint { address: Some(wire::address(host, port)), hostname: String::new() };
     LocalityLbEndpoints {
         lb_endpoints: vec![LbEndpoint {
             host_identifier: Some(HostIdentifier::Endpoint(endpoint)),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use osier_core::on_demand::ListenerName;
 
-use crate::r#gen::name::OutboundName;
+use crate::r#gen::name::{OutboundName, OutsideName};
 use crate::model::{Interception, ProxyKind, ProxyView};
 
 /// Types of resources that we make.
@@ -170,7 +170,9 @@ impl Views {
     /// What a resource may depend on.
     pub fn of(&self, kind: ResourceType, name: &str) -> &Arc<View> {
         let own = match kind {
-            ResourceType::Cluster => OutboundName::parse(name).is_none(),
+            ResourceType::Cluster => {
+                OutboundName::parse(name).is_none() && OutsideName::parse(name).is_none()
+            }
             ResourceType::Listener => match ListenerName::parse(name) {
                 ListenerName::Address(address) | ListenerName::ServerName(address, _) => {
                     self.whole.proxy.addresses.contains(&address.ip())
@@ -219,6 +221,7 @@ pub(crate) mod tests {
         let views = [&one, &two].map(|view| Views::new(Arc::new(view.clone()), &none));
         for (kind, name, shared) in [
             (ResourceType::Cluster, "outbound|80||a", true),
+            (ResourceType::Cluster, "passthrough|80||a", true),
             (ResourceType::Cluster, "inbound|80||", false),
             (ResourceType::Endpoints, "outbound|80||a", true),
             (ResourceType::Routes, "80", true),

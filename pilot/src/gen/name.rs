@@ -1,7 +1,11 @@
 //! Names of resources, written and read in one place: istiod's own, so that tools that know them work.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use osier_core::host::Host;
+use osier_core::on_demand;
 
 /// Original destination, where nothing better is known.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -55,6 +59,36 @@ impl fmt::Display for OutboundName {
     }
 }
 
+/// Name of the cluster of a destination outside the mesh, which a client of an explicit proxy names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutsideName {
+    /// Port.
+    pub port: u16,
+    /// An IP address or a DNS name.
+    pub host: Arc<str>,
+}
+
+impl OutsideName {
+    /// `None` where `host` can't be looked up.
+    pub fn new(host: &str, port: u16) -> Option<Self> {
+        // Underscores are not for host names, and there are hosts that have them.
+        let found = host.parse::<IpAddr>().is_ok() || Host::parse_fqdn(&host.replace('_', "-")).is_ok();
+        (found && port > 0).then(|| Self { port, host: host.into() })
+    }
+
+    /// Reads `passthrough|<port>||<host>`.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (port, host) = name.strip_prefix(on_demand::OUTSIDE)?.split_once("||")?;
+        Self::new(host, port.parse().ok()?)
+    }
+}
+
+impl fmt::Display for OutsideName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}||{}", on_demand::OUTSIDE, self.port, self.host)
+    }
+}
+
 /// `inbound|<port>||`.
 pub fn inbound(port: u16) -> String {
     format!("inbound|{port}||")
@@ -79,6 +113,27 @@ mod tests {
             ["", "outbound|80|v1", "outbound|x||h", "inbound|80||", "outbound|80||", "outbound|80||h|x"]
         {
             assert_eq!(OutboundName::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_of_what_is_outside() {
+        for (host, port, wanted) in [
+            ("example.com", 443, Some("passthrough|443||example.com")),
+            ("127.0.0.5", 80, Some("passthrough|80||127.0.0.5")),
+            ("::1", 80, Some("passthrough|80||::1")),
+            ("localhost", 80, Some("passthrough|80||localhost")),
+            ("exa_mple", 80, Some("passthrough|80||exa_mple")),
+            ("1.2.3", 80, None),
+            ("a|b", 80, None),
+            ("example.com", 0, None),
+        ] {
+            let name = OutsideName::new(host, port);
+            assert_eq!(name.as_ref().map(ToString::to_string).as_deref(), wanted, "{host}");
+            assert_eq!(wanted.and_then(OutsideName::parse), name);
+        }
+        for wrong in ["passthrough|x||h", "passthrough|80|v1|h", "passthrough|80||", "outbound|80||h"] {
+            assert_eq!(OutsideName::parse(wrong), None, "{wrong}");
         }
     }
 

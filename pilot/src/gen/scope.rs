@@ -6,7 +6,7 @@ use osier_core::host::Host;
 
 use crate::r#gen::key::View;
 use crate::r#gen::name::OutboundName;
-use crate::model::{Destination, MeshConfig, OutboundTraffic, Service};
+use crate::model::{Destination, Interception, MeshConfig, OutboundTraffic, Service};
 use crate::snapshot::MeshSnapshot;
 
 /// The mesh as one client sees it.
@@ -60,6 +60,19 @@ impl<'a> Scope<'a> {
     /// True where unknown destinations are let through.
     pub fn allows_unknown(&self) -> bool {
         self.mesh().outbound == OutboundTraffic::AllowAny
+    }
+
+    /// True where a client may name a destination outside the mesh: unknown ones pass, and nothing is captured.
+    pub fn reaches_outside(&self) -> bool {
+        self.view.proxy.interception == Interception::None && self.allows_unknown()
+    }
+
+    /// True where a wildcard of a service or rule means this host on this port.
+    pub fn is_covered(&self, host: &str, port: u16) -> bool {
+        let view = &self.view.proxy;
+        let by_service = |s: &&Arc<Service>| s.host().covers_name(host) && s.port(port).is_some();
+        self.services().iter().any(by_service)
+            || self.snapshot.extra_hosts(view, port).iter().any(|extra| extra.host.covers_name(host))
     }
 
     /// Name of the cluster of a route's destination. The port is the given one, else the only one of the service, else

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use osier_proto::types::cluster::{Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType};
 use osier_proto::types::endpoint::ClusterLoadAssignment;
-use osier_proto::types::listener::Listener;
+use osier_proto::types::listener::{Listener, filter_chain_match::ConnectionSourceType};
 use osier_proto::types::route::{RouteConfiguration, VirtualHost};
 use proptest::prelude::*;
 
@@ -255,6 +255,62 @@ fn explicit_proxies_route_by_host_and_port() {
 }
 
 #[test]
+fn clients_of_an_explicit_proxy_reach_what_the_mesh_does_not_know() {
+    let mut fixture = mesh();
+    fixture.services.push(entry("*.example.com", ServiceKind::Static, &[], &[(443, Protocol::Tls)]));
+    let mut client = of_kind(&view("default", []), ProxyKind::OnDemand);
+    client.proxy.interception = Interception::None;
+    client.explicit_proxy = Some("10.9.0.1:15007".parse().unwrap());
+    let open = fixture.clone().build();
+    fixture.mesh.outbound = OutboundTraffic::RegistryOnly;
+    let closed = fixture.build();
+
+    let http = |host: &str, snapshot: &MeshSnapshot| {
+        let found = virtual_host(&format!("http_proxy/{host}"), &client, snapshot).unwrap();
+        (found.name.clone(), super::route::clusters_of(&found).join(" "))
+    };
+    for (host, cluster) in [
+        ("nobody.org", "passthrough|80||nobody.org"),
+        ("nobody.org:8080", "passthrough|8080||nobody.org"),
+        ("127.0.0.5:8080", "passthrough|8080||127.0.0.5"),
+        ("[::1]:8080", "passthrough|8080||::1"),
+        ("no|body", "PassthroughCluster"),
+    ] {
+        assert_eq!(http(host, &open), ("allow_any".into(), cluster.into()), "{host}");
+        assert_eq!(http(host, &closed), ("block_all".into(), String::new()), "{host}");
+    }
+    assert_eq!(http("web", &open).1, "outbound|80||web.default.svc.cluster.local");
+
+    let tcp = |name: &str, snapshot: &MeshSnapshot| {
+        let found = make(ResourceType::Listener, name, &client, snapshot)?;
+        Some(found.clusters.join(" "))
+    };
+    for (name, cluster) in [
+        ("nobody.org_443", Some("passthrough|443||nobody.org")),
+        ("a.example.com_443", None),
+        ("a.example.com_444", Some("passthrough|444||a.example.com")),
+        ("web_4444", Some("passthrough|4444||web")),
+        ("0.0.0.0_4444", Some("PassthroughCluster")),
+        ("10.1.2.3_4444", None),
+    ] {
+        assert_eq!(tcp(name, &open).as_deref(), cluster, "{name}");
+        assert_eq!(tcp(name, &closed), None, "{name}");
+    }
+
+    let made = cluster("passthrough|443||nobody.org", &client, &open).unwrap();
+    assert_eq!(
+        made.cluster_discovery_type,
+        Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32))
+    );
+    assert!(cluster("passthrough|443||nobody.org", &client, &closed).is_none());
+    assert!(cluster("passthrough|443||nobody.org", &view("default", []), &open).is_none(), "captured");
+
+    let own = listener("10.9.0.1_15007", &client, &open).unwrap();
+    let matched = own.filter_chains[0].filter_chain_match.as_ref().unwrap();
+    assert_eq!(matched.source_type, ConnectionSourceType::SameIpOrLoopback as i32);
+}
+
+#[test]
 fn discovery_by_kind_of_service() {
     let mut fixture = mesh();
     let dns = entry("api.example.com", ServiceKind::Dns, &[], &[(443, Protocol::Tls)]);
@@ -418,7 +474,9 @@ fn on_demand_configurations_carry_only_vhds() {
 
 #[test]
 fn a_tunnel_to_a_host_has_a_listener_of_its_own() {
-    let snapshot = mesh().build();
+    let mut fixture = mesh();
+    fixture.mesh.outbound = OutboundTraffic::RegistryOnly;
+    let snapshot = fixture.build();
     let mut client = of_kind(&view("default", []), ProxyKind::OnDemand);
     client.proxy.interception = Interception::None;
     client.explicit_proxy = Some("10.9.0.1:15007".parse().unwrap());
@@ -614,12 +672,14 @@ proptest! {
             .filter(|n| n.starts_with("outbound|"))
             .collect();
         let routes = ["80", "443", "8080", "http_proxy", "s1.default.svc.cluster.local:80"].map(String::from);
-        let hosts = ["80/s1", "8080/s2", "http_proxy/s3:9090", "80/nobody"].map(String::from);
+        let hosts = ["80/s1", "8080/s2", "http_proxy/s3:9090", "80/nobody", "http_proxy/nobody:81"].map(String::from);
         let mut listeners = names(ResourceType::Listener, &of_kind(&client, ProxyKind::Envoy), &snapshot);
-        listeners.extend(["0.0.0.0_443", "0.0.0.0_443/a.example.com", "10.7.0.1_443", "s1_80", "s2.default_9090"].map(String::from));
+        listeners.extend(["0.0.0.0_443", "0.0.0.0_443/a.example.com", "10.7.0.1_443", "s1_80", "s2.default_9090", "nobody_81", "0.0.0.0_81"].map(String::from));
+        let mut clusters = outbound.clone();
+        clusters.push("passthrough|81||nobody".into());
         for (kind, names) in [
             (ResourceType::Listener, listeners),
-            (ResourceType::Cluster, outbound.clone()),
+            (ResourceType::Cluster, clusters),
             (ResourceType::Endpoints, outbound),
             (ResourceType::Routes, routes.to_vec()),
             (ResourceType::VirtualHost, hosts.to_vec()),

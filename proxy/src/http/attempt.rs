@@ -161,6 +161,7 @@ impl Exchange<'_> {
         let opened = async {
             let by = ChooseBy {
                 original_destination: arrival.connection.original_destination(),
+                own_end: arrival.connection.own_end(arrival.manager.explicit_proxy),
                 head: Some(incoming.head),
             };
             let endpoint = worker.pool.choose(plan.cluster, by, tried, || worker.random()).await?;

@@ -35,6 +35,7 @@ use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::telemetry;
 use crate::telemetry::record::{Flags, RequestRecord};
 use crate::xds::on_demand::{Answer as HostAnswer, HostLookup};
+use osier_core::on_demand::OUTSIDE;
 
 /// What `http::server` calls for the requests of a connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -380,7 +381,7 @@ impl<'a> Target<'a> {
 
 /// Clusters behind which nobody understands peer metadata.
 fn is_outside_the_mesh(cluster: &str) -> bool {
-    matches!(cluster, "PassthroughCluster" | "BlackHoleCluster")
+    matches!(cluster, "PassthroughCluster" | "BlackHoleCluster") || cluster.starts_with(OUTSIDE)
 }
 
 fn strip_port(rule: StripPort, own: u16, head: &mut RequestHead) {

@@ -144,6 +144,12 @@ impl Connection {
         (!to_us && !destination.ip().is_unspecified()).then_some(destination)
     }
 
+    /// The address at which the client reached us, where it is not the destination, or only since we are its `explicit` proxy:
+    /// going there again would never end.
+    pub fn own_end(&self, explicit: bool) -> Option<SocketAddr> {
+        (explicit || self.inputs.destination != self.local).then_some(self.local)
+    }
+
     /// Whom it came from and where it was going, for records.
     pub fn downstream(&self) -> Downstream<'_> {
         Downstream {

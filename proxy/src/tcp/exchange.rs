@@ -142,7 +142,11 @@ impl Exchange<'_> {
         cluster: &Arc<Cluster>,
         record: &mut RequestRecord<'_>,
     ) -> Result<TcpConnection, ProxyError> {
-        let by = ChooseBy { original_destination: self.connection.original_destination(), head: None };
+        let by = ChooseBy {
+            original_destination: self.connection.original_destination(),
+            own_end: self.connection.own_end(false),
+            head: None,
+        };
         let mut tried = Tried::avoiding(REPICKS);
         loop {
             let endpoint = self.worker.pool.choose(cluster, by, &mut tried, || self.worker.random()).await?;

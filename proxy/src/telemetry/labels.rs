@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use osier_core::on_demand::OUTSIDE;
+
 use crate::config::cluster::{Cluster, ServiceLabels};
 use crate::config::listener::Direction;
 use crate::config::route::Route;
@@ -136,7 +138,8 @@ fn stand_in(route: Option<&Route>, cluster: Option<&str>) -> Option<&'static str
         "InboundPassthroughClusterIpv4",
         "InboundPassthroughClusterIpv6",
     ];
-    STAND_INS.into_iter().find(|name| cluster == Some(name))
+    let outside = cluster.is_some_and(|name| name.starts_with(OUTSIDE)).then_some("PassthroughCluster");
+    outside.or_else(|| STAND_INS.into_iter().find(|name| cluster == Some(name)))
 }
 
 impl ServiceLabels {
@@ -295,6 +298,7 @@ mod tests {
     fn passthrough_and_black_hole_are_names_and_never_the_host() {
         for (cluster, name) in [
             ("PassthroughCluster", Some("PassthroughCluster")),
+            ("passthrough|443||example.com", Some("PassthroughCluster")),
             ("BlackHoleCluster", Some("BlackHoleCluster")),
             ("InboundPassthroughClusterIpv6", Some("InboundPassthroughClusterIpv6")),
             ("outbound|80||a", None),

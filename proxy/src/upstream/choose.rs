@@ -21,6 +21,8 @@ const KNOWN_WAIT: Duration = Duration::from_secs(5);
 pub struct ChooseBy<'a> {
     /// Where the downstream connection was going.
     pub original_destination: Option<SocketAddr>,
+    /// An endpoint that is this proxy itself, so that nobody is sent there.
+    pub own_end: Option<SocketAddr>,
     /// The request, whose header may say where it goes.
     pub head: Option<&'a RequestHead>,
 }
@@ -46,12 +48,13 @@ impl Pool {
         if !cluster.endpoints.load().known {
             wait_until_known(cluster).await?;
         }
-        balance(cluster, tried, random)
+        balance(cluster, by.own_end, tried, random)
     }
 }
 
 fn balance(
     cluster: &Cluster,
+    own_end: Option<SocketAddr>,
     tried: &mut Tried,
     mut random: impl FnMut() -> u64,
 ) -> Result<Arc<Endpoint>, ProxyError> {
@@ -59,6 +62,10 @@ fn balance(
         let set = cluster.endpoints.load();
         if let Some(picked) = pick(&set, cluster.spec.balance, tried, &mut random) {
             tried.record(picked.endpoint, picked.priority);
+            if own_end == Some(picked.endpoint.address) {
+                let detail = format!("cluster {} leads back to this proxy", cluster.spec.name);
+                return Err(failure(Kind::NoHealthyUpstream, detail));
+            }
             return Ok(picked.endpoint.clone());
         }
         // The set may have been replaced, and its endpoints removed, since it was loaded.
@@ -148,7 +155,7 @@ mod tests {
                 head.fields.append("x-dst", value.as_bytes());
             }
             let destination = destination.map(|text| text.parse().unwrap());
-            let by = ChooseBy { original_destination: destination, head: Some(&head) };
+            let by = ChooseBy { original_destination: destination, head: Some(&head), ..ChooseBy::default() };
             match (chosen(&original(settings.clone()), by).await, wanted) {
                 (Ok(endpoint), Ok(wanted)) => assert_eq!(endpoint.address.to_string(), wanted),
                 (Err(error), Err(text)) => {
@@ -161,9 +168,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_is_sent_back_to_this_proxy() {
+        let cluster = Cluster::new(ClusterSpec::plain("c", Discovery::Static), None);
+        let endpoints = [("10.0.0.1:80".parse().unwrap(), EndpointSpec::default())];
+        let set = EndpointSet::build(endpoints, &cluster.live, cluster.spec.set_settings(0));
+        cluster.set_endpoints(Arc::new(set));
+        let by = |own_end: &str| ChooseBy { own_end: own_end.parse().ok(), ..ChooseBy::default() };
+        assert!(chosen(&cluster, by("10.0.0.1:81")).await.is_ok());
+        let error = chosen(&cluster, by("10.0.0.1:80")).await.expect_err("a loop");
+        assert_eq!(error.kind, Kind::NoHealthyUpstream);
+        assert_eq!(error.detail, "cluster c leads back to this proxy");
+    }
+
+    #[tokio::test]
     async fn workers_share_the_state_of_an_original_destination() {
         let cluster = original(OriginalDst::default());
-        let by = ChooseBy { original_destination: Some("10.0.0.1:80".parse().unwrap()), head: None };
+        let by =
+            ChooseBy { original_destination: Some("10.0.0.1:80".parse().unwrap()), ..ChooseBy::default() };
         let (one, two) = (chosen(&cluster, by).await.unwrap(), chosen(&cluster, by).await.unwrap());
         assert_eq!(one.state.id, two.state.id);
     }

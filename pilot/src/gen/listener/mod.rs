@@ -59,12 +59,16 @@ fn proxied(scope: &Scope<'_>, name: &str) -> Option<Listener> {
         ListenerName::ServerName(address, sni) if captured => outbound::generate(scope, address, Some(sni)),
         // Behind an explicit proxy, `CONNECT` opens original destinations: the listeners for them aren't bound.
         ListenerName::Address(address) => explicit::generate(scope, address).or_else(|| {
-            scope.view().is_on_demand().then(|| outbound::generate(scope, address, None)).flatten()
+            let on_demand = scope.view().is_on_demand();
+            let known = on_demand.then(|| outbound::generate(scope, address, None)).flatten();
+            known.or_else(|| on_demand.then(|| explicit::unknown(scope, address)).flatten())
         }),
         ListenerName::ServerName(address, sni) if scope.view().is_on_demand() => {
             outbound::generate(scope, address, Some(sni))
         }
-        ListenerName::Host(host, port) if scope.view().is_on_demand() => outbound::by_host(scope, host, port),
+        ListenerName::Host(host, port) if scope.view().is_on_demand() => {
+            outbound::by_host(scope, host, port).or_else(|| explicit::outside(scope, host, port))
+        }
         ListenerName::ServerName(..) | ListenerName::Host(..) | ListenerName::Named(_) => None,
     }
 }

@@ -16,10 +16,11 @@ use osier_proto::types::route::{
     route_action::{ClusterSpecifier, MaxStreamDuration},
 };
 
-use super::name;
+use osier_core::on_demand;
+
+use super::name::{self, OutboundName, OutsideName};
 use super::scope::Scope;
 use super::wire;
-use crate::r#gen::name::OutboundName;
 
 pub(in crate::r#gen) use matching::everything;
 use plan::What;
@@ -94,7 +95,15 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<RouteConfiguration> {
 
 /// The virtual host that answers to `host` (lower-cased, see `osier_core::on_demand`) in a planned configuration.
 pub fn for_host(scope: &Scope<'_>, plan: &Plan, host: &str) -> Option<VirtualHost> {
-    let mut found = virtual_host(scope, plan.lookup(host)?)?;
+    let planned = plan.lookup(host)?;
+    let outside = (plan.keeps_port && planned.what.is_catch_all() && scope.allows_unknown())
+        .then(|| on_demand::destination(host).and_then(|(host, port)| OutsideName::new(host, port)))
+        .flatten();
+    let mut found = virtual_host(scope, planned)?;
+    if let Some(outside) = outside {
+        // An explicit proxy has no original destination: what the client names has to be looked up.
+        found.routes = vec![to_unknown(&outside.to_string())];
+    }
     // The client looks the exact name up; the domains of the whole would only cost it memory.
     found.domains = vec![host.to_string()];
     Some(found)
@@ -126,24 +135,31 @@ fn virtual_host(scope: &Scope<'_>, planned: &PlannedHost) -> Option<VirtualHost>
 
 /// Unknown hosts: to the original destination, or 502.
 fn catch_all(scope: &Scope<'_>) -> Route {
-    let (name, action) = if scope.allows_unknown() {
-        let action = RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(name::PASSTHROUGH.to_string())),
-            timeout: Some(prost_types::Duration::default()),
-            max_stream_duration: Some(MaxStreamDuration {
-                max_stream_duration: None,
-                grpc_timeout_header_max: Some(prost_types::Duration::default()),
-            }),
-            ..Default::default()
-        };
-        (plan::ALLOW_ANY, Action::Route(action))
-    } else {
-        (plan::BLOCK_ALL, Action::DirectResponse(DirectResponseAction { status: 502, body: None }))
+    if scope.allows_unknown() {
+        return to_unknown(name::PASSTHROUGH);
+    }
+    Route {
+        name: plan::BLOCK_ALL.to_string(),
+        r#match: Some(everything()),
+        action: Some(Action::DirectResponse(DirectResponseAction { status: 502, body: None })),
+        ..Default::default()
+    }
+}
+
+fn to_unknown(cluster: &str) -> Route {
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_string())),
+        timeout: Some(prost_types::Duration::default()),
+        max_stream_duration: Some(MaxStreamDuration {
+            max_stream_duration: None,
+            grpc_timeout_header_max: Some(prost_types::Duration::default()),
+        }),
+        ..Default::default()
     };
     Route {
-        name: name.to_string(),
-        r#match: Some(matching::everything()),
-        action: Some(action),
+        name: plan::ALLOW_ANY.to_string(),
+        r#match: Some(everything()),
+        action: Some(Action::Route(action)),
         ..Default::default()
     }
 }

@@ -24,6 +24,8 @@ pub struct Plan {
     by_domain: HashMap<String, usize>,
     /// `*.foo` as `.foo`, longest first.
     suffixes: Vec<(String, usize)>,
+    /// It is asked with the ports of hosts.
+    pub(super) keeps_port: bool,
 }
 
 /// One virtual host.
@@ -47,6 +49,12 @@ pub(super) enum What {
     CatchAll,
 }
 
+impl What {
+    pub(super) fn is_catch_all(&self) -> bool {
+        matches!(self, Self::CatchAll)
+    }
+}
+
 impl Plan {
     /// The plan of a configuration; `None` where the client has none of that name.
     pub fn build(scope: &Scope<'_>, config: &ConfigName) -> Option<Self> {
@@ -56,7 +64,7 @@ impl Plan {
             ConfigName::Port(port) => Domains::new(scope).all(Some(*port))?,
             ConfigName::Proxy => Domains::new(scope).all(None)?,
         };
-        let mut plan = Self { hosts, ..Self::default() };
+        let mut plan = Self { hosts, keeps_port: config.keeps_port(), ..Self::default() };
         for (at, host) in plan.hosts.iter().enumerate() {
             for domain in &host.domains {
                 plan.by_domain.insert(domain.clone(), at);
