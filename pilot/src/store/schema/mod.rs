@@ -12,6 +12,7 @@ pub mod service_entry;
 pub mod virtual_service;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -19,9 +20,24 @@ use serde::{Deserialize, Deserializer, de};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsupported {}
 
+impl Unsupported {
+    /// How a deserializer knows this type, which it may be asked for as a unit struct.
+    pub const NAME: &'static str = "Unsupported";
+}
+
 impl<'de> Deserialize<'de> for Unsupported {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(de::Error::custom("is not supported yet"))
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Refuse;
+        impl de::Visitor<'_> for Refuse {
+            type Value = Unsupported;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("nothing")
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Unsupported, E> {
+                Err(E::custom("is not supported yet"))
+            }
+        }
+        deserializer.deserialize_unit_struct(Self::NAME, Refuse)
     }
 }
 

@@ -1,0 +1,123 @@
+//! What the tables say beside what the types say. A path may end in `*`: all fields that begin so.
+
+/// About a field of a kind.
+pub struct Note {
+    /// Kind, as in the heading.
+    pub kind: &'static str,
+    /// Path.
+    pub path: &'static str,
+    /// Instead of what the type says.
+    pub state: Option<&'static str>,
+    /// Note.
+    pub text: &'static str,
+}
+
+const fn note(kind: &'static str, path: &'static str, text: &'static str) -> Note {
+    Note { kind, path, state: None, text }
+}
+
+const fn state(kind: &'static str, path: &'static str, state: &'static str, text: &'static str) -> Note {
+    Note { kind, path, state: Some(state), text }
+}
+
+const CLOSED: &str = "fails closed";
+const IDLE: &str = "without effect";
+
+/// All notes.
+pub const NOTES: &[Note] = &[
+    note(
+        "VirtualService",
+        "spec.gateways[]",
+        "rules for gateways are kept and not used; those for `mesh` are applied",
+    ),
+    note("VirtualService", "spec.http[].match[].headers.<name>.*", "no value at all: the header is there"),
+    note("VirtualService", "spec.http[].match[].uri.regex", "RE2, at most 1,024 bytes"),
+    note("VirtualService", "spec.http[].directResponse.body.bytes", "base64"),
+    note(
+        "VirtualService",
+        "spec.http[].retries.retryOn",
+        "`retriable-headers` and `http3-post-connect-failure` have no effect and are warned of",
+    ),
+    note("DestinationRule", "spec.trafficPolicy.tls.mode", "only DISABLE; the others are refused"),
+    note(
+        "DestinationRule",
+        "spec.trafficPolicy.portLevelSettings[].tls.mode",
+        "only DISABLE; the others are refused",
+    ),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.tls.mode", "only DISABLE; the others are refused"),
+    note(
+        "DestinationRule",
+        "spec.subsets[].trafficPolicy.portLevelSettings[].tls.mode",
+        "only DISABLE; the others are refused",
+    ),
+    state("ServiceEntry", "spec.location", IDLE, "of use for mutual TLS and telemetry, which come later"),
+    state("ServiceEntry", "spec.subjectAltNames[]", IDLE, "of use for mutual TLS, which comes later"),
+    state("ServiceEntry", "spec.endpoints[].network", IDLE, "there is one network yet"),
+    state(
+        "ServiceEntry",
+        "spec.endpoints[].serviceAccount",
+        IDLE,
+        "of use for mutual TLS, which comes later",
+    ),
+    state("WorkloadEntry", "spec.network", IDLE, "there is one network yet"),
+    state("WorkloadEntry", "spec.serviceAccount", IDLE, "of use for mutual TLS, which comes later"),
+    state("Pod", "spec.serviceAccountName", IDLE, "of use for mutual TLS, which comes later"),
+    state("EndpointSlice", "endpoints[].conditions.serving", IDLE, "`ready` and `terminating` decide"),
+    state("MeshConfig", "trustDomain", IDLE, "of use for mutual TLS, which comes later"),
+    note("MeshConfig", "rootNamespace", "where rules hold for all namespaces"),
+    note("ServiceEntry", "spec.resolution", "DNS_ROUND_ROBIN and DYNAMIC_DNS are refused"),
+    note("AuthorizationPolicy", "spec.selector.matchLabels.<name>", "says which workloads are closed"),
+    state("AuthorizationPolicy", "spec.rules", CLOSED, "not read: nothing may pass"),
+    state("AuthorizationPolicy", "spec.provider", CLOSED, "not read: nothing may pass"),
+    state("AuthorizationPolicy", "spec.action", CLOSED, "except AUDIT, which refuses nothing"),
+    state("AuthorizationPolicy", "spec.targetRef", IDLE, "gateways and waypoints, which there are none of"),
+    state(
+        "AuthorizationPolicy",
+        "spec.targetRefs[]",
+        IDLE,
+        "gateways and waypoints, which there are none of",
+    ),
+    note(
+        "PeerAuthentication",
+        "spec.mtls.mode",
+        "STRICT refuses everything, since there is no mutual TLS yet",
+    ),
+    note(
+        "PeerAuthentication",
+        "spec.portLevelMtls.<name>.mode",
+        "STRICT refuses everything, since there is no mutual TLS yet",
+    ),
+    note("RequestAuthentication", "spec.selector.matchLabels.<name>", "says which workloads are closed"),
+    state(
+        "RequestAuthentication",
+        "spec.jwtRules[]",
+        CLOSED,
+        "not read: nothing may pass; without any the policy has no effect",
+    ),
+    state("RequestAuthentication", "spec.targetRef", IDLE, "gateways and waypoints, which there are none of"),
+    state(
+        "RequestAuthentication",
+        "spec.targetRefs[]",
+        IDLE,
+        "gateways and waypoints, which there are none of",
+    ),
+    note("Service", "spec.internalTrafficPolicy", "Local: endpoints on the client's node only"),
+    note("Service", "spec.ports[].protocol", "only TCP is proxied"),
+    note("EndpointSlice", "addressType", "FQDN slices are left out"),
+    note(
+        "every kind",
+        "metadata.annotations.<name>",
+        "`networking.istio.io/exportTo` of Services, `istio.io/dry-run` of AuthorizationPolicies",
+    ),
+    note(
+        "every kind",
+        "metadata.creationTimestamp",
+        "decides which of two is the older; else the time at which it was first read",
+    ),
+    note("every kind", "metadata.ownerReferences[].*", "names the workload of a Pod"),
+    note(
+        "ConfigMap",
+        "data.<name>",
+        "only the key `mesh` of the ConfigMap `istio`, see [MeshConfig](istio-fields.md#meshconfig)",
+    ),
+];
