@@ -27,7 +27,7 @@ use crate::r#gen::key::{Key, ResourceType, Views};
 use crate::r#gen::name::OutboundName;
 use crate::r#gen::{self, Generated};
 use crate::metrics::{Kind, Metrics, observe};
-use crate::model::ServiceKind;
+use crate::model::{Kind as RuleKind, ServiceKind};
 use crate::push::PushRequest;
 use crate::push::fanout::{Fanout, Registered};
 use crate::snapshot::{Change, MeshSnapshot};
@@ -342,7 +342,8 @@ impl Served {
 
     /// Which resources of a type a change can have touched.
     fn touched(&self, kind: ResourceType, change: &Change) -> Touched {
-        if !change.endpoints_only() {
+        let by_rule = || change.rules.iter().any(|rule| rule_touches(rule.kind, kind));
+        if change.mesh || !change.services.is_empty() || by_rule() {
             return Touched::Everything;
         }
         let Some(client) = &self.client else { return Touched::Nothing };
@@ -387,6 +388,17 @@ impl Served {
         if let (Some(seen), Some(status)) = (&self.status, status) {
             seen.note(kind, status);
         }
+    }
+}
+
+/// Whether rules of a kind make resources of a type: those that the cache makes from them, too.
+fn rule_touches(rule: RuleKind, kind: ResourceType) -> bool {
+    match rule {
+        RuleKind::VirtualService => {
+            matches!(kind, ResourceType::Listener | ResourceType::Routes | ResourceType::VirtualHost)
+        }
+        rule if rule.is_security() => kind == ResourceType::Listener,
+        _ => true,
     }
 }
 

@@ -32,7 +32,7 @@ use super::stream::Shared;
 use crate::r#gen::fixture::{Fixture, endpoint, key, split};
 use crate::r#gen::route::clusters_of;
 use crate::metrics::{Kind, Metrics};
-use crate::model::Protocol;
+use crate::model::{Kind as RuleKind, Protocol, ResourceKey};
 use crate::push::PushRequest;
 use crate::push::fanout::Fanout;
 use crate::snapshot::{Change, MeshSnapshot, PortEndpoints, ServiceEndpoints};
@@ -279,6 +279,45 @@ async fn a_change_of_endpoints_sends_endpoints_and_nothing_else() {
     assert_eq!(BTreeSet::from_iter(names(&response)), [REVIEWS, REVIEWS_V2].into(), "v1 is as it was");
     client.assert_silent().await;
     assert_eq!(pilot.shared.metrics.cache_misses.get() - misses, 3, "three load assignments were looked at");
+}
+
+#[tokio::test]
+async fn a_change_of_a_rule_looks_only_at_what_rules_of_its_kind_make() {
+    let before = mesh().build();
+    let pilot = Pilot::start(before.clone()).await;
+    let mut client = pilot.delta(envoy()).await;
+    client.subscribe(CLUSTER, &["*"]).await;
+    client.receive().await.unwrap();
+    client.subscribe(CLUSTER_LOAD_ASSIGNMENT, &[REVIEWS, REVIEWS_V1, REVIEWS_V2]).await;
+    client.receive().await.unwrap();
+    client.subscribe(ROUTE_CONFIGURATION, &["80"]).await;
+    client.receive().await.unwrap();
+    let looked_at = || {
+        let metrics = &pilot.shared.metrics;
+        metrics.cache_misses.get() + metrics.cache_hits.get()
+    };
+    let rule = |kind| {
+        let mut change = Change::default();
+        change.rules.insert(ResourceKey::new(kind, "default", "reviews"));
+        change.audience.add(&crate::model::Exports::Public);
+        change
+    };
+
+    let known = looked_at();
+    let after = mesh().rule("reviews", vec![split("reviews", &[("v1", 1)])]).build();
+    let routed = MeshSnapshot { routes: after.routes, ..before.clone() };
+    pilot.publish(routed.clone(), rule(RuleKind::VirtualService));
+    assert_eq!(names(&client.receive().await.unwrap()), ["80"]);
+    client.assert_silent().await;
+    assert_eq!(looked_at() - known, 1, "one route configuration");
+
+    let known = looked_at();
+    let after = mesh().subsets("redis", &["v3"]).build();
+    pilot.publish(MeshSnapshot { policies: after.policies, ..routed }, rule(RuleKind::DestinationRule));
+    let made = client.receive().await.unwrap();
+    assert!(names(&made).contains(&"outbound|6379|v3|redis.default.svc.cluster.local"));
+    client.assert_silent().await;
+    assert!(looked_at() - known > 5, "everything");
 }
 
 #[tokio::test]
