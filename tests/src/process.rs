@@ -58,6 +58,11 @@ impl Program {
         kill(Pid::from_raw(pid), signal).expect("the program is there");
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_some()
+    }
+
     /// Waits for its end.
     pub fn wait_end(&mut self) -> std::process::ExitStatus {
         let what = format!("{} ends", self.name);

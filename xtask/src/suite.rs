@@ -80,6 +80,12 @@ pub const SUITES: &[Suite] = &[
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "cli"]),
     },
     Suite {
+        name: "mesh",
+        about: "bad input, crashes, a full disk, taken ports, faulty backends, 1,000 changes under load",
+        parts: &[],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "mesh"]),
+    },
+    Suite {
         name: "demo",
         about: "the story of `osier demo`, each figure checked",
         parts: &[],

@@ -1,0 +1,11 @@
+//! The mesh as a whole, as processes on loopback, where things go wrong: bad input, crashes, full disks, taken ports, backends
+//! that misbehave, and a thousand changes under load.
+
+mod bad_input;
+mod changes;
+mod disk;
+mod faults;
+mod load;
+mod ports;
+mod restarts;
+mod web;

@@ -1,0 +1,221 @@
+//! A mesh of real processes on loopback: pilot on a folder of YAML, and sidecars that register their workloads with it.
+//!
+//! Each sidecar has an address of its own in 127.0.0.0/8 and is started as `osier run` starts it (interception mode NONE), so any
+//! number of meshes can run beside each other.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use osier_core::registration::{ADMIN_PORT, EXPLICIT_PROXY_PORT, METADATA_KEY, READINESS_PORT, Registration};
+
+use crate::process::{self, Program};
+use crate::raw::{self, Response};
+use crate::wait;
+
+/// A pilot on a folder of its own.
+pub struct Pilot {
+    /// Where it serves xDS.
+    pub xds: SocketAddr,
+    /// Where it serves metrics and debug pages.
+    pub monitoring: SocketAddr,
+    options: Vec<String>,
+    program: Option<Program>,
+    starts: u32,
+    // After the program, which shows its output at its end.
+    folder: tempfile::TempDir,
+}
+
+impl Pilot {
+    /// Starts one on these files, with further flags.
+    pub fn start(files: &[(&str, &str)], options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("source")).expect("the test's folder can be written");
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let (xds, monitoring) = (process::free_address(), process::free_address());
+        let mut pilot = Self { xds, monitoring, folder, options, program: None, starts: 0 };
+        files.iter().for_each(|(name, text)| pilot.save(name, text));
+        pilot.restart();
+        pilot
+    }
+
+    /// Starts it at the addresses that it has always had.
+    pub fn restart(&mut self) {
+        self.starts += 1;
+        let mut command = process::own("osier-pilot");
+        command
+            .arg("--source")
+            .arg(self.source())
+            .arg("--state-file")
+            .arg(self.path().join("registrations.json"))
+            .args(["--xds-address", &self.xds.to_string()])
+            .args(["--monitoring-address", &self.monitoring.to_string()])
+            .args(&self.options);
+        let mut program = Program::start(&format!("pilot-{}", self.starts), &mut command, self.folder.path());
+        program.wait_listening(self.monitoring);
+        wait::until("pilot is ready", || (self.get("/ready").status() == 200).then_some(()));
+        self.program = Some(program);
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.program = None;
+    }
+
+    /// Folder for files of the test.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn source(&self) -> PathBuf {
+        self.folder.path().join("source")
+    }
+
+    /// Saves a file of YAML, whole.
+    pub fn save(&self, name: &str, text: &str) {
+        let draft = self.source().join(format!(".{name}.draft"));
+        std::fs::write(&draft, text).expect("the test's folder can be written");
+        std::fs::rename(&draft, self.source().join(name)).expect("a file can be renamed");
+    }
+
+    /// Removes a file of YAML.
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.source().join(name)).expect("the file is there");
+    }
+
+    /// What it has logged since its last start.
+    pub fn log(&self) -> String {
+        self.program.as_ref().map(Program::output).unwrap_or_default()
+    }
+
+    /// `GET` on the monitoring address; an empty answer when it is not there.
+    pub fn get(&self, path: &str) -> Response {
+        admin_get(self.monitoring, path)
+    }
+
+    /// A page as JSON.
+    pub fn page(&self, path: &str) -> serde_json::Value {
+        let text = self.get(path).text();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+    }
+}
+
+/// A sidecar that registers a workload.
+pub struct Sidecar {
+    /// What it registers.
+    pub registration: Registration,
+    /// Its process.
+    pub program: Program,
+}
+
+impl Sidecar {
+    /// Starts one, and waits until it is ready. `app` is the program behind it, on 127.0.0.1; `None` for a pure client.
+    pub fn start(pilot: &Pilot, service: &str, version: &str, app: Option<SocketAddr>) -> Self {
+        let registration = register(service, version, app.map(|app| app.port()));
+        let mut command = sidecar(pilot.xds, &registration);
+        let mut program = Program::start(&registration.name, &mut command, pilot.path());
+        let readiness = SocketAddr::new(registration.address, READINESS_PORT);
+        program.wait_listening(readiness);
+        wait::until(&format!("{} is ready", registration.name), || {
+            (admin_get(readiness, "/healthz/ready").status() == 200).then_some(())
+        });
+        Self { registration, program }
+    }
+
+    /// Where its explicit HTTP proxy listens.
+    pub fn proxy(&self) -> SocketAddr {
+        self.registration.explicit_proxy()
+    }
+
+    /// Where its admin interface listens.
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::new(self.registration.address, ADMIN_PORT)
+    }
+
+    /// `GET` on its admin interface.
+    pub fn admin_get(&self, path: &str) -> Response {
+        admin_get(self.admin(), path)
+    }
+
+    /// `GET http://<host><path>` through it, on a connection of its own, with further header lines.
+    pub fn get(&self, host: &str, path: &str, headers: &str) -> Response {
+        let request =
+            format!("GET http://{host}{path} HTTP/1.1\r\nhost: {host}\r\n{headers}connection: close\r\n\r\n");
+        raw::exchange(self.proxy(), "GET", request.as_bytes()).unwrap_or_default()
+    }
+
+    /// Which [`crate::backend::Backend`] answers a `GET`: its name, or the status and body of another answer.
+    pub fn ask(&self, host: &str) -> String {
+        let answer = self.get(host, "/", "");
+        let text = answer.text();
+        match text.lines().next().and_then(|line| line.strip_prefix("backend ")) {
+            Some(name) if answer.status() == 200 => name.to_owned(),
+            _ => format!("{} {text}", answer.status()),
+        }
+    }
+}
+
+/// `GET` on an admin interface; an empty answer when nobody listens.
+pub fn admin_get(address: SocketAddr, path: &str) -> Response {
+    if std::net::TcpStream::connect(address).is_err() {
+        return Response::default();
+    }
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    raw::exchange(address, "GET", request.as_bytes()).unwrap_or_default()
+}
+
+/// A workload at an address of its own.
+pub fn register(service: &str, version: &str, app_port: Option<u16>) -> Registration {
+    let address = free_loopback();
+    Registration {
+        name: format!("{service}-{version}-{:08x}", u32::from(address)),
+        namespace: "default".into(),
+        service: service.into(),
+        version: Some(version.into()),
+        labels: Default::default(),
+        address: address.into(),
+        app_port,
+    }
+}
+
+/// The command that `osier run` starts a workload's sidecar with.
+pub fn sidecar(pilot: SocketAddr, registration: &Registration) -> std::process::Command {
+    let Registration { address, name, namespace, service, version, .. } = registration;
+    let json = |value: serde_json::Value| value.to_string();
+    let workload = format!("{service}-{}", version.as_deref().unwrap_or_default());
+    let mut command = process::own("osier-proxy");
+    command
+        .args(["sidecar", "--pilot-address", &pilot.to_string(), "--concurrency", "1"])
+        .args(["--admin-address", &SocketAddr::new(*address, ADMIN_PORT).to_string()])
+        .args(["--readiness-address", &SocketAddr::new(*address, READINESS_PORT).to_string()])
+        .env("INSTANCE_IP", address.to_string())
+        .env("POD_NAME", name)
+        .env("POD_NAMESPACE", namespace)
+        .env("ISTIO_META_WORKLOAD_NAME", workload)
+        .env("ISTIO_META_INTERCEPTION_MODE", "NONE")
+        .env(format!("ISTIO_META_{METADATA_KEY}"), json(serde_json::json!(registration)))
+        .env("ISTIO_METAJSON_LABELS", json(serde_json::json!(registration.all_labels())));
+    command
+}
+
+/// An address in 127.64.0.0/10 on which a sidecar's own ports are free.
+fn free_loopback() -> Ipv4Addr {
+    wait::until("an address for a sidecar", || {
+        let address =
+            Ipv4Addr::new(127, rand::random_range(64..128), rand::random(), rand::random_range(1..255));
+        let free = |port: &u16| TcpListener::bind((address, *port)).is_ok();
+        [ADMIN_PORT, READINESS_PORT, EXPLICIT_PROXY_PORT].iter().all(free).then_some(address)
+    })
+}
+
+/// A Kubernetes Service of namespace `default` that selects its workloads by the label `app`.
+pub fn service(name: &str, port_name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: {port_name}, port: {port}}}]
+"
+    )
+}
