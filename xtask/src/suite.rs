@@ -69,8 +69,8 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "applications",
-        about: "nginx and redis behind sidecars, started with `osier up` and `osier run`",
-        parts: &[NGINX, REDIS, CURL],
+        about: "nginx, redis, gRPC and WebSocket behind sidecars, started with `osier up` and `osier run`",
+        parts: &[NGINX, REDIS, CURL, Part::Python],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "applications"]),
     },
     Suite {
