@@ -57,8 +57,8 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "netns",
-        about: "REDIRECT capture in network namespaces of our own (needs root)",
-        parts: &[NFTABLES, IPROUTE, CURL],
+        about: "REDIRECT capture in network namespaces of our own, nginx in pods of Kubernetes' making (needs root)",
+        parts: &[NFTABLES, IPROUTE, CURL, NGINX],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "netns"]),
     },
     Suite {
