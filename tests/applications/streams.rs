@@ -25,10 +25,8 @@ fn websocket_behind_sidecars() {
         &format!("exec {python} {WEBSOCKET} call 'ws://127.0.0.1:{local}/room?a=1' direct"),
     );
     assert_eq!(said, wanted, "by --forward");
-    // `curl` sends the upgrade to the proxy itself, with the whole URL.
-    let upgrade = "curl -sS -i -N -m 3 -H 'connection: upgrade' -H 'upgrade: websocket' -H 'sec-websocket-version: 13' -H 'sec-websocket-protocol: chat' \
-                   -H 'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==' http://chat:8081/plain || true";
-    let said = mesh.visit(&[], upgrade);
+    // Without CONNECT: the proxy itself is asked to upgrade.
+    let said = mesh.visit(&[], &format!("exec {python} {WEBSOCKET} plain http://chat:8081/plain"));
     assert!(said.starts_with("HTTP/1.1 101 "), "{said:?}");
     assert!(said.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{said:?}");
     assert!(said.contains("v1 at /plain, chat"), "the first message follows: {said:?}");

@@ -3,12 +3,15 @@
 serve NAME HOST PORT   answers each message with NAME and the message, until it is ended
 call URL [direct]      talks, and prints what came as JSON; `direct`: the proxy is left out, which the package does not do for
                        127.0.0.0/8 in `no_proxy`
+plain URL              asks the proxy itself to upgrade, with the whole URL, and prints what comes up to the first message
 """
 
 import json
 import os
 import signal
+import socket
 import sys
+import urllib.parse
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -52,4 +55,26 @@ def call(url, way=None):
     print(json.dumps(said))
 
 
-{"serve": serve, "call": call}[sys.argv[1]](*sys.argv[2:])
+def plain(url):
+    proxy = urllib.parse.urlsplit(os.environ["http_proxy"])
+    head = [
+        f"GET {url} HTTP/1.1",
+        f"Host: {urllib.parse.urlsplit(url).netloc}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Protocol: chat",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
+    with socket.create_connection((proxy.hostname, proxy.port), timeout=20) as connection:
+        connection.sendall("\r\n".join(head + ["", ""]).encode())
+        received = b""
+        while b"chat" not in received.partition(b"\r\n\r\n")[2]:
+            data = connection.recv(65536)
+            if not data:
+                break
+            received += data
+    print(received.decode(errors="replace"))
+
+
+{"serve": serve, "call": call, "plain": plain}[sys.argv[1]](*sys.argv[2:])
