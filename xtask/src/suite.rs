@@ -27,6 +27,7 @@ const REDIS: Part = Part::Debian { package: "redis-server", program: "redis-serv
 const NFTABLES: Part = Part::Debian { package: "nftables", program: "nft" };
 const IPROUTE: Part = Part::Debian { package: "iproute2", program: "ip" };
 const CURL: Part = Part::Debian { package: "curl", program: "curl" };
+const PROMETHEUS: Part = Part::Debian { package: "prometheus", program: "prometheus" };
 const NGHTTP2: Part = Part::Debian { package: "nghttp2-client", program: "h2load" };
 
 /// All suites, in the order in which they run.
@@ -78,6 +79,12 @@ pub const SUITES: &[Suite] = &[
         about: "a mesh of `osier up` and `osier run`, looked into with proxy-status and proxy-config",
         parts: &[],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "cli"]),
+    },
+    Suite {
+        name: "prometheus",
+        about: "Prometheus scrapes sidecars and pilot, promtool checks what they say, queries give what was sent",
+        parts: &[PROMETHEUS],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "prometheus"]),
     },
     Suite {
         name: "mesh",

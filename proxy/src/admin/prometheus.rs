@@ -28,7 +28,7 @@ fn own_figures(admin: &Admin) -> Vec<MetricFamily> {
             true => (MetricType::COUNTER, counter(stat.value)),
             false => (MetricType::GAUGE, gauge(stat.value as f64)),
         };
-        family(&name, "", kind, vec![metric])
+        family(&name, &format!("{} of /stats.", stat.name), kind, vec![metric])
     });
     envoy.chain(server_info::process_families(admin)).collect()
 }
