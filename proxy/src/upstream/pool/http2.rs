@@ -148,6 +148,11 @@ impl Http2Connection {
         self.doubt.suspect.load(SeqCst)
     }
 
+    /// Whether it was made with these settings.
+    pub(super) fn has_settings(&self, settings: u64) -> bool {
+        self.settings == settings
+    }
+
     /// Whether it may get new streams.
     pub(super) fn is_wanted(&self, now: Instant, lifetimes: &Lifetimes) -> bool {
         !self.endpoint.is_removed()

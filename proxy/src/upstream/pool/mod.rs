@@ -89,7 +89,15 @@ struct Slot {
     /// HTTP/2 connects under way.
     connecting: u32,
     /// Requests that wait for a stream here.
-    waiters: VecDeque<oneshot::Sender<StreamGrant>>,
+    waiters: VecDeque<StreamWaiter>,
+}
+
+/// A request that waits for a stream.
+#[derive(Debug)]
+struct StreamWaiter {
+    /// Settings of the version of the cluster that it was routed by.
+    settings: u64,
+    granted: oneshot::Sender<StreamGrant>,
 }
 
 /// How long connections are kept: what the newest version of the cluster says.
@@ -283,7 +291,7 @@ impl Pool {
     /// Looks for a stream; where there is none, sees to it that enough connections are being opened.
     fn look_for_stream(&self, cluster: &Arc<Cluster>, endpoint: &Arc<EndpointState>) -> Look {
         let expected = EXPECTED_STREAMS.min(cluster.spec.http2.max_concurrent_streams.max(1)) as usize;
-        let (sender, receiver) = oneshot::channel();
+        let (granted, receiver) = oneshot::channel();
         let (connecting, enough) = {
             let mut state = self.0.state.lock();
             let slot = state.slot(&self.0, endpoint);
@@ -291,8 +299,8 @@ impl Pool {
             if let Some(lease) = slot.find_stream(Instant::now()) {
                 return Look::Lease(lease);
             }
-            slot.waiters.retain(|waiter| !waiter.is_closed());
-            slot.waiters.push_back(sender);
+            slot.waiters.retain(|waiter| !waiter.granted.is_closed());
+            slot.waiters.push_back(StreamWaiter { settings: cluster.connection_settings, granted });
             let connecting = slot.connecting as usize;
             (connecting > 0, slot.waiters.len() <= connecting * expected)
         };
@@ -408,8 +416,11 @@ impl Shared {
         let mut state = self.state.lock();
         let slot = state.slot(self, connection.endpoint());
         let end = connection.expires(&slot.lifetimes);
-        slot.member.http2.fetch_add(1, SeqCst);
-        slot.http2.push(connection);
+        slot.serve_those_of(&connection);
+        if connection.is_wanted(now, &slot.lifetimes) {
+            slot.member.http2.fetch_add(1, SeqCst);
+            slot.http2.push(connection);
+        }
         slot.serve_waiters(now);
         let wake = end.is_some_and(|end| sweep::schedule(&mut state.sweep_at, end));
         self.settle(state, wake);
@@ -513,7 +524,7 @@ impl Shared {
             of_cluster.1 += slot.http2.len() as u32;
             debug_assert!(slot.idle.is_sorted_by_key(Http1Connection::idle_since), "idle newest last");
             debug_assert!(slot.idle.iter().all(|connection| connection.endpoint().id == slot.endpoint.id));
-            let waiting = slot.waiters.iter().any(|waiter| !waiter.is_closed());
+            let waiting = slot.waiters.iter().any(|waiter| !waiter.granted.is_closed());
             debug_assert!(!waiting || slot.connecting > 0, "somebody waits for nothing");
             let unwatched = slot.idle.iter().any(|connection| !connection.is_watched());
             debug_assert!(!unwatched || state.sweep_at.is_some(), "nobody will look after idle connections");
@@ -575,17 +586,36 @@ impl Slot {
         while !self.waiters.is_empty() {
             let Some(lease) = self.find_stream(now) else { return };
             let Some(waiter) = self.waiters.pop_front() else { return lease.cancel() };
-            if let Err(StreamGrant::Lease(lease)) = waiter.send(StreamGrant::Lease(lease)) {
-                // We hold the lock that a lease's drop takes.
-                lease.cancel();
-            }
+            waiter.give(lease);
+        }
+    }
+
+    /// Gives streams of a fresh connection to those who wait for one with its settings, also where it isn't wanted any more by now.
+    /// Looking anew would open such a connection for them again, and again in vain, for as long as they wait.
+    fn serve_those_of(&mut self, connection: &Arc<Http2Connection>) {
+        while let Some(place) =
+            self.waiters.iter().position(|waiter| connection.has_settings(waiter.settings))
+        {
+            let Some(lease) = connection.try_lease() else { return };
+            let Some(waiter) = self.waiters.remove(place) else { return lease.cancel() };
+            waiter.give(lease);
         }
     }
 
     fn dismiss_waiters(&mut self, grant: impl Fn() -> StreamGrant) {
         for waiter in self.waiters.drain(..) {
             // Who doesn't listen any more needs no answer.
-            let _ = waiter.send(grant());
+            let _ = waiter.granted.send(grant());
+        }
+    }
+}
+
+impl StreamWaiter {
+    /// Call it with the pool locked.
+    fn give(self, lease: Http2Lease) {
+        if let Err(StreamGrant::Lease(lease)) = self.granted.send(StreamGrant::Lease(lease)) {
+            // We hold the lock that a lease's drop takes.
+            lease.cancel();
         }
     }
 }

@@ -461,6 +461,30 @@ async fn streams_end_before_a_removed_connection_closes() {
     until("it closes with its last stream", || server.open.load(SeqCst) == 0).await;
 }
 
+/// A request may have been routed, and its endpoint picked, just before the configuration changed.
+#[tokio::test]
+async fn who_was_routed_before_a_change_gets_a_stream_on_one_connection() {
+    let (server, address) = H2Server::start(10).await;
+    let (pool, handle) = (Pool::new(), ClusterHandle::empty("c"));
+    let former = Cluster::new(ClusterSpec { protocol: UpstreamProtocol::Http2, ..spec() }, None);
+    former.set_endpoints(endpoints(&former, &[address]));
+    handle.publish(former.clone());
+    let endpoint = former.live.endpoint(address);
+    handle.publish(Cluster::new(spec(), Some(&former)));
+    for (number, change) in ["other settings", "the endpoint is removed as well"].into_iter().enumerate() {
+        let lease = timeout(PATIENCE, pool.http2(&former, &endpoint)).await.expect(change).unwrap();
+        ask_h2(&lease).await;
+        assert_eq!(server.accepted(), number + 1, "{change}");
+        assert!(
+            pool.0.state.lock().slots.values().all(|slot| slot.http2.is_empty()),
+            "nobody else may have it"
+        );
+        drop(lease);
+        until("it closes with its stream", || server.open.load(SeqCst) == 0).await;
+        former.set_endpoints(endpoints(&former, &[]));
+    }
+}
+
 #[tokio::test]
 async fn after_goaway_new_streams_go_elsewhere() {
     let (server, address) = H2Server::start(10).await;
