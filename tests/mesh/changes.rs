@@ -35,6 +35,8 @@ struct Config {
     response_headers: u32,
     balancer: Option<&'static str>,
     pool: Option<u32>,
+    /// Names of the subsets that select v1 and v2, and how many more there are. Each name is a cluster of its own.
+    subsets: [String; 2],
     extra_subsets: u32,
     /// Name of the port: it decides on the protocol.
     port_name: &'static str,
@@ -82,11 +84,13 @@ impl Config {
       request: {{set: {{x-change: '{number}'}}}}
       response: {{set: {{x-change: '{number}'{headers}}}}}
     route:
-    - {{destination: {{host: web, subset: v1}}, weight: {}}}
-    - {{destination: {{host: web, subset: v2}}, weight: {}}}
+    - {{destination: {{host: web, subset: {}}}, weight: {}}}
+    - {{destination: {{host: web, subset: {}}}, weight: {}}}
 ",
             timeout.map(|seconds| format!("    timeout: {seconds}s\n")).unwrap_or_default(),
+            self.subsets[0],
             weights[0],
+            self.subsets[1],
             weights[1]
         );
         let routes = match matched {
@@ -100,8 +104,8 @@ metadata: {{name: web, namespace: default}}
 spec:
   host: web
 {policy}  subsets:
-  - {{name: v1, labels: {{version: v1}}}}
-  - {{name: v2, labels: {{version: v2}}}}
+  - {{name: {}, labels: {{version: v1}}}}
+  - {{name: {}, labels: {{version: v2}}}}
 {extra}---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -109,7 +113,8 @@ metadata: {{name: web, namespace: default}}
 spec:
   hosts: [web]
   http:
-{routes}"
+{routes}",
+            self.subsets[0], self.subsets[1]
         )
     }
 }
@@ -141,7 +146,7 @@ metadata: {{name: other-{number}, namespace: default}}
 spec:
   hosts: [other-{number}]
   http:
-  - route: [{{destination: {{host: web, subset: v1}}}}]
+  - route: [{{destination: {{host: web}}}}]
 "
         ),
     };
@@ -232,6 +237,7 @@ fn a_thousand_random_changes_under_load_fail_no_request() {
         response_headers: 0,
         balancer: None,
         pool: None,
+        subsets: ["v1".into(), "v2".into()],
         extra_subsets: 0,
         port_name: "http",
     };
@@ -311,7 +317,9 @@ fn change(
         }
         7 => {
             config.extra_subsets = random.random_range(0..4);
-            format!("{} more subsets", config.extra_subsets)
+            let version = random.random_range(0..2);
+            config.subsets[version] = format!("v{}-{}", version + 1, random.random_range(0..5));
+            format!("subsets {:?} and {} more", config.subsets, config.extra_subsets)
         }
         8 => {
             let (number, entry) =

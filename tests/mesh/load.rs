@@ -111,7 +111,7 @@ impl Shared {
                     }
                     (self.judge)(&answer, &mut memory)
                 }
-                None => Err("the connection ended without an answer".to_owned()),
+                None => Err("no answer: the connection ended, or was silent for too long".to_owned()),
             };
             match judged {
                 Ok(()) => drop(self.succeeded.fetch_add(1, Relaxed)),

@@ -8,4 +8,5 @@ mod faults;
 mod load;
 mod ports;
 mod restarts;
+mod skew;
 mod web;

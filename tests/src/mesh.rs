@@ -1,6 +1,6 @@
 //! A mesh of real processes on loopback: pilot on a folder of YAML, and sidecars that register their workloads with it.
 //!
-//! Each sidecar has an address of its own in 127.0.0.0/8 and is started as `osier run` starts it (interception mode NONE), so any
+//! Each process has an address of its own in 127.0.0.0/8 and is started as `osier run` starts it (interception mode NONE), so any
 //! number of meshes can run beside each other.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -11,6 +11,10 @@ use osier_core::registration::{ADMIN_PORT, EXPLICIT_PROXY_PORT, METADATA_KEY, RE
 use crate::process::{self, Program};
 use crate::raw::{self, Response};
 use crate::wait;
+
+/// Pilot's own ports, on an address of its own.
+const XDS_PORT: u16 = 15010;
+const MONITORING_PORT: u16 = 15014;
 
 /// A pilot on a folder of its own.
 pub struct Pilot {
@@ -31,7 +35,9 @@ impl Pilot {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("source")).expect("the test's folder can be written");
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let (xds, monitoring) = (process::free_address(), process::free_address());
+        let address = free_loopback(&[XDS_PORT, MONITORING_PORT]).into();
+        let (xds, monitoring) =
+            (SocketAddr::new(address, XDS_PORT), SocketAddr::new(address, MONITORING_PORT));
         let mut pilot = Self { xds, monitoring, folder, options, program: None, starts: 0 };
         files.iter().for_each(|(name, text)| pilot.save(name, text));
         pilot.restart();
@@ -165,7 +171,7 @@ pub fn admin_get(address: SocketAddr, path: &str) -> Response {
 
 /// A workload at an address of its own.
 pub fn register(service: &str, version: &str, app_port: Option<u16>) -> Registration {
-    let address = free_loopback();
+    let address = free_loopback(&[ADMIN_PORT, READINESS_PORT, EXPLICIT_PROXY_PORT]);
     Registration {
         name: format!("{service}-{version}-{:08x}", u32::from(address)),
         namespace: "default".into(),
@@ -197,13 +203,12 @@ pub fn sidecar(pilot: SocketAddr, registration: &Registration) -> std::process::
     command
 }
 
-/// An address in 127.64.0.0/10 on which a sidecar's own ports are free.
-fn free_loopback() -> Ipv4Addr {
-    wait::until("an address for a sidecar", || {
+/// An address in 127.64.0.0/10 on which these ports are free. They stay so: outgoing connections have other addresses.
+fn free_loopback(ports: &[u16]) -> Ipv4Addr {
+    wait::until("a loopback address with free ports", || {
         let address =
             Ipv4Addr::new(127, rand::random_range(64..128), rand::random(), rand::random_range(1..255));
-        let free = |port: &u16| TcpListener::bind((address, *port)).is_ok();
-        [ADMIN_PORT, READINESS_PORT, EXPLICIT_PROXY_PORT].iter().all(free).then_some(address)
+        ports.iter().all(|port| TcpListener::bind((address, *port)).is_ok()).then_some(address)
     })
 }
 

@@ -84,7 +84,7 @@ pub const SUITES: &[Suite] = &[
         name: "prometheus",
         about: "Prometheus scrapes sidecars and pilot, promtool checks what they say, queries give what was sent",
         parts: &[PROMETHEUS],
-        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "prometheus"]),
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "prometheus-server"]),
     },
     Suite {
         name: "mesh",
