@@ -6,5 +6,6 @@
 mod grpc;
 mod mesh;
 mod nginx;
+mod outside;
 mod redis;
 mod streams;
