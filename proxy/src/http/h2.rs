@@ -149,11 +149,19 @@ pub fn fields_to_h2(fields: &Fields) -> HeaderMap {
             None => HeaderName::from_bytes(field.name).ok(),
         };
         // Both were valid when they came in; a value that isn't can only be left out.
-        if let (Some(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(text.slice(range))) {
+        if let (Some(name), Ok(mut value)) = (name, HeaderValue::from_maybe_shared(text.slice(range))) {
+            value.set_sensitive(field.known.is_some_and(never_repeats));
             headers.append(name, value);
         }
     }
     headers
+}
+
+/// True for fields whose values are new in each request. `h2` writes sensitive ones as literals (RFC 7541 6.2.3); in the
+/// compression table they would push out what repeats, and each look-up would compare with all that are still in it.
+fn never_repeats(known: Known) -> bool {
+    use Known::{Traceparent, XB3ParentSpanId, XB3SpanId, XB3TraceId, XOtSpanContext, XRequestId};
+    matches!(known, XRequestId | Traceparent | XB3TraceId | XB3SpanId | XB3ParentSpanId | XOtSpanContext)
 }
 
 #[cfg(test)]
@@ -209,6 +217,15 @@ mod tests {
         }
         let response = response_to_h2(&head).unwrap();
         assert_eq!(response.headers().keys().collect::<Vec<_>>(), ["x-kept"]);
+    }
+
+    #[test]
+    fn what_never_repeats_is_not_indexed() {
+        let mut fields = Fields::new();
+        fields.append("x-request-id", b"1");
+        fields.append("user-agent", b"1");
+        let headers = fields_to_h2(&fields);
+        assert!(headers["x-request-id"].is_sensitive() && !headers["user-agent"].is_sensitive());
     }
 
     #[test]

@@ -365,9 +365,26 @@ pub fn is_authority(authority: &[u8]) -> bool {
         Some(colon) => (&host[..colon], &host[colon + 1..]),
         None => (host, &[][..]),
     };
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    let allowed = |byte: &u8| HOST[usize::from(*byte)];
     !name.is_empty() && name.iter().all(allowed) && port.iter().all(u8::is_ascii_digit)
 }
+
+/// Bytes of a host that is no address in brackets (RFC 3986 3.2.2).
+static HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"-._~!$&'()*+,;=%";
+    let mut i = 0;
+    while i < marks.len() {
+        table[marks[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
 
 /// Authority-form (RFC 9112 3.2.3): host and a port, both needed.
 fn is_host_and_port(target: &[u8]) -> bool {
