@@ -16,6 +16,9 @@ pub const VERSION_METADATA_KEY: &str = "OSIER_SCHEMA";
 /// Client feature: this client asks for listeners, virtual hosts, clusters and endpoints by name, at first use.
 pub const FEATURE_ON_DEMAND: &str = "osier.on_demand";
 
+/// Client features of the protocol itself: resources may have a time to live, and the wrapper that carries it over state of the world.
+pub const UNDERSTOOD: [&str; 2] = ["xds.config.supports-resource-ttl", "xds.config.resource-in-sotw"];
+
 /// What pilot says of itself in `ControlPlane.identifier`, as a JSON object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlPlaneIdentity {

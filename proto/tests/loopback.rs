@@ -58,6 +58,16 @@ fn state_of_the_world_ends_agree() {
     });
 }
 
+#[test]
+fn state_of_the_world_by_name_ends_agree() {
+    for_each_seed("state_of_the_world_by_name_ends_agree", |seed, trace| {
+        let mut simulation = Simulation::new(Kind::StateOfTheWorldByName, seed, Faults::of(seed), trace);
+        simulation.run();
+        simulation.heal();
+        simulation.assert_agreement();
+    });
+}
+
 /// The same changes through both variants, each with faults of its own, leave both clients with the same resources.
 #[test]
 fn both_variants_lead_to_the_same_state() {

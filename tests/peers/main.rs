@@ -1,8 +1,10 @@
-//! Stock clients on osier-pilot (Envoy and Python's gRPC do what the YAML says, and refuse nothing), and osier-proxy on an xDS
-//! server that misbehaves.
+//! Clients on osier-pilot (Envoy, Python's gRPC, and osier-proxy on an Envoy bootstrap do what the YAML says, and refuse nothing), and
+//! osier-proxy on an xDS server that misbehaves.
 
+mod client;
 mod envoy;
 mod grpc;
 mod mesh;
 mod misbehaving;
+mod osier;
 mod refused;

@@ -17,7 +17,7 @@ pub struct Mesh {
     monitoring: SocketAddr,
     /// Third byte of the endpoints' addresses.
     net: u8,
-    _pilot: Program,
+    pilot: Option<Program>,
 }
 
 impl Mesh {
@@ -35,19 +35,36 @@ impl Mesh {
         write(&source, "service.yaml", &service(protocol, port, net));
         write(&source, "rules.yaml", &rules(v1));
         let (xds, monitoring) = (process::free_address(), process::free_address());
-        let mut command = process::own("osier-pilot");
-        command.arg("--source").arg(&source).args(["--xds-address", &xds.to_string()]);
-        command.args(["--monitoring-address", &monitoring.to_string()]);
-        let mut pilot = Program::start("pilot", &mut command, folder.path());
-        pilot.wait_listening(monitoring);
-        let mesh = Self { xds, port, folder, monitoring, net, _pilot: pilot };
-        wait::until("pilot is ready", || (mesh.get("/ready").0 == 200).then_some(()));
+        let mut mesh = Self { xds, port, folder, monitoring, net, pilot: None };
+        mesh.start_pilot();
         mesh
+    }
+
+    /// Starts pilot again, at the same addresses.
+    pub fn start_pilot(&mut self) {
+        let mut command = process::own("osier-pilot");
+        command.arg("--source").arg(self.folder.path().join("source"));
+        command.args(["--xds-address", &self.xds.to_string()]);
+        command.args(["--monitoring-address", &self.monitoring.to_string()]);
+        let mut pilot = Program::start("pilot", &mut command, self.folder.path());
+        pilot.wait_listening(self.monitoring);
+        self.pilot = Some(pilot);
+        wait::until("pilot is ready", || (self.get("/ready").0 == 200).then_some(()));
+    }
+
+    /// Ends pilot at once, as a crash does.
+    pub fn stop_pilot(&mut self) {
+        self.pilot = None;
     }
 
     /// Address of the endpoint of version 1 or 2.
     pub fn endpoint(&self, version: u8) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::new(127, 88, self.net, version), self.port))
+        SocketAddr::from((self.endpoint_ip(version), self.port))
+    }
+
+    /// The same without its port.
+    pub fn endpoint_ip(&self, version: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, 88, self.net, version)
     }
 
     /// Saves another file of YAML.

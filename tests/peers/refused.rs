@@ -8,7 +8,7 @@ use osier_tests::backend::Backend;
 use osier_tests::process::{self, Program};
 use osier_tests::{raw, wait};
 
-use crate::envoy::Envoy;
+use crate::client::Client;
 use crate::mesh::Mesh;
 
 const CAUSE: &str = "AuthorizationPolicy default/echo is not supported";
@@ -83,7 +83,7 @@ fn osier(mesh: &Mesh) -> Program {
 fn http_behind_envoy() {
     let mesh = Mesh::start_at("http", 100, 5);
     mesh.save("log.yaml", LOG);
-    let envoy = Envoy::start(&mesh, "DELTA_GRPC", &mesh.endpoint(1).ip().to_string());
+    let envoy = Client::envoy_at(&mesh, "DELTA_GRPC", mesh.endpoint_ip(1));
     is_closed_and_opened_again(&mesh, envoy.program(), forbidden());
     envoy.assert_nothing_rejected();
 }
@@ -108,7 +108,7 @@ fn tcp_behind_osier() {
 fn tcp_behind_envoy() {
     let mesh = Mesh::start_at("tcp", 100, 4);
     mesh.save("log.yaml", LOG);
-    let envoy = Envoy::start(&mesh, "GRPC", &mesh.endpoint(1).ip().to_string());
+    let envoy = Client::envoy_at(&mesh, "GRPC", mesh.endpoint_ip(1));
     is_closed_and_opened_again(&mesh, envoy.program(), None);
     envoy.assert_nothing_rejected();
 }

@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use osier_proto::transport::{Link, Requests, Responses, Variant};
+use osier_proto::transport::{Link, Requests, Responses};
 use osier_proto::types;
 use osier_proto::xds::server::{
     Options, ProtocolError, Request, Response, Scope, Status as TypeStatus, Step, Stream, Verdict, Want,
 };
-use osier_proto::xds::{Name, Resource};
+use osier_proto::xds::{Name, Resource, Variant};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -66,7 +66,8 @@ pub async fn serve(shared: Arc<Shared>, link: Link) -> Result<(), Status> {
         () = shared.shutdown.cancelled() => None,
     };
     let Some(first) = first else { return Ok(()) };
-    let mut served = Served::new(shared.clone(), registered, snapshot, variant.stream(Options::default()));
+    let mut served =
+        Served::new(shared.clone(), registered, snapshot, Stream::new(variant, Options::default()));
     let ended = match served.begin(first, variant == Variant::Incremental, remote) {
         Ok(()) => served.run(&mut requests, &responses).await,
         Err(status) => Err(status),

@@ -1,4 +1,4 @@
-//! The client's end: one `DeltaAggregatedResources` stream that drives a [`Client`].
+//! The client's end: one stream of either method that drives a [`Client`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,8 +11,11 @@ use tonic::{Status, Streaming};
 
 use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_RESPONSE_BYTES};
 use crate::types::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use crate::types::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::types::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
 use crate::xds::client::{Client, Received};
+use crate::xds::{Request, Response, Variant};
 
 /// Limit of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,82 +44,144 @@ pub fn endpoint(uri: &str) -> Result<Endpoint, ConnectError> {
 
 /// An open stream.
 pub struct Connection {
-    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    variant: Variant,
+    outgoing: Outgoing,
     responses: Responses,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Streaming<DeltaDiscoveryResponse>, Status>> + Send>>;
+/// Where the requests of one stream go. There is room for one that isn't on its way yet.
+enum Outgoing {
+    Incremental(mpsc::Sender<DeltaDiscoveryRequest>),
+    StateOfTheWorld(mpsc::Sender<DiscoveryRequest>),
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Incoming, Status>> + Send>>;
 
 /// A server may send its response head with its first message only, so requests have to go out before the call has returned.
 enum Responses {
     Opening(Opening),
-    Open(Box<Streaming<DeltaDiscoveryResponse>>),
+    Open(Incoming),
+}
+
+enum Incoming {
+    Incremental(Box<Streaming<DeltaDiscoveryResponse>>),
+    StateOfTheWorld(Box<Streaming<DiscoveryResponse>>),
 }
 
 impl Connection {
     /// Connects and opens the stream. After it, call [`Client::on_connected`].
-    pub async fn open(endpoint: &Endpoint) -> Result<Self, ConnectError> {
-        Ok(Self::over(endpoint.connect().await?))
+    pub async fn open(endpoint: &Endpoint, variant: Variant) -> Result<Self, ConnectError> {
+        Ok(Self::over(endpoint.connect().await?, variant))
     }
 
     /// Opens a stream over a channel that exists.
-    pub fn over(channel: Channel) -> Self {
+    pub fn over(channel: Channel, variant: Variant) -> Self {
         let mut stub =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
-        let (requests, outgoing) = mpsc::channel(1);
-        let opening = async move {
-            let response = stub.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?;
-            Ok(response.into_inner())
+        let (outgoing, opening): (Outgoing, Opening) = match variant {
+            Variant::Incremental => {
+                let (requests, outgoing) = mpsc::channel(1);
+                let opening = async move {
+                    let call = stub.delta_aggregated_resources(ReceiverStream::new(outgoing));
+                    Ok(Incoming::Incremental(Box::new(call.await?.into_inner())))
+                };
+                (Outgoing::Incremental(requests), Box::pin(opening))
+            }
+            Variant::StateOfTheWorld => {
+                let (requests, outgoing) = mpsc::channel(1);
+                let opening = async move {
+                    let call = stub.stream_aggregated_resources(ReceiverStream::new(outgoing));
+                    Ok(Incoming::StateOfTheWorld(Box::new(call.await?.into_inner())))
+                };
+                (Outgoing::StateOfTheWorld(requests), Box::pin(opening))
+            }
         };
-        Self { requests, responses: Responses::Opening(Box::pin(opening)) }
+        Self { variant, outgoing, responses: Responses::Opening(opening) }
     }
 
     /// Sends what the client has to say, until a response comes. An error is the end of the stream: then call
-    /// [`Client::on_disconnected`] and open another one at the time that it says.
+    /// [`Client::on_disconnected`] and open another one at the time that it says. The client must be of the stream's variant.
     ///
     /// Cancel safe: nothing is lost when the future is dropped, so it can stand in a `select!` beside whatever else changes `client`.
     pub async fn next(&mut self, client: &mut Client) -> Result<Received, Status> {
+        if client.variant() != self.variant {
+            return Err(Status::internal("the client speaks the other variant of the protocol"));
+        }
         loop {
-            let mut blocked = false;
-            loop {
-                match self.requests.try_reserve() {
-                    Ok(permit) => match client.next_request() {
-                        Some(request) => permit.send(request),
-                        None => break,
-                    },
-                    Err(mpsc::error::TrySendError::Full(())) => {
-                        blocked = true;
-                        break;
-                    }
-                    // The response side knows why.
-                    Err(mpsc::error::TrySendError::Closed(())) => break,
-                }
-            }
+            let blocked = self.outgoing.send_all(client);
             tokio::select! {
-                response = self.responses.next() => return response.map(|response| client.on_response(response)),
-                room = self.requests.reserve(), if blocked => drop(room),
+                response = self.responses.next() => {
+                    let now = tokio::time::Instant::now().into_std();
+                    return response.map(|response| client.on_response(response, now));
+                }
+                () = self.outgoing.room(), if blocked => {}
             }
         }
     }
 
     /// Ends the stream politely: the server sees its end, and not a transport that broke. Waits at most `patience` for that.
     pub async fn finish(self, patience: Duration) {
-        let Self { requests, mut responses } = self;
-        drop(requests);
+        let Self { outgoing, mut responses, .. } = self;
+        drop(outgoing);
         let until_its_end = async { while responses.next().await.is_ok() {} };
         // A server that does not end its side is left behind.
         let _ended = tokio::time::timeout(patience, until_its_end).await.is_ok();
     }
 }
 
+impl Outgoing {
+    /// Sends what the client has to say; true where there is no room for all of it.
+    fn send_all(&self, client: &mut Client) -> bool {
+        while self.has_room() {
+            match (self, client.next_request()) {
+                (_, None) => return false,
+                // Where the stream has ended, the response side knows why.
+                (Self::Incremental(sender), Some(Request::Incremental(request))) => {
+                    let _ended = sender.try_send(request).is_err();
+                }
+                (Self::StateOfTheWorld(sender), Some(Request::StateOfTheWorld(request))) => {
+                    let _ended = sender.try_send(request).is_err();
+                }
+                // `next` has seen to it that they are of one variant.
+                _ => return false,
+            }
+        }
+        !self.is_closed()
+    }
+
+    fn has_room(&self) -> bool {
+        match self {
+            Self::Incremental(sender) => !sender.is_closed() && sender.capacity() > 0,
+            Self::StateOfTheWorld(sender) => !sender.is_closed() && sender.capacity() > 0,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Incremental(sender) => sender.is_closed(),
+            Self::StateOfTheWorld(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn room(&self) {
+        match self {
+            Self::Incremental(sender) => drop(sender.reserve().await),
+            Self::StateOfTheWorld(sender) => drop(sender.reserve().await),
+        }
+    }
+}
+
 impl Responses {
-    async fn next(&mut self) -> Result<DeltaDiscoveryResponse, Status> {
+    async fn next(&mut self) -> Result<Response, Status> {
+        let closed = || Status::unavailable("the server closed the stream");
         loop {
             match self {
-                Self::Opening(opening) => *self = Self::Open(Box::new(opening.as_mut().await?)),
-                Self::Open(stream) => {
-                    let closed = || Status::unavailable("the server closed the stream");
-                    return stream.message().await?.ok_or_else(closed);
+                Self::Opening(opening) => *self = Self::Open(opening.as_mut().await?),
+                Self::Open(Incoming::Incremental(stream)) => {
+                    return stream.message().await?.map(Response::Incremental).ok_or_else(closed);
+                }
+                Self::Open(Incoming::StateOfTheWorld(stream)) => {
+                    return stream.message().await?.map(Response::StateOfTheWorld).ok_or_else(closed);
                 }
             }
         }

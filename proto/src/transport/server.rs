@@ -16,7 +16,7 @@ use crate::types::discovery::aggregated_discovery_service_server::{
 use crate::types::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use crate::xds::server::{Options, Request, Response, Stream};
+use crate::xds::{Request, Response, Variant};
 
 const STREAM_WINDOW: u32 = 1 << 20;
 
@@ -40,25 +40,6 @@ pub fn service<H: Handler>(handler: H) -> AggregatedDiscoveryServiceServer<impl 
 pub trait Handler: Send + Sync + 'static {
     /// What is returned ends the stream; an error is told to the client.
     fn serve(&self, link: Link) -> impl Future<Output = Result<(), Status>> + Send;
-}
-
-/// Which of the two methods was called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
-    /// `DeltaAggregatedResources`.
-    Incremental,
-    /// `StreamAggregatedResources`.
-    StateOfTheWorld,
-}
-
-impl Variant {
-    /// The state machine for it.
-    pub fn stream(self, options: Options) -> Stream {
-        match self {
-            Self::Incremental => Stream::incremental(options),
-            Self::StateOfTheWorld => Stream::state_of_the_world(options),
-        }
-    }
 }
 
 /// The two directions of one stream.

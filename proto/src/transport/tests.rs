@@ -9,12 +9,10 @@ use tonic::Status;
 use super::*;
 use crate::types::cluster::Cluster;
 use crate::types::core::Node;
-use crate::types::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use crate::types::discovery::{DiscoveryRequest, DiscoveryResponse};
 use crate::types::{self, CLUSTER};
-use crate::xds::Resource;
 use crate::xds::client::{Client, State};
-use crate::xds::server::{Options, Step};
+use crate::xds::server::{Options, Step, Stream};
+use crate::xds::{Resource, Variant};
 
 /// Serves one cluster, `big`, to whoever asks.
 struct OneCluster {
@@ -23,7 +21,7 @@ struct OneCluster {
 
 impl Handler for OneCluster {
     async fn serve(&self, mut link: Link) -> Result<(), Status> {
-        let mut stream = link.variant.stream(Options::default());
+        let mut stream = Stream::new(link.variant, Options::default());
         while let Some(request) = link.request().await? {
             let invalid =
                 |error: crate::xds::server::ProtocolError| Status::invalid_argument(error.to_string());
@@ -69,8 +67,9 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn a_response_beyond_the_default_limit_arrives() {
     let uri = start(OneCluster { padding: 5 << 20 }).await;
-    let mut connection = within(Connection::open(&endpoint(&uri).unwrap())).await.unwrap();
-    let mut client = Client::new(node(), 1);
+    let mut connection =
+        within(Connection::open(&endpoint(&uri).unwrap(), Variant::Incremental)).await.unwrap();
+    let mut client = Client::incremental(node(), 1);
     client.subscribe(CLUSTER, "big");
     client.subscribe(CLUSTER, "none");
     client.on_connected();
@@ -84,8 +83,9 @@ async fn a_response_beyond_the_default_limit_arrives() {
 #[tokio::test]
 async fn the_servers_reason_reaches_the_client() {
     let uri = start(OneCluster { padding: 0 }).await;
-    let mut connection = within(Connection::open(&endpoint(&uri).unwrap())).await.unwrap();
-    let mut client = Client::new(Node::default(), 1);
+    let mut connection =
+        within(Connection::open(&endpoint(&uri).unwrap(), Variant::Incremental)).await.unwrap();
+    let mut client = Client::incremental(Node::default(), 1);
     client.subscribe_all(CLUSTER);
     client.on_connected();
     let status = within(connection.next(&mut client)).await.unwrap_err();
@@ -98,8 +98,9 @@ async fn the_servers_reason_reaches_the_client() {
 #[tokio::test]
 async fn requests_go_out_while_the_first_response_is_awaited() {
     let uri = start(OneCluster { padding: 0 }).await;
-    let mut connection = within(Connection::open(&endpoint(&uri).unwrap())).await.unwrap();
-    let mut client = Client::new(node(), 1);
+    let mut connection =
+        within(Connection::open(&endpoint(&uri).unwrap(), Variant::Incremental)).await.unwrap();
+    let mut client = Client::incremental(node(), 1);
     for type_url in [types::LISTENER, CLUSTER, types::ROUTE_CONFIGURATION, types::CLUSTER_LOAD_ASSIGNMENT] {
         client.subscribe(type_url, "x");
     }
@@ -112,14 +113,19 @@ async fn requests_go_out_while_the_first_response_is_awaited() {
 }
 
 #[tokio::test]
-async fn state_of_the_world_is_served_too() {
+async fn state_of_the_world_works_too() {
     let uri = start(OneCluster { padding: 0 }).await;
-    let channel = within(endpoint(&uri).unwrap().connect()).await.unwrap();
-    let request = DiscoveryRequest { node: Some(node()), type_url: CLUSTER.into(), ..Default::default() };
-    let mut stub = AggregatedDiscoveryServiceClient::new(channel);
-    let stream = within(stub.stream_aggregated_resources(tokio_stream::iter([request]))).await.unwrap();
-    let response: DiscoveryResponse = within(stream.into_inner().message()).await.unwrap().unwrap();
-    assert_eq!(response.resources[0].unpack::<Cluster>().unwrap().name, "big");
+    let endpoint = endpoint(&uri).unwrap();
+    let mut connection = within(Connection::open(&endpoint, Variant::StateOfTheWorld)).await.unwrap();
+    let mut client = Client::state_of_the_world(node(), 1);
+    client.subscribe_all(CLUSTER);
+    client.on_connected();
+    let received = within(connection.next(&mut client)).await.unwrap();
+    assert_eq!(&*received.updates[0].name, "big");
+    client.applied(received.id, vec![]);
+    assert!(matches!(client.state(CLUSTER, "big"), Some(State::Held(_))));
+    let mut other = Client::incremental(node(), 1);
+    assert!(within(connection.next(&mut other)).await.is_err(), "a client of the other variant");
 }
 
 #[tokio::test]
@@ -127,7 +133,7 @@ async fn an_unreachable_server_is_an_error_with_its_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let error = within(Connection::open(&endpoint(&uri).unwrap())).await.err().unwrap();
+    let error = within(Connection::open(&endpoint(&uri).unwrap(), Variant::Incremental)).await.err().unwrap();
     assert!(error.to_string().starts_with("cannot reach the xDS server: "), "{error}");
     assert!(endpoint("not a uri").is_err());
 }

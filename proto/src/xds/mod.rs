@@ -15,6 +15,36 @@ use prost::Message;
 
 use crate::any::Any;
 use crate::types;
+use crate::types::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+
+/// The two forms of the protocol: one method of the service each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// `DeltaAggregatedResources`.
+    Incremental,
+    /// `StreamAggregatedResources`.
+    StateOfTheWorld,
+}
+
+/// A request of either variant.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Delta.
+    Incremental(DeltaDiscoveryRequest),
+    /// SotW.
+    StateOfTheWorld(DiscoveryRequest),
+}
+
+/// A response of either variant.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    /// Delta.
+    Incremental(DeltaDiscoveryResponse),
+    /// SotW.
+    StateOfTheWorld(DiscoveryResponse),
+}
 
 /// A resource's name, or a type URL.
 pub type Name = Arc<str>;

@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use osier_proto::schema;
 use osier_proto::types::core::Node;
 use osier_proto::types::{CLUSTER, ROUTE_CONFIGURATION, VIRTUAL_HOST};
-use osier_proto::xds::server::{Options, Request, Response, Scope, Step, Stream, Want};
+use osier_proto::xds::server::{Options, Scope, Step, Stream, Want};
+use osier_proto::xds::{Request, Response, Variant};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-pub use client::Client;
-use client::Incremental;
-use client::StateOfTheWorld;
+use client::Client;
 pub use world::World;
 use world::{TYPES, short};
 
@@ -28,6 +27,21 @@ pub enum Kind {
     OnDemand,
     /// SotW, as Envoy asks.
     StateOfTheWorld,
+    /// SotW, names only, which it asks for and gives back at random.
+    StateOfTheWorldByName,
+}
+
+impl Kind {
+    fn variant(self) -> Variant {
+        match self {
+            Self::Incremental | Self::OnDemand => Variant::Incremental,
+            Self::StateOfTheWorld | Self::StateOfTheWorldByName => Variant::StateOfTheWorld,
+        }
+    }
+
+    fn asks_by_name(self) -> bool {
+        matches!(self, Self::OnDemand | Self::StateOfTheWorldByName)
+    }
 }
 
 /// What goes wrong in a run.
@@ -71,7 +85,7 @@ const PATIENCE: usize = 5000;
 
 pub struct Simulation {
     pub world: World,
-    pub client: Box<dyn Client>,
+    pub client: Client,
     kind: Kind,
     faults: Faults,
     keeps_order: bool,
@@ -94,10 +108,7 @@ impl Simulation {
         let on_demand = kind == Kind::OnDemand;
         let client_features = on_demand.then(|| schema::FEATURE_ON_DEMAND.to_owned()).into_iter().collect();
         let node = Node { id: format!("sidecar~1.1.1.1~{seed}.a~b"), client_features, ..Default::default() };
-        let mut client: Box<dyn Client> = match kind {
-            Kind::Incremental | Kind::OnDemand => Box::new(Incremental::new(node, seed)),
-            Kind::StateOfTheWorld => Box::new(StateOfTheWorld::new(node)),
-        };
+        let mut client = Client::new(kind.variant(), node, seed);
         client.start(kind);
         let mut simulation = Self {
             world: World::default(),
@@ -199,7 +210,7 @@ impl Simulation {
                 );
                 // The last NACK of a resource that was given back stands until something else is ACKed.
                 assert!(
-                    status.refusal.is_none() || self.kind == Kind::OnDemand,
+                    status.refusal.is_none() || self.kind.asks_by_name(),
                     "{} {status:?}",
                     short(type_url)
                 );
@@ -248,7 +259,7 @@ impl Simulation {
 
     /// An on-demand client changes its mind.
     fn wish(&mut self) {
-        if self.kind == Kind::OnDemand {
+        if self.kind.asks_by_name() {
             let type_url = TYPES[self.chance.random_range(0..TYPES.len())];
             let names = World::all_names(type_url);
             let name = &names[self.chance.random_range(0..names.len())];
@@ -270,10 +281,7 @@ impl Simulation {
     fn reconnect(&mut self) {
         if self.server.is_none() && self.now >= self.retry_at {
             self.log(|| "connection: open".into());
-            self.server = Some(match self.kind {
-                Kind::Incremental | Kind::OnDemand => Stream::incremental(Options::default()),
-                Kind::StateOfTheWorld => Stream::state_of_the_world(Options::default()),
-            });
+            self.server = Some(Stream::new(self.kind.variant(), Options::default()));
             self.client.connected();
         }
     }
@@ -349,8 +357,12 @@ impl Simulation {
 /// the server cannot know what there is to remove (state of the world after a reconnect).
 fn keeps_order(kind: Kind, faults: Faults) -> bool {
     let Faults { breaks, nacks, reorder, slow, late, .. } = faults;
-    let told = kind == Kind::Incremental || !breaks;
-    kind != Kind::OnDemand && told && !nacks && !reorder && !(slow && late)
+    let told = match kind {
+        Kind::Incremental => true,
+        Kind::StateOfTheWorld => !breaks,
+        Kind::OnDemand | Kind::StateOfTheWorldByName => false,
+    };
+    told && !nacks && !reorder && !(slow && late)
 }
 
 fn generate(world: &World, want: &Want) -> Vec<osier_proto::xds::Resource> {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use osier_proto::Any;
 use osier_proto::types::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION, VIRTUAL_HOST};
 use osier_proto::xds::Resource;
-use osier_proto::xds::server::{Request, Response};
+use osier_proto::xds::{Request, Response};
+use prost::Message;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -21,6 +22,15 @@ pub struct Content {
     pub bad: bool,
     /// Clusters that it refers to.
     pub clusters: BTreeSet<String>,
+}
+
+/// The message: as in every resource, field 1 is the name.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Body {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    text: String,
 }
 
 /// All resources; also what a client has of them.
@@ -71,7 +81,8 @@ impl World {
         let content = self.get(type_url, name)?;
         let clusters: Vec<&str> = content.clusters.iter().map(String::as_str).collect();
         let text = format!("{name}|{}|{}|{}", content.revision, content.bad, clusters.join(","));
-        Some(Resource::from_any(name, Any { type_url: type_url.to_owned(), value: text.into_bytes().into() }))
+        let value = Body { name: name.to_owned(), text }.encode_to_vec().into();
+        Some(Resource::from_any(name, Any { type_url: type_url.to_owned(), value }))
     }
 
     pub fn clusters_of(&self, type_url: &str, name: &str) -> Vec<Resource> {
@@ -163,7 +174,7 @@ impl World {
 
 /// Name and content of a resource.
 pub fn read(body: &Any) -> (String, Content) {
-    let text = std::str::from_utf8(&body.value).expect("text");
+    let Body { text, .. } = Body::decode(body.value.clone()).expect("one of ours");
     let parts: Vec<&str> = text.split('|').collect();
     let [name, revision, bad, clusters] = parts[..] else { panic!("{text}") };
     let clusters = clusters.split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();

@@ -13,15 +13,18 @@ use osier_proto::types::{
         http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
     },
 };
+use osier_proto::xds::Variant;
 
 use crate::compile::value::{extension, host_and_port, plaintext, positive};
 use crate::compile::{At, Invalid};
 
-/// Where the xDS stream goes.
+/// Where the xDS stream goes, and which form of the protocol is spoken there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XdsServer {
     /// Name of the cluster, for messages.
     pub cluster: String,
+    /// `DELTA_GRPC` or `GRPC`.
+    pub variant: Variant,
     /// Addresses, tried in turn.
     pub targets: Vec<XdsTarget>,
     /// Limit of one connect.
@@ -54,6 +57,7 @@ impl XdsServer {
     pub fn new(target: XdsTarget) -> Self {
         Self {
             cluster: "xds-grpc".into(),
+            variant: Variant::Incremental,
             targets: vec![target],
             connect_timeout: Duration::from_secs(5),
             keepalive: Some((Duration::from_secs(30), Duration::from_secs(10))),
@@ -65,11 +69,11 @@ pub(super) fn from_ads_config(
     config: &core::ApiConfigSource,
     clusters: &[Cluster],
 ) -> Result<XdsServer, Invalid> {
-    match ApiType::try_from(config.api_type) {
-        // Osier's client speaks delta, which every current server understands, and answers GRPC with it too.
-        Ok(ApiType::Grpc | ApiType::DeltaGrpc) => {}
+    let variant = match ApiType::try_from(config.api_type) {
+        Ok(ApiType::Grpc) => Variant::StateOfTheWorld,
+        Ok(ApiType::DeltaGrpc) => Variant::Incremental,
         _ => return Err(Invalid::new("api_type", "must be GRPC or DELTA_GRPC")),
-    }
+    };
     if config.transport_api_version != core::ApiVersion::V3 as i32 {
         return Err(Invalid::new("transport_api_version", "must be V3"));
     }
@@ -85,10 +89,10 @@ pub(super) fn from_ads_config(
         .iter()
         .find(|c| c.name == name)
         .ok_or_else(|| Invalid::new(field, format!("there is no static cluster `{name}`")))?;
-    from_cluster(cluster).map_err(|e| Invalid::new(field, format!("cluster `{name}`: {e}")))
+    from_cluster(cluster, variant).map_err(|e| Invalid::new(field, format!("cluster `{name}`: {e}")))
 }
 
-fn from_cluster(cluster: &Cluster) -> Result<XdsServer, Invalid> {
+fn from_cluster(cluster: &Cluster, variant: Variant) -> Result<XdsServer, Invalid> {
     let kind = match cluster.cluster_discovery_type {
         Some(ClusterDiscoveryType::Type(kind)) => kind,
         None => DiscoveryType::Static as i32,
@@ -103,6 +107,7 @@ fn from_cluster(cluster: &Cluster) -> Result<XdsServer, Invalid> {
     }
     Ok(XdsServer {
         cluster: cluster.name.clone(),
+        variant,
         targets,
         connect_timeout: positive("connect_timeout", cluster.connect_timeout.as_ref())?
             .unwrap_or(Duration::from_secs(5)),

@@ -1,5 +1,7 @@
 //! Files that are read, and files that are refused with the field that is wrong.
 
+use osier_proto::xds::Variant;
+
 use super::*;
 
 fn parse(yaml: &str) -> Result<Bootstrap, String> {
@@ -73,11 +75,14 @@ fn a_stock_envoy_bootstrap_with_ads() {
         dynamic.server,
         XdsServer {
             cluster: "xds".into(),
+            variant: Variant::StateOfTheWorld,
             targets: vec![XdsTarget::Tcp("pilot.local".into(), 15010)],
             connect_timeout: Duration::from_secs(1),
             keepalive: Some((Duration::from_secs(30), Duration::from_secs(5))),
         }
     );
+    let delta = parse(&ADS.replace("api_type: GRPC", "api_type: DELTA_GRPC")).unwrap();
+    assert_eq!(delta.dynamic.unwrap().server.variant, Variant::Incremental);
     assert!(dynamic.listeners && dynamic.clusters);
     assert_eq!((dynamic.cluster_timeout, dynamic.listener_timeout), (None, Some(Duration::from_secs(15))));
 }

@@ -34,7 +34,7 @@ pub(super) async fn open(server: XdsServer, attempt: usize) -> Result<Connection
     let target = server.targets[attempt % server.targets.len()].clone();
     let connecting = channel(&server, target.clone());
     match tokio::time::timeout(server.connect_timeout, connecting).await {
-        Ok(channel) => Ok(Connection::over(channel?)),
+        Ok(channel) => Ok(Connection::over(channel?, server.variant)),
         Err(_) => Err(ConnectError::Timeout { target, limit: server.connect_timeout }),
     }
 }

@@ -1,4 +1,4 @@
-//! The task that speaks with the control plane: one delta stream, reconnected for ever.
+//! The task that speaks with the control plane: one stream, reconnected for ever.
 //!
 //! LIFECYCLE of a response: it arrives and is compiled; what is refused is noted; what is ready is put in force; then the ACK or
 //! NACK goes out. With a control plane that agreed to on-demand, the ACK waits until everything of the response is in force, so an
@@ -17,8 +17,8 @@ use std::time::Duration;
 use osier_proto::schema::FEATURE_ON_DEMAND;
 use osier_proto::transport::Connection;
 use osier_proto::types;
-use osier_proto::xds::WILDCARD;
-use osier_proto::xds::client::{Client, Content, Received, Refused, ResponseId, Update};
+use osier_proto::xds::client::{Client, Content, Expired, Received, Refused, ResponseId, Update};
+use osier_proto::xds::{Variant, WILDCARD};
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 
@@ -134,7 +134,7 @@ impl Watch {
             Mode::OnDemand(sidecar) if bootstrap.dynamic.is_some() => Some(Demand::new(sidecar, tables)),
             _ => None,
         };
-        let client = Client::new(bootstrap.node.to_message(&[]), rand::random());
+        let client = new_client(&bootstrap, &[]);
         let link = match bootstrap.dynamic {
             Some(_) => Link::Waiting(Instant::now()),
             None => Link::None,
@@ -191,7 +191,7 @@ impl Watch {
         };
         self.first = First::default();
         if let Some(demand) = &self.demand {
-            self.client = Client::new(self.bootstrap.node.to_message(&[FEATURE_ON_DEMAND]), rand::random());
+            self.client = new_client(&self.bootstrap, &[FEATURE_ON_DEMAND]);
             for name in &demand.sidecar.listeners {
                 if name == WILDCARD {
                     self.client.subscribe_all(types::LISTENER);
@@ -203,7 +203,7 @@ impl Watch {
             }
             return;
         }
-        self.client = Client::new(self.bootstrap.node.to_message(&[]), rand::random());
+        self.client = new_client(&self.bootstrap, &[]);
         if clusters {
             self.client.subscribe_all(types::CLUSTER);
             self.first.clusters = Some(Pending::new(cluster_timeout));
@@ -309,6 +309,18 @@ impl Watch {
         (refused, names)
     }
 
+    /// Takes out of force what has outlived its time to live.
+    fn expire(&mut self, now: Instant) {
+        for Expired { type_url, names } in self.client.expire(now.into_std()) {
+            let Some(kind) = Kind::of(&type_url) else { continue };
+            for name in names {
+                tracing::info!(%type_url, %name, "control plane: its time to live ran out");
+                self.state.remove(kind, &name);
+                self.note_unwanted(kind, &name);
+            }
+        }
+    }
+
     fn first_answer(&mut self, kind: Kind, names: &BTreeSet<Arc<str>>) {
         match kind {
             Kind::Cluster => self.first.clusters = None,
@@ -342,6 +354,7 @@ impl Watch {
     /// After each event: put in force what is ready, subscribe to what is now referred to, acknowledge, say how far we are.
     fn step(&mut self) {
         let now = Instant::now();
+        self.expire(now);
         self.release_listeners(now);
         let mut deadline = self.state.settle(now);
         self.sweep(now);
@@ -354,7 +367,8 @@ impl Watch {
         let first = [&self.first.clusters, &self.first.listeners];
         let first = first.into_iter().flatten().filter_map(|p| p.until.filter(|u| *u > now));
         let kept = self.spare.values().copied().chain(self.given_back.values().map(|g| g.until)).min();
-        self.deadline = [deadline, self.next_sweep(), kept].into_iter().flatten().chain(first).min();
+        let expiry = self.client.deadline().map(Instant::from_std);
+        self.deadline = [deadline, self.next_sweep(), kept, expiry].into_iter().flatten().chain(first).min();
     }
 
     /// Lets listeners go into force once the first clusters are there, or don't come.
@@ -434,4 +448,9 @@ impl Watch {
             changed
         });
     }
+}
+
+fn new_client(bootstrap: &Bootstrap, features: &[&str]) -> Client {
+    let variant = bootstrap.dynamic.as_ref().map_or(Variant::Incremental, |dynamic| dynamic.server.variant);
+    Client::new(variant, bootstrap.node.to_message(features), rand::random())
 }

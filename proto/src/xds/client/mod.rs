@@ -1,25 +1,27 @@
-//! An incremental ADS client: subscriptions, what is held at which version, ACKs, and reconnecting.
+//! An ADS client of either variant: subscriptions, what is held at which version, ACKs, time to live, and reconnecting.
 //!
-//! The owner decides what to ask for and what an update is worth; this speaks the protocol. Invariants:
+//! The owner decides what to ask for and what an update is worth; this speaks the protocol. To the owner both variants look alike: a
+//! state-of-the-world response is read as what is new in it (`whole`). Invariants:
 //! - a response is ACKed or NACKed once, after its owner said what became of it ([`Client::applied`]), in the order of arrival per type;
 //! - a version counts as held only when its resource was accepted, so what was refused is offered again after a reconnect;
-//! - nothing is forgotten when the stream breaks: the next one begins with all names and held versions.
+//! - nothing is forgotten when the stream breaks: the next one begins with all names and held versions;
+//! - a resource with a time to live is given up when it runs out ([`Client::expire`]), unless a heartbeat came.
 //!
 //! ```
 //! use std::time::Instant;
 //! use osier_proto::types::{self, core::Node, discovery::DeltaDiscoveryResponse};
-//! use osier_proto::xds::{Resource, client::{Client, Content}};
+//! use osier_proto::xds::{Request, Response, client::{Client, Content}};
 //!
-//! let mut client = Client::new(Node { id: "sidecar~10.0.0.1~a.b~b".into(), ..Default::default() }, 7);
+//! let mut client = Client::incremental(Node { id: "sidecar~10.0.0.1~a.b~b".into(), ..Default::default() }, 7);
 //! client.subscribe(types::CLUSTER, "a");
 //! client.on_connected();
-//! let request = client.next_request().unwrap();
+//! let Some(Request::Incremental(request)) = client.next_request() else { panic!("there is one") };
 //! assert_eq!(request.resource_names_subscribe, ["a"]);
 //! assert!(client.next_request().is_none());
 //!
 //! // Whatever the stream brings:
 //! let response = DeltaDiscoveryResponse { type_url: types::CLUSTER.into(), nonce: "1".into(), removed_resources: vec!["a".into()], ..Default::default() };
-//! let received = client.on_response(response);
+//! let received = client.on_response(Response::Incremental(response), Instant::now());
 //! for update in &received.updates {
 //!     match &update.content {
 //!         Content::Present { version, resource } => println!("compile {} {version} {}", update.name, resource.type_url),
@@ -28,7 +30,8 @@
 //!     }
 //! }
 //! client.applied(received.id, vec![]); // or the names that were refused, with the reason: that makes it a NACK
-//! assert_eq!(client.next_request().unwrap().response_nonce, "1");
+//! let Some(Request::Incremental(request)) = client.next_request() else { panic!("an ACK is due") };
+//! assert_eq!(request.response_nonce, "1");
 //! // The stream broke: reconnect then, and go on with on_connected().
 //! let _retry_at = client.on_disconnected(Instant::now());
 //! ```
@@ -37,18 +40,19 @@ mod backoff;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod whole;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 pub use backoff::Backoff;
 use subscription::Subscription;
 
-use super::{Name, key};
+use super::{Name, Request, Response, Variant, key};
 use crate::any::Any;
 use crate::schema::{self, ControlPlaneIdentity};
 use crate::types::core::{ControlPlane, Node};
-use crate::types::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, ResourceError};
+use crate::types::discovery::ResourceError;
 use crate::types::rpc;
 
 /// Most text of a NACK, so that a thousand bad resources don't make a megabyte.
@@ -70,6 +74,15 @@ pub struct Received {
     pub type_url: Name,
     /// In the order of the response. What is held at that very version already is left out.
     pub updates: Vec<Update>,
+}
+
+/// Resources of one type whose time to live ran out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    /// Their type.
+    pub type_url: Name,
+    /// Their names.
+    pub names: Vec<Name>,
 }
 
 /// News of one resource.
@@ -119,22 +132,23 @@ pub struct Refused {
 pub enum State {
     /// Nothing yet.
     Waiting,
-    /// In force at this version.
+    /// In force at this version; over state of the world, where resources have none, it is the hash of the content.
     Held(Name),
     /// The server said that it does not exist.
     Absent,
 }
 
-/// An incremental ADS client. It outlives its streams.
+/// An ADS client. It outlives its streams.
 #[derive(Debug)]
 pub struct Client {
+    variant: Variant,
     node: Node,
     types: BTreeMap<(u8, Name), Subscription>,
     responses: BTreeMap<ResponseId, Pending>,
     last_id: u64,
     connected: bool,
     node_sent: bool,
-    answers: VecDeque<DeltaDiscoveryRequest>,
+    answers: VecDeque<Answer>,
     control_plane: Option<ControlPlane>,
     backoff: Backoff,
 }
@@ -144,15 +158,69 @@ pub struct Client {
 struct Pending {
     type_url: Name,
     nonce: String,
-    changes: Vec<(Name, Option<Name>)>,
+    /// `version_info`; empty for delta.
+    version: String,
+    changes: Vec<Change>,
     refused: Vec<Refused>,
     outcome: Option<Option<rpc::Status>>,
 }
 
+/// What a response does to one resource, once it is accepted.
+#[derive(Debug)]
+struct Change {
+    name: Name,
+    /// `None` where there is none any more.
+    version: Option<Name>,
+    expires: Option<Instant>,
+}
+
+/// An ACK or NACK that is due.
+#[derive(Debug)]
+struct Answer {
+    type_url: Name,
+    nonce: String,
+    error: Option<rpc::Status>,
+    /// State of the world: the last accepted version of the type.
+    version: String,
+}
+
+/// What a response of either variant says.
+struct News {
+    resources: Vec<Incoming>,
+    removed: Vec<Name>,
+    errors: Vec<ResourceError>,
+    refused: Vec<Refused>,
+}
+
+/// A resource as it came.
+struct Incoming {
+    /// Its own name, and those that it was asked for by.
+    names: Vec<Name>,
+    /// Equal where the resource is.
+    version: Name,
+    /// What people call its version.
+    shown: Name,
+    ttl: Option<Duration>,
+    /// `None` is a heartbeat, or says that it does not exist.
+    body: Option<Any>,
+}
+
 impl Client {
-    /// A client without subscriptions. The seed makes reconnect times repeatable.
-    pub fn new(node: Node, seed: u64) -> Self {
+    /// A `DeltaAggregatedResources` client without subscriptions. The seed makes reconnect times repeatable.
+    pub fn incremental(node: Node, seed: u64) -> Self {
+        Self::new(Variant::Incremental, node, seed)
+    }
+
+    /// A `StreamAggregatedResources` client without subscriptions.
+    pub fn state_of_the_world(node: Node, seed: u64) -> Self {
+        Self::new(Variant::StateOfTheWorld, node, seed)
+    }
+
+    /// A client of this variant.
+    pub fn new(variant: Variant, mut node: Node, seed: u64) -> Self {
+        node.client_features.extend(schema::UNDERSTOOD.map(str::to_owned));
         Self {
+            variant,
             node,
             types: BTreeMap::new(),
             responses: BTreeMap::new(),
@@ -163,6 +231,11 @@ impl Client {
             control_plane: None,
             backoff: Backoff::new(seed),
         }
+    }
+
+    /// Which of the two methods it speaks.
+    pub fn variant(&self) -> Variant {
+        self.variant
     }
 
     /// Asks for a resource. Asking again makes the server send it again.
@@ -237,68 +310,125 @@ impl Client {
     }
 
     /// The next request to send; `None` until something changes.
-    pub fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+    pub fn next_request(&mut self) -> Option<Request> {
         if !self.connected {
             return None;
         }
-        let responses = &self.responses;
-        let mut request = self.answers.pop_front().or_else(|| {
-            self.types.iter_mut().find_map(|((_, type_url), subscription)| {
-                let pending = responses.values().filter(|pending| pending.type_url == *type_url);
-                subscription.request(
-                    type_url,
-                    pending.flat_map(|pending| pending.changes.iter().map(|(name, _)| name)),
-                )
-            })
-        })?;
+        let mut request = self.next_answer().or_else(|| self.next_change())?;
         if !std::mem::replace(&mut self.node_sent, true) {
-            request.node = Some(self.node.clone());
+            let node = Some(self.node.clone());
+            match &mut request {
+                Request::Incremental(request) => request.node = node,
+                Request::StateOfTheWorld(request) => request.node = node,
+            }
         }
         Some(request)
     }
 
+    fn next_answer(&mut self) -> Option<Request> {
+        while let Some(answer) = self.answers.pop_front() {
+            let subscription = self.types.entry(key(&answer.type_url)).or_default();
+            match self.variant {
+                Variant::Incremental => return Some(Request::Incremental(subscription::answer(answer))),
+                Variant::StateOfTheWorld => match subscription.answer_whole(answer) {
+                    Some(request) => return Some(Request::StateOfTheWorld(request)),
+                    None => continue,
+                },
+            }
+        }
+        None
+    }
+
+    fn next_change(&mut self) -> Option<Request> {
+        let (variant, responses) = (self.variant, &self.responses);
+        self.types.iter_mut().find_map(|((_, type_url), subscription)| {
+            let mut pending = responses.values().filter(|pending| pending.type_url == *type_url);
+            match variant {
+                Variant::Incremental => {
+                    let names = pending.flat_map(|pending| pending.changes.iter().map(|change| &change.name));
+                    subscription.request(type_url, names).map(Request::Incremental)
+                }
+                // It would be stale, and the ACK that is to come carries the names as well.
+                Variant::StateOfTheWorld if pending.any(|pending| !pending.nonce.is_empty()) => None,
+                Variant::StateOfTheWorld => {
+                    subscription.request_whole(type_url).map(Request::StateOfTheWorld)
+                }
+            }
+        })
+    }
+
     /// Takes in a response. The updates are to be applied, and their outcome told to [`Client::applied`].
-    pub fn on_response(&mut self, response: DeltaDiscoveryResponse) -> Received {
+    pub fn on_response(&mut self, response: Response, now: Instant) -> Received {
         self.backoff.reset();
-        if self.control_plane.is_none() || response.control_plane.is_some() {
-            self.control_plane = Some(response.control_plane.unwrap_or_default());
+        let (type_url, nonce, version, control_plane) = match &response {
+            Response::Incremental(r) => (&r.type_url, r.nonce.clone(), String::new(), &r.control_plane),
+            Response::StateOfTheWorld(r) => {
+                (&r.type_url, r.nonce.clone(), r.version_info.clone(), &r.control_plane)
+            }
+        };
+        if self.control_plane.is_none() || control_plane.is_some() {
+            self.control_plane = Some(control_plane.clone().unwrap_or_default());
         }
         self.last_id += 1;
         let id = ResponseId(self.last_id);
-        let type_url: Name = response.type_url.as_str().into();
+        let type_url: Name = type_url.as_str().into();
+        // While an earlier response waits for its outcome, what is held may not be what the owner is about to have.
+        let earlier = self.responses.values_mut().filter(|pending| pending.type_url == type_url);
+        let mut unsettled: Vec<&mut Change> = earlier.flat_map(|pending| &mut pending.changes).collect();
+        let subscription = self.types.entry(key(&type_url)).or_default();
+        let news = match response {
+            Response::Incremental(response) => News::of_incremental(response),
+            Response::StateOfTheWorld(response) => News::of_whole(response, subscription, &unsettled),
+        };
         let mut pending = Pending {
             type_url: type_url.clone(),
-            nonce: response.nonce,
+            nonce,
+            version,
             changes: Vec::new(),
-            refused: Vec::new(),
+            refused: news.refused,
             outcome: None,
         };
-        // While an earlier response waits for its outcome, what is held may not be what the owner is about to have.
-        let settled = self.responses.values().all(|pending| pending.type_url != type_url);
-        let subscription = self.types.entry(key(&type_url)).or_default();
         let mut updates = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        for resource in response.resources {
-            if !seen.insert(resource.name.clone()) {
+        let mut seen = HashSet::new();
+        for resource in news.resources {
+            if !seen.insert(resource.names[0].clone()) {
                 let reason = "is twice in one response".to_owned();
-                pending.refused.push(Refused { name: resource.name.into(), reason });
+                pending.refused.push(Refused { name: resource.names[0].clone(), reason });
                 continue;
             }
-            take_resource(subscription, resource, settled, &mut pending, &mut updates);
+            take_resource(subscription, resource, &mut unsettled, now, &mut pending, &mut updates);
         }
-        for name in response.removed_resources {
-            let name: Name = name.into();
+        for name in news.removed {
             let asked = subscription.covers(&name);
             if asked {
-                pending.changes.push((name.clone(), None));
+                pending.changes.push(Change { name: name.clone(), version: None, expires: None });
             }
             updates.push(Update { name, asked, content: Content::Absent });
         }
-        for error in response.resource_errors {
+        for error in news.errors {
             take_error(subscription, error, &mut pending, &mut updates);
+        }
+        if !pending.refused.is_empty() {
+            // What is refused is not held, so it must not be in force either.
+            let refused: HashSet<&Name> = pending.refused.iter().map(|refused| &refused.name).collect();
+            updates.retain(|update| !refused.contains(&update.name));
         }
         self.responses.insert(id, pending);
         Received { id, type_url, updates }
+    }
+
+    /// When [`Client::expire`] has to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.types.values().filter_map(Subscription::deadline).min()
+    }
+
+    /// Gives up what has outlived its time to live: it is to be taken out of force.
+    pub fn expire(&mut self, now: Instant) -> Vec<Expired> {
+        let expired = self.types.iter_mut().map(|((_, type_url), subscription)| Expired {
+            type_url: type_url.clone(),
+            names: subscription.expire(now),
+        });
+        expired.filter(|expired| !expired.names.is_empty()).collect()
     }
 
     /// Says what became of a response: everything in it is in force but what is listed here. An empty list makes an ACK.
@@ -319,20 +449,23 @@ impl Client {
         let settled: Vec<ResponseId> =
             of_type.take_while(|(_, p)| p.outcome.is_some()).map(|(id, _)| *id).collect();
         for id in settled {
-            let Some(pending) = self.responses.remove(&id) else { continue };
-            let subscription = self.subscription(type_url);
-            for (name, version) in pending.changes {
-                if pending.refused.iter().all(|refused| refused.name != name) {
-                    subscription.settle(name, version, id.0);
+            let Some(Pending { nonce, version, changes, refused, outcome, .. }) = self.responses.remove(&id)
+            else {
+                continue;
+            };
+            let subscription = self.types.entry(key(type_url)).or_default();
+            for change in changes {
+                if refused.iter().all(|refused| refused.name != change.name) {
+                    subscription.settle(change, id.0);
                 }
             }
-            if !pending.nonce.is_empty() {
-                self.answers.push_back(DeltaDiscoveryRequest {
-                    type_url: type_url.to_string(),
-                    response_nonce: pending.nonce,
-                    error_detail: pending.outcome.flatten(),
-                    ..Default::default()
-                });
+            let error = outcome.flatten();
+            if error.is_none() {
+                subscription.version = version;
+            }
+            if !nonce.is_empty() {
+                let version = subscription.version.clone();
+                self.answers.push_back(Answer { type_url: type_url.clone(), nonce, error, version });
             }
         }
     }
@@ -344,39 +477,49 @@ impl Client {
 
 fn take_resource(
     subscription: &mut Subscription,
-    resource: discovery::Resource,
-    settled: bool,
+    resource: Incoming,
+    unsettled: &mut [&mut Change],
+    now: Instant,
     pending: &mut Pending,
     updates: &mut Vec<Update>,
 ) {
-    let version: Name = resource.version.into();
+    let Incoming { names, version, shown, ttl, body } = resource;
+    let expires = ttl.map(|ttl| now + ttl);
     // An alias that was asked for stands for the resource; otherwise its own name does.
-    let names = std::iter::once(resource.name).chain(resource.aliases).map(Name::from);
-    let (mut asked, other): (Vec<Name>, Vec<Name>) = names.partition(|name| subscription.covers(name));
+    let (mut asked, other): (Vec<Name>, Vec<Name>) =
+        names.into_iter().partition(|name| subscription.covers(name));
     let is_asked = !asked.is_empty();
     if !is_asked {
         asked.extend(other.into_iter().next());
     }
     for name in asked {
-        match &resource.resource {
+        match &body {
             Some(body) if body.type_url != *pending.type_url => {
                 let reason = format!("is a {}, not a {}", body.type_url, pending.type_url);
                 pending.refused.push(Refused { name, reason });
             }
-            Some(_) if settled && subscription.has(&name, &version) => {}
+            Some(_) if unsettled.is_empty() && subscription.has(&name, &version) => {
+                subscription.live_until(&name, expires);
+            }
             Some(body) => {
                 if is_asked {
-                    pending.changes.push((name.clone(), Some(version.clone())));
+                    let version = Some(version.clone());
+                    pending.changes.push(Change { name: name.clone(), version, expires });
                 }
-                let content = Content::Present { version: version.clone(), resource: body.clone() };
+                let content = Content::Present { version: shown.clone(), resource: body.clone() };
                 updates.push(Update { name, asked: is_asked, content });
             }
-            // A heartbeat of what we hold says nothing new; VHDS says "not found" in this way.
-            None if is_asked && subscription.state(&name) == Some(State::Waiting) => {
-                pending.changes.push((name.clone(), None));
-                updates.push(Update { name, asked: true, content: Content::Absent });
+            None => {
+                let mut coming = unsettled.iter_mut().filter(|change| change.name == name).peekable();
+                // VHDS says "not found" in this way; of what is there, it is a heartbeat.
+                if is_asked && coming.peek().is_none() && subscription.state(&name) == Some(State::Waiting) {
+                    pending.changes.push(Change { name: name.clone(), version: None, expires: None });
+                    updates.push(Update { name, asked: true, content: Content::Absent });
+                    continue;
+                }
+                coming.filter(|change| change.version.is_some()).for_each(|change| change.expires = expires);
+                subscription.live_until(&name, expires);
             }
-            None => {}
         }
     }
 }
@@ -392,7 +535,7 @@ fn take_error(
     let asked = subscription.covers(&name);
     let content = if status.code == NOT_FOUND { Content::Absent } else { Content::Failed(status) };
     if asked && content == Content::Absent {
-        pending.changes.push((name.clone(), None));
+        pending.changes.push(Change { name: name.clone(), version: None, expires: None });
     }
     updates.push(Update { name, asked, content });
 }

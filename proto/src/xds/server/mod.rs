@@ -44,12 +44,10 @@ use std::time::{Duration, Instant};
 
 use indexmap::IndexSet;
 
-use super::{Name, Resource, key};
+use super::{Name, Resource, Variant, key};
+pub use super::{Request, Response};
 use crate::schema::{self, ControlPlaneIdentity};
 use crate::types::core::Node;
-use crate::types::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
 use crate::types::rpc;
 use subscription::Subscription;
 
@@ -85,24 +83,6 @@ impl Default for Options {
         };
         Self { identity, max_names: None }
     }
-}
-
-/// A request of either variant.
-#[derive(Debug, Clone)]
-pub enum Request {
-    /// Delta.
-    Incremental(DeltaDiscoveryRequest),
-    /// SotW.
-    StateOfTheWorld(DiscoveryRequest),
-}
-
-/// A response of the stream's variant.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Response {
-    /// Delta.
-    Incremental(DeltaDiscoveryResponse),
-    /// SotW.
-    StateOfTheWorld(DiscoveryResponse),
 }
 
 /// What to do next.
@@ -239,12 +219,6 @@ pub struct Stream {
     returning_until: Option<Instant>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Variant {
-    Incremental,
-    StateOfTheWorld,
-}
-
 impl Stream {
     /// A `DeltaAggregatedResources` stream.
     pub fn incremental(options: Options) -> Self {
@@ -256,7 +230,8 @@ impl Stream {
         Self::new(Variant::StateOfTheWorld, options)
     }
 
-    fn new(variant: Variant, options: Options) -> Self {
+    /// A stream of this variant.
+    pub fn new(variant: Variant, options: Options) -> Self {
         let identity = ControlPlaneIdentity { features: Vec::new(), ..options.identity.clone() };
         Self {
             variant,

@@ -108,6 +108,10 @@ impl Stream {
             subscription.names.iter().filter(|n| !names.contains(&***n)).cloned().collect();
         for name in &dropped {
             subscription.names.shift_remove(name);
+            if !subscription.wildcard && subscription.held.get(name).is_some_and(|held| held.rejected) {
+                // Without it, the rest of what was refused may be welcome.
+                subscription.want_rejected_again(name);
+            }
         }
         reaction.unsubscribed = dropped.len();
         subscription.forget_uncovered();

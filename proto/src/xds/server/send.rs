@@ -10,10 +10,10 @@ use std::time::Instant;
 use indexmap::{IndexMap, IndexSet};
 
 use super::subscription::{Held, Sent, Subscription};
-use super::{MAX_UNACKNOWLEDGED, REMOVAL_WAIT, Response, Step, Stream, Variant, Want, not_found};
+use super::{MAX_UNACKNOWLEDGED, REMOVAL_WAIT, Response, Step, Stream, Want, not_found};
 use crate::types::discovery::{self, DeltaDiscoveryResponse, DiscoveryResponse, ResourceError, ResourceName};
 use crate::types::{self, rpc};
-use crate::xds::{Name, Resource, Version, is_full_set, key, push_order};
+use crate::xds::{Name, Resource, Variant, Version, is_full_set, key, push_order};
 
 /// Types that refer to others: the first place in push order that does.
 const FIRST_REFERRING: u8 = 2;

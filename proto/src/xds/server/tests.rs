@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::any::Any;
 use crate::types::core::Pipe;
+use crate::types::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::types::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION, VIRTUAL_HOST};
 use crate::xds::Version;
 

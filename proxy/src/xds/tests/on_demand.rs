@@ -134,7 +134,7 @@ async fn what_is_known_keeps_working_while_pilot_is_away() {
     session.identity = pilot();
     let first = session.request().await.unwrap();
     assert_eq!(first.resource_names_subscribe, ["virtualInbound"]);
-    assert_eq!(first.node.unwrap().client_features, ["osier.on_demand"]);
+    assert_eq!(first.node.unwrap().client_features[0], "osier.on_demand");
     session.send(Kind::Listener, &[], &["virtualInbound"]).await;
     tokio::time::timeout(LONG, proxy.xds.ready()).await.unwrap();
     let table = proxy.listeners();
@@ -204,7 +204,7 @@ async fn a_control_plane_that_knows_no_on_demand_is_asked_for_everything() {
     session.send(Kind::Listener, &[], &["virtualInbound"]).await;
     let mut session = server.session().await;
     let request = session.request().await.unwrap();
-    assert!(request.node.unwrap().client_features.is_empty());
+    assert_eq!(request.node.unwrap().client_features, osier_proto::schema::UNDERSTOOD);
     assert!(request.resource_names_subscribe.is_empty() || request.resource_names_subscribe == ["*"]);
     session.send(Kind::Cluster, &[("c", static_cluster("c"))], &[]).await;
     session.send(Kind::Listener, &[("l", tcp_listener("l", "127.0.0.1:80", "c", ""))], &[]).await;
@@ -453,7 +453,7 @@ async fn a_control_plane_that_no_longer_knows_on_demand_is_asked_for_everything(
     session.send(Kind::Listener, &[], &[]).await;
     let mut session = server.session().await;
     let request = session.request().await.unwrap();
-    assert!(request.node.unwrap().client_features.is_empty());
+    assert_eq!(request.node.unwrap().client_features, osier_proto::schema::UNDERSTOOD);
     assert!(proxy.snapshot.load().on_demand.is_some(), "nothing is passed through meanwhile");
     session.send(Kind::Cluster, &[("c", static_cluster("c"))], &[]).await;
     let resources = [("virtualInbound", inbound), ("10.0.0.1_80", unbound)];

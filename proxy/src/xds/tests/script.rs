@@ -13,7 +13,8 @@ async fn running() -> (Server, Session, Proxy) {
     let mut session = server.session().await;
     let first = session.request().await.unwrap();
     assert_eq!(first.node.as_ref().unwrap().id, "sidecar~10.0.0.1~a.b~b.svc");
-    assert!(first.node.unwrap().client_features.is_empty());
+    let features = first.node.unwrap().client_features;
+    assert_eq!(features, osier_proto::schema::UNDERSTOOD, "no word of on-demand");
     session.send(Kind::Listener, &[("l", http_listener("l", "127.0.0.1:80", "r"))], &[]).await;
     session.send(Kind::Cluster, &[("c", eds_cluster("c", ""))], &[]).await;
     session.request_where(Kind::Assignment, |r| r.resource_names_subscribe == ["c"]).await;
@@ -295,4 +296,22 @@ async fn config_dump_shows_what_was_accepted() {
     assert_eq!(masked["configs"][2]["dynamic_listeners"][0], serde_json::json!({"name": "l"}));
     assert!(matches!(dump("resource=nothing").await, Err(DumpError::NoSuchResource(_))));
     assert!(matches!(dump("name_regex=(").await, Err(DumpError::Regex(_))));
+}
+
+#[tokio::test]
+async fn what_has_a_time_to_live_goes_when_it_runs_out() {
+    let (_server, mut session, proxy) = running().await;
+    let mut brief = resource("brief", &cluster("brief", 1));
+    brief.ttl = Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 });
+    let response = DeltaDiscoveryResponse {
+        type_url: types::CLUSTER.into(),
+        nonce: "ttl".into(),
+        resources: vec![brief],
+        ..Default::default()
+    };
+    session.send_raw(response).await;
+    assert_eq!(session.verdict(Kind::Cluster, "ttl").await, None);
+    let handle = proxy.clusters.get("brief").expect("in force");
+    eventually("its end", || handle.current.load().is_none().then_some(())).await;
+    assert_eq!(timeout_of(&proxy, "c"), Some(5), "others stay");
 }
