@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -31,13 +32,21 @@ pub struct Drain {
     fast: AtomicU8,
     phase: watch::Sender<Phase>,
     open: AtomicUsize,
+    /// All that were ever opened.
+    opened: AtomicUsize,
     emptied: Notify,
 }
 
 impl Default for Drain {
     fn default() -> Self {
         let (phase, _) = watch::channel(Phase::Running);
-        Self { fast: AtomicU8::new(0), phase, open: AtomicUsize::new(0), emptied: Notify::new() }
+        Self {
+            fast: AtomicU8::new(0),
+            phase,
+            open: AtomicUsize::new(0),
+            opened: AtomicUsize::new(0),
+            emptied: Notify::new(),
+        }
     }
 }
 
@@ -74,6 +83,7 @@ impl Drain {
     /// Counts one open connection until the guard is dropped.
     pub fn track(self: &Arc<Self>) -> Open {
         self.open.fetch_add(1, Ordering::Relaxed);
+        self.opened.fetch_add(1, Ordering::Release);
         Open { drain: self.clone() }
     }
 
@@ -90,6 +100,18 @@ impl Drain {
                 return;
             }
             notified.await;
+        }
+    }
+
+    /// Waits until no tracked connection has been open for `time`, not even a short one.
+    pub async fn quiet_for(&self, time: Duration) {
+        loop {
+            self.emptied().await;
+            let before = self.opened.load(Ordering::Acquire);
+            tokio::time::sleep(time).await;
+            if self.open() == 0 && self.opened.load(Ordering::Acquire) == before {
+                return;
+            }
         }
     }
 }
@@ -145,5 +167,27 @@ mod tests {
         assert_eq!(drain.open(), 1);
         drop(second);
         waiter.await.expect("waiter");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn quiet_begins_again_with_each_connection() {
+        let second = Duration::from_secs(1);
+        let drain = Drain::new();
+        let began = tokio::time::Instant::now();
+        let waiter = tokio::spawn({
+            let drain = drain.clone();
+            async move {
+                drain.quiet_for(second).await;
+                began.elapsed()
+            }
+        });
+        tokio::time::sleep(second / 2).await;
+        drop(drain.track());
+        tokio::time::sleep(second).await;
+        let open = drain.track();
+        tokio::time::sleep(5 * second).await;
+        assert!(!waiter.is_finished());
+        drop(open);
+        // Seen at 2 s, while it was open; then quiet from 6.5 s on.
+        assert_eq!(waiter.await.expect("waiter"), second * 15 / 2);
     }
 }

@@ -31,6 +31,12 @@ use crate::upstream::dns::DnsResolver;
 use crate::worker::{Shared, Workers};
 use crate::xds::{self, Mode, Options};
 
+/// A workload that has told the control plane goodbye ends once nothing has been open for so long, and does not sit out the drain
+/// time: nobody picks it any more. Peers hear of it within a tenth of a second (pilot's short path for endpoints); who had picked it
+/// before opens a connection within this time, which counts, and idle connections to it are closed by peers as they hear. Whoever
+/// was not told (a pod behind Kubernetes, a pilot that is away) is waited for as long as Istio waits.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// How long the last access log lines may take.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -93,11 +99,9 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         order = ordered.recv() => order.unwrap_or(Order::Quit),
         () = signals.received() => Order::Drain { inbound_only: true },
     };
-    if registered {
-        // Others stop to pick us before we stop to serve.
-        xds.leave().await;
-    }
-    end(order, settings.drain, &shared, &acceptors, &mut signals, &mut ordered).await;
+    // Others stop to pick us before we stop to serve.
+    let nobody_comes = registered && xds.leave().await;
+    end(order, settings.drain, nobody_comes, &shared, &acceptors, &mut signals, &mut ordered).await;
     xds.save().await;
     drop(acceptors);
     workers.stop();
@@ -162,6 +166,7 @@ async fn follow(shared: Arc<Shared>, acceptors: Arc<Acceptors>) {
 async fn end(
     order: Order,
     settings: DrainSettings,
+    nobody_comes: bool,
     shared: &Shared,
     acceptors: &Acceptors,
     signals: &mut Signals,
@@ -172,7 +177,10 @@ async fn end(
     shared.drain.advance(phase);
     tracing::info!(time = ?settings.time, open = shared.drain.open(), "draining");
     let drained = async {
-        tokio::time::sleep(settings.time).await;
+        tokio::select! {
+            () = tokio::time::sleep(settings.time) => {}
+            () = shared.drain.quiet_for(QUIET), if nobody_comes => return,
+        }
         if settings.until_idle {
             // Nobody new: else a busy client would keep the process for ever.
             acceptors.close(inbound_only);

@@ -7,4 +7,5 @@ mod grpc;
 mod mesh;
 mod misbehaving;
 mod osier;
+mod osier_run;
 mod refused;

@@ -119,13 +119,14 @@ impl Connection {
         }
     }
 
-    /// Ends the stream politely: the server sees its end, and not a transport that broke. Waits at most `patience` for that.
-    pub async fn finish(self, patience: Duration) {
+    /// Ends the stream politely: the server sees its end, and not a transport that broke. Waits at most `patience` for it to end its
+    /// side too; false where it didn't.
+    pub async fn finish(self, patience: Duration) -> bool {
         let Self { outgoing, mut responses, .. } = self;
         drop(outgoing);
         let until_its_end = async { while responses.next().await.is_ok() {} };
         // A server that does not end its side is left behind.
-        let _ended = tokio::time::timeout(patience, until_its_end).await.is_ok();
+        tokio::time::timeout(patience, until_its_end).await.is_ok()
     }
 }
 

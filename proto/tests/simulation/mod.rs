@@ -362,7 +362,7 @@ fn keeps_order(kind: Kind, faults: Faults) -> bool {
         Kind::StateOfTheWorld => !breaks,
         Kind::OnDemand | Kind::StateOfTheWorldByName => false,
     };
-    told && !nacks && !reorder && !(slow && late)
+    told && !(nacks || reorder || (slow && late))
 }
 
 fn generate(world: &World, want: &Want) -> Vec<osier_proto::xds::Resource> {

@@ -100,7 +100,7 @@ pub struct Xds {
 enum Command {
     Dump(DumpQuery, oneshot::Sender<Result<serde_json::Value, DumpError>>),
     Save(oneshot::Sender<()>),
-    Leave(oneshot::Sender<()>),
+    Leave(oneshot::Sender<bool>),
 }
 
 /// Puts the bootstrap's resources in force and starts the task on the current runtime.
@@ -151,10 +151,11 @@ impl Xds {
     }
 
     /// Tells the control plane that this workload leaves, by ending the stream; no other one is opened. What is in force stays.
-    pub async fn leave(&self) {
-        let (reply, done) = oneshot::channel();
+    /// False where the control plane was away and may not have heard.
+    pub async fn leave(&self) -> bool {
+        let (reply, told) = oneshot::channel();
         let _ = self.commands.send(Command::Leave(reply)).await;
-        let _ = done.await;
+        told.await.unwrap_or(false)
     }
 
     /// Figures of the conversation with the control plane.

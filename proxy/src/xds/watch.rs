@@ -342,11 +342,12 @@ impl Watch {
                 let _ = reply.send(());
             }
             Command::Leave(reply) => {
+                let mut told = false;
                 if let Link::Open(connection) = std::mem::replace(&mut self.link, Link::None) {
-                    connection.finish(FAREWELL).await;
+                    told = connection.finish(FAREWELL).await;
                     self.stats.connected.store(false, Relaxed);
                 }
-                let _ = reply.send(());
+                let _ = reply.send(told);
             }
         }
     }
