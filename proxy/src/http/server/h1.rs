@@ -571,7 +571,10 @@ impl Responder<'_> {
         let unsure = unread && self.signals.awaits_continue.load(Relaxed);
         let refused = unread && head.status >= 400 && self.signals.body_left.load(Relaxed) > MAX_DISCARD;
         let asked = head.fields.get(Known::Connection).is_some_and(|value| value == b"close");
+        // Behind a CONNECT may come bytes for the tunnel that there is not.
+        let no_tunnel = self.reply.method == Method::Connect;
         self.reply.close |= asked
+            || no_tunnel
             || framing == Framing::UntilClose
             || too_old
             || unsure
