@@ -16,11 +16,11 @@ use super::answer::Answer;
 use super::body::{BodyLength, Frame, RequestBody};
 use super::exchange::{Exchange, Incoming};
 use super::filters::rewrite;
-use super::head::Known;
+use super::head::{Known, Version};
 use super::replay::ReplayBody;
 use super::retry::{MAX_REPLAY, Outcome, RetryState, Verdict};
 use super::server::Responder;
-use super::upgrade::Wish;
+use super::upgrade::{self, Wish};
 use crate::config::cluster::Cluster;
 use crate::config::route::{Forward, HostRewrite};
 use crate::error::{Kind, Progress, ProxyError, Side};
@@ -131,7 +131,7 @@ impl Exchange<'_> {
             self.open(plan, tried, body).await.map_err(|error| Failed { error, reused: false })?;
         self.incoming.clock.opened();
         let reused = stream.is_reused();
-        self.address(plan);
+        self.address(plan, stream.version());
         match self.transfer(plan, retries, &mut stream, body).await {
             Ok(Transferred::Served) => {
                 stream.finish();
@@ -174,9 +174,13 @@ impl Exchange<'_> {
     }
 
     /// Writes into the head what differs from attempt to attempt.
-    fn address(&mut self, plan: &Plan<'_>) {
+    fn address(&mut self, plan: &Plan<'_>, version: Version) {
         let Self { incoming, answer } = self;
         let head = &mut *incoming.head;
+        if plan.wish == Wish::Upgrade && version == Version::Http11 {
+            let worker = answer.arrival.worker;
+            upgrade::add_key(head, || worker.random());
+        }
         let elapsed = incoming.clock.since_request_complete().unwrap_or_default();
         incoming.clock.timeouts().announce(elapsed, head);
         if answer.host.is_some_and(|host| host.attempt_count_in_request) {

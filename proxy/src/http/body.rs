@@ -87,7 +87,7 @@ impl RequestBody<'_> {
         match self {
             Self::H1(reader) => reader.upgrade(),
             // An extended CONNECT carries its bytes in DATA frames.
-            Self::H2(_) => true,
+            Self::H2(reader) => reader.upgrade(),
             Self::Empty => false,
         }
     }

@@ -1,13 +1,14 @@
 //! The border to the `h2` crate: its messages from and to our heads (RFC 9113 8).
 //!
 //! What changes on the way: cookie crumbs are joined into one line; `Host` gives way to `:authority`; fields that belong
-//! to a connection do not exist in HTTP/2 (`h2` refuses those that come in, and none is written); names are lower-case.
+//! to a connection do not exist in HTTP/2 (`h2` refuses those that come in, and none is written); names are lower-case; an extended
+//! CONNECT (RFC 8441) is the upgrade that it would be over HTTP/1, so that everything between knows one kind of upgrade.
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::fields::Fields;
+use super::fields::{Fields, is_token};
 use super::h1::hop_by_hop;
 use super::h1::parse::is_authority;
 use super::head::{Known, Method, RequestHead, ResponseHead, Scheme, Version};
@@ -60,14 +61,29 @@ pub fn request_from_h2(
     }
     fields_from_h2(&parts.headers, &mut head.fields);
     head.fields.remove(Known::Host);
+    head.fields.remove(Known::Upgrade);
     hop_by_hop::strip_request(head);
+    Ok(())
+}
+
+/// Reads an extended CONNECT as the upgrade that it would be over HTTP/1.
+pub fn upgrade_from_h2(head: &mut RequestHead) -> Result<(), Uncrossable> {
+    let Some(protocol) = head.protocol().map(Box::<[u8]>::from) else { return Ok(()) };
+    if head.method() != Method::Connect || !protocol.split(|byte| *byte == b'/').all(is_token) {
+        return Err(Uncrossable::Part("protocol"));
+    }
+    head.set_method(b"GET");
+    head.set_protocol(None);
+    head.fields.append(Known::Connection, b"Upgrade");
+    head.fields.append(Known::Upgrade, &protocol);
     Ok(())
 }
 
 /// The request that `h2` is to send.
 pub fn request_to_h2(head: &RequestHead) -> Result<http::Request<()>, Uncrossable> {
     let mut request = http::Request::new(());
-    let method = head.method_str().as_bytes();
+    let upgrade = head.upgrade();
+    let method = if upgrade.is_some() { b"CONNECT" } else { head.method_str().as_bytes() };
     *request.method_mut() = http::Method::from_bytes(method).map_err(|_| Uncrossable::Part("method"))?;
     let authority = Bytes::copy_from_slice(head.authority());
     let mut uri = http::uri::Parts::default();
@@ -84,7 +100,7 @@ pub fn request_to_h2(head: &RequestHead) -> Result<http::Request<()>, Uncrossabl
         });
     }
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Uncrossable::Part("target"))?;
-    if let Some(protocol) = head.protocol() {
+    if let Some(protocol) = upgrade.or(head.protocol()) {
         let protocol = std::str::from_utf8(protocol).map_err(|_| Uncrossable::Part("protocol"))?;
         request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
     }
@@ -199,6 +215,34 @@ mod tests {
         assert_eq!(back.headers().get("te").unwrap(), "trailers");
         assert_eq!(back.headers().get_all("x-foo").iter().count(), 2);
         assert_eq!(received(back).unwrap().fields, head.fields);
+    }
+
+    #[test]
+    fn an_extended_connect_is_an_upgrade_and_back() {
+        let mut request =
+            http::Request::builder().method("CONNECT").uri("https://a/chat?x").body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let mut head = received(request).unwrap();
+        assert_eq!(head.upgrade(), None);
+        upgrade_from_h2(&mut head).unwrap();
+        assert_eq!(
+            (head.method_str(), head.path(), head.upgrade()),
+            ("GET", &b"/chat?x"[..], Some(&b"websocket"[..]))
+        );
+        let back = request_to_h2(&head).unwrap();
+        assert_eq!(
+            (back.method().as_str(), back.uri().to_string().as_str()),
+            ("CONNECT", "https://a/chat?x")
+        );
+        assert_eq!(back.extensions().get::<h2::ext::Protocol>().unwrap().as_str(), "websocket");
+        assert!(back.headers().is_empty(), "{:?}", back.headers());
+
+        for protocol in ["", "a//b", "x:y", "a\"b"] {
+            let mut head = RequestHead::new();
+            head.set_method(b"CONNECT");
+            head.set_protocol(Some(protocol.as_bytes()));
+            assert_eq!(upgrade_from_h2(&mut head), Err(Uncrossable::Part("protocol")), "{protocol:?}");
+        }
     }
 
     #[test]

@@ -224,9 +224,9 @@ impl RequestHead {
             && self.fields.get(Known::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
     }
 
-    /// The upgrade that an HTTP/1.1 client asks for: the value of `upgrade`, if `connection` names it.
+    /// The upgrade that the client asks for: the value of `upgrade`, if `connection` names it. An extended CONNECT is read as one.
     pub fn upgrade(&self) -> Option<&[u8]> {
-        if self.version != Version::Http11 {
+        if self.version == Version::Http10 {
             return None;
         }
         self.fields.get(Known::Upgrade).filter(|_| self.fields.has_token(Known::Connection, b"upgrade"))

@@ -3,6 +3,12 @@
 //! Bytes go through as a tunnel only after the upstream has said 101: a client may hope for it and send early, but what it sent
 //! waits until then. CONNECT is for explicit-proxy listeners alone, where it names a new original destination; the connection
 //! then goes back to the listener, which detects what is in it.
+//!
+//! The two versions ask in different ways, `Upgrade` over HTTP/1 and an extended CONNECT over HTTP/2 (RFC 8441). Both are the former
+//! here; `http::h2` translates at the border, so that any client can reach any upstream.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::config::listener::HttpManager;
 use crate::config::route::Forward;
@@ -61,6 +67,16 @@ pub fn allow(
     }
 }
 
+/// Over HTTP/1 a WebSocket needs a key, which clients don't send over HTTP/2 (RFC 8441 5).
+pub fn add_key(head: &mut RequestHead, mut random: impl FnMut() -> u64) {
+    const KEY: &str = "sec-websocket-key";
+    let websocket = head.upgrade().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+    if websocket && !head.fields.contains(KEY) {
+        let key = [random().to_ne_bytes(), random().to_ne_bytes()].concat();
+        head.fields.append(KEY, BASE64.encode(key).as_bytes());
+    }
+}
+
 fn refused(detail: &str) -> ProxyError {
     ProxyError::new(Kind::UpgradeRefused, Side::Downstream, Progress::NothingSent, detail.to_owned())
 }
@@ -94,6 +110,18 @@ mod tests {
         let mut extended = request("CONNECT", None);
         extended.set_protocol(Some(b"websocket"));
         assert_eq!(wish(&proxy, &mut extended), Wish::Refused);
+    }
+
+    #[test]
+    fn a_websocket_gets_a_key_where_it_has_none() {
+        let mut head = request("GET", Some("WebSocket"));
+        add_key(&mut head, || 0);
+        assert_eq!(head.fields.get("sec-websocket-key"), Some(&b"AAAAAAAAAAAAAAAAAAAAAA=="[..]));
+        add_key(&mut head, || 1);
+        assert_eq!(head.fields.get_all("sec-websocket-key").count(), 1);
+        let mut other = request("GET", Some("other"));
+        add_key(&mut other, || 0);
+        assert!(!other.fields.contains("sec-websocket-key"));
     }
 
     #[test]

@@ -46,6 +46,8 @@ struct Shared {
 struct Handover {
     answer: Option<ResponseFuture>,
     tunnel: bool,
+    /// What an extended CONNECT asked for.
+    upgrade: Option<Box<[u8]>>,
     waits: Option<Waker>,
 }
 
@@ -56,6 +58,8 @@ struct Request {
     held: Bytes,
     trailers: Option<Fields>,
     ended: bool,
+    /// A tunnel was asked for and isn't there yet: the end of the request's body is not that of the stream.
+    awaits_tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -107,9 +111,10 @@ impl Http2Stream {
         self.lease.doubt();
     }
 
-    /// True after a 2xx to CONNECT.
-    pub(super) fn is_tunnel(&self) -> bool {
-        matches!(&self.response, Response::Body(body) if body.tunnel)
+    pub(super) fn upgrade(&mut self) -> bool {
+        let tunnel = matches!(&self.response, Response::Body(body) if body.tunnel);
+        self.request.awaits_tunnel &= !tunnel;
+        tunnel
     }
 
     pub(super) fn split(&mut self) -> (Sender<'_>, Receiver<'_>) {
@@ -133,19 +138,31 @@ impl Sender<'_> {
             let detail = format!("the request can't be sent over HTTP/2: {error}");
             ProxyError::new(Kind::LocalReset, Side::Internal, Progress::NothingSent, detail)
         })?;
-        let tunnel = head.method() == Method::Connect;
+        let upgrade = head.upgrade().map(Box::from);
+        let tunnel = head.method() == Method::Connect || upgrade.is_some();
         let end = length == BodyLength::Empty && !tunnel;
         let (answer, body) = self.lease.open(request, end).map_err(|error| not_opened(self.lease, &error))?;
         self.shared.progress.sending();
         self.request.body = Some(body);
         self.request.ended = end;
+        self.request.awaits_tunnel = tunnel;
         let mut handover = self.shared.handover.lock();
         handover.answer = Some(answer);
         handover.tunnel = tunnel;
+        handover.upgrade = upgrade;
         if let Some(waker) = handover.waits.take() {
             waker.wake();
         }
         Ok(())
+    }
+
+    /// Waits until it is known whether the upstream takes an extended CONNECT (RFC 8441 3).
+    pub(super) async fn may_upgrade(&self) -> Result<(), ProxyError> {
+        if self.lease.takes_extended_connect().await {
+            return Ok(());
+        }
+        let detail = format!("{} takes no extended CONNECT", self.lease.endpoint().address);
+        Err(ProxyError::new(Kind::UpgradeRefused, Side::Upstream, Progress::NothingSent, detail))
     }
 
     pub(super) async fn send_data(&mut self, data: Bytes) -> Result<(), ProxyError> {
@@ -168,6 +185,9 @@ impl Sender<'_> {
     }
 
     pub(super) async fn finish(&mut self) -> Result<(), ProxyError> {
+        if self.request.awaits_tunnel {
+            return self.flush().await;
+        }
         let trailers = self.request.trailers.take().filter(|fields| !fields.is_empty());
         while !self.request.held.is_empty() {
             self.push(trailers.is_none()).await;
@@ -261,12 +281,13 @@ impl Receiver<'_> {
         let (parts, recv) = response.into_parts();
         response_from_h2(&parts, head);
         self.shared.progress.answered();
-        let tunnel = self.shared.handover.lock().tunnel && (200..300).contains(&head.status);
+        let tunnel = self.take_tunnel(head);
         let announced =
             head.fields.get(Known::ContentLength).and_then(|value| std::str::from_utf8(value).ok());
         let announced = announced.and_then(|text| text.parse::<u64>().ok());
         let length = match announced {
             _ if recv.is_end_stream() => BodyLength::Empty,
+            _ if tunnel => BodyLength::Unknown,
             Some(length) => BodyLength::Known(length),
             None => BodyLength::Unknown,
         };
@@ -274,6 +295,19 @@ impl Receiver<'_> {
         *self.response =
             Response::Body(Body { recv, unreleased: 0, missing, state: BodyState::Data, tunnel });
         Poll::Ready(Ok(length))
+    }
+
+    /// True where the response makes a tunnel of the stream. That of an upgrade becomes the 101 that it would be over HTTP/1.
+    fn take_tunnel(&self, head: &mut ResponseHead) -> bool {
+        let mut handover = self.shared.handover.lock();
+        let tunnel = handover.tunnel && (200..300).contains(&head.status);
+        if let Some(upgrade) = handover.upgrade.take().filter(|_| tunnel) {
+            head.status = 101;
+            head.fields.remove(Known::ContentLength);
+            head.fields.append(Known::Connection, b"Upgrade");
+            head.fields.append(Known::Upgrade, &upgrade);
+        }
+        tunnel
     }
 
     pub(super) async fn frame(&mut self) -> Result<Option<Frame>, ProxyError> {

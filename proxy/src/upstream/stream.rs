@@ -144,7 +144,7 @@ impl UpstreamStream {
     pub fn upgrade(&mut self) -> bool {
         match &mut self.kind {
             Kind::H1(stream) => stream.upgrade(),
-            Kind::H2(stream) => stream.is_tunnel(),
+            Kind::H2(stream) => stream.upgrade(),
         }
     }
 
@@ -175,7 +175,12 @@ impl Sender<'_> {
                 sender.send_head(head, length);
                 Ok(())
             }
-            Self::H2(sender) => sender.send_head(head, length),
+            Self::H2(sender) => {
+                if head.upgrade().is_some() {
+                    sender.may_upgrade().await?;
+                }
+                sender.send_head(head, length)
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod forward;
 mod http2;
 mod mesh;
 mod rig;
+mod upgrades;
 
 /// The future of one exchange: it exists once per request in flight.
 #[test]

@@ -24,7 +24,9 @@ use crate::error::{Kind, ProxyError};
 use crate::http::body::{BodyLength, Frame, RequestBody};
 use crate::http::fields::Fields;
 use crate::http::h1::hop_by_hop;
-use crate::http::h2::{Uncrossable, fields_from_h2, fields_to_h2, request_from_h2, response_to_h2};
+use crate::http::h2::{
+    Uncrossable, fields_from_h2, fields_to_h2, request_from_h2, response_to_h2, upgrade_from_h2,
+};
 use crate::http::head::{Known, Method, RequestHead, ResponseHead};
 use crate::io::Stream;
 use crate::io::batched::{Batched, Flusher, batched};
@@ -181,7 +183,11 @@ impl<H: Handler> Server<'_, H> {
         let mut head = self.worker.take_head();
         let max_headers = manager.limits.max_request_headers as usize;
         let length = body_length(&parts.headers, &recv);
-        if let Err(error) = request_from_h2(parts, &mut head, max_headers) {
+        let mut read = request_from_h2(parts, &mut head, max_headers);
+        if manager.http2.allow_connect {
+            read = read.and_then(|()| upgrade_from_h2(&mut head));
+        }
+        if let Err(error) = read {
             self.worker.give_head(head);
             respond.send_reset(match error {
                 Uncrossable::TooManyFields => Reason::ENHANCE_YOUR_CALM,
@@ -189,6 +195,7 @@ impl<H: Handler> Server<'_, H> {
             });
             return;
         }
+        let upgrade = head.upgrade().is_some();
         let stream = Arc::new(StreamMark { meter: self.meter.clone(), reset: false.into() });
         self.meter.active.fetch_add(1, Relaxed);
         let task = serve_stream(
@@ -197,7 +204,7 @@ impl<H: Handler> Server<'_, H> {
             self.connection.clone(),
             manager.clone(),
             head,
-            BodyReader { recv, length, unreleased: 0, state: BodyState::Data, stream: stream.clone() },
+            BodyReader::new(recv, length, upgrade, stream.clone()),
             respond,
             stream,
         );
@@ -358,6 +365,8 @@ impl Drop for StreamMark {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum BodyState {
+    /// What comes belongs to the tunnel that was asked for, and waits until it is there.
+    Held,
     Data,
     Trailers,
     Done,
@@ -375,19 +384,33 @@ pub struct BodyReader {
 }
 
 impl BodyReader {
+    fn new(recv: RecvStream, length: BodyLength, upgrade: bool, stream: Arc<StreamMark>) -> Self {
+        let (length, state) =
+            if upgrade { (BodyLength::Empty, BodyState::Held) } else { (length, BodyState::Data) };
+        Self { recv, length, unreleased: 0, state, stream }
+    }
+
+    /// The tunnel is there.
+    pub(in crate::http) fn upgrade(&mut self) -> bool {
+        if self.state == BodyState::Held {
+            self.state = BodyState::Data;
+        }
+        true
+    }
+
     pub(in crate::http) fn length(&self) -> BodyLength {
         self.length
     }
 
     pub(in crate::http) fn is_end(&self) -> bool {
-        self.state == BodyState::Done || self.recv.is_end_stream()
+        matches!(self.state, BodyState::Held | BodyState::Done) || self.recv.is_end_stream()
     }
 
     pub(in crate::http) async fn frame(&mut self) -> Result<Option<Frame>, ProxyError> {
         self.release();
         loop {
             match self.state {
-                BodyState::Done => return Ok(None),
+                BodyState::Held | BodyState::Done => return Ok(None),
                 BodyState::Data => match self.recv.data().await {
                     Some(Ok(data)) => {
                         self.unreleased = data.len();
@@ -441,6 +464,8 @@ pub struct Responder {
     held: Bytes,
     trailers: Option<Fields>,
     method: Method,
+    /// An extended CONNECT.
+    extended: bool,
     /// Pieces are dropped: HEAD, 204, 304.
     bodyless: bool,
     begun: bool,
@@ -458,6 +483,7 @@ impl Responder {
             held: Bytes::new(),
             trailers: None,
             method: head.method(),
+            extended: head.upgrade().is_some(),
             bodyless: false,
             begun: false,
             ended: false,
@@ -477,6 +503,10 @@ impl Responder {
         let mut response = response_to_h2(head).map_err(crossing)?;
         self.bodyless = self.method == Method::Head || matches!(head.status, 204 | 304);
         self.upgraded = self.method == Method::Connect && (200..300).contains(&head.status);
+        if self.extended && head.status == 101 {
+            *response.status_mut() = http::StatusCode::OK;
+            self.upgraded = true;
+        }
         // To HEAD, the fields may say another length than the body that isn't there.
         let says =
             self.bodyless && (self.method != Method::Head || head.fields.contains(Known::ContentLength));

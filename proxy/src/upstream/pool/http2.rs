@@ -60,6 +60,12 @@ struct Doubt {
     suspect: AtomicBool,
     /// Wakes the driver.
     raised: Notify,
+    /// Somebody wants to know what the peer can do, and it has not answered a PING yet. Its SETTINGS come before anything else that it
+    /// says, so that with the first answer they are known.
+    greeted: AtomicBool,
+    /// Wakes who waits for that, or for the end of the connection.
+    told: Notify,
+    ended: AtomicBool,
 }
 
 /// What the driver of a connection needs.
@@ -228,6 +234,25 @@ impl Http2Lease {
         }
     }
 
+    /// Whether the peer takes an extended CONNECT. On a young connection this may take a round trip. True where the connection has
+    /// ended: what becomes of the request shows when it is sent.
+    pub async fn takes_extended_connect(&self) -> bool {
+        let connection = self.connection();
+        let doubt = &connection.doubt;
+        loop {
+            let mut told = std::pin::pin!(doubt.told.notified());
+            told.as_mut().enable();
+            if connection.sender.lock().is_extended_connect_protocol_enabled() || doubt.ended.load(SeqCst) {
+                return true;
+            }
+            if doubt.greeted.load(SeqCst) {
+                return false;
+            }
+            doubt.raised.notify_one();
+            told.await;
+        }
+    }
+
     /// True where the connection has carried a request before.
     pub fn is_reused(&self) -> bool {
         self.connection().begun.load(SeqCst) > 1
@@ -263,6 +288,8 @@ impl Driver {
             }
             () = watch => tracing::debug!("HTTP/2 upstream connection didn't answer a PING"),
         }
+        self.doubt.ended.store(true, SeqCst);
+        self.doubt.told.notify_waiters();
         if let Some(connection) = self.shared.upgrade()
             && let Some(owner) = connection.owner.upgrade()
         {
@@ -292,6 +319,8 @@ async fn watch(
             // An error is the connection's own end, which is near.
             pong = std::future::poll_fn(|cx| pings.poll_pong(cx)) => if pong.is_ok() {
                 doubt.suspect.store(false, SeqCst);
+                doubt.greeted.store(true, SeqCst);
+                doubt.told.notify_waiters();
                 if let Some(connection) = shared.upgrade()
                     && let Some(owner) = connection.owner.upgrade()
                 {

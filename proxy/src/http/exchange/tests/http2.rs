@@ -62,7 +62,7 @@ fn post(path: &str) -> Request<()> {
         .unwrap()
 }
 
-async fn within<T>(work: impl Future<Output = T>) -> T {
+pub async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, work).await.expect("in time")
 }
 

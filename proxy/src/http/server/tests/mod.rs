@@ -225,9 +225,7 @@ impl Paths {
         responder: &mut Responder<'_>,
     ) -> Result<(), ProxyError> {
         assert!(!body.upgrade(responder), "nothing was switched yet");
-        if head.protocol() == Some(b"raw") {
-            responder.send_head(&ResponseHead::new(200), BodyLength::Empty).await?;
-        } else if head.upgrade() == Some(b"raw") {
+        if head.upgrade() == Some(b"raw") {
             let mut switching = ResponseHead::new(101);
             switching.fields.append("connection", b"Upgrade");
             switching.fields.append("upgrade", b"raw");
