@@ -114,6 +114,7 @@ fn chains_of_listeners() {
         chains("virtualInbound"),
         [
             row("virtualInbound-blackhole", 15006, ""),
+            row("virtualInbound-catchall-http", 0, "http/1.1,h2c"),
             row("virtualInbound", 0, ""),
             row("0.0.0.0_3306", 3306, ""),
             row("0.0.0.0_8080", 8080, ""),
@@ -143,17 +144,19 @@ fn inspectors_run_only_where_a_chain_needs_them() {
     assert_eq!(filters("10.96.0.2_6379"), [""; 0], "a server may speak first");
     assert_eq!(filters("10.1.0.5_3306"), [""; 0]);
     assert_eq!(filters("10.96.0.3_9000"), ["tls_inspector", "http_inspector"]);
-    assert_eq!(filters("virtualInbound"), ["original_dst"]);
-    for (ports, wanted) in [
-        (&[9000_u16][..], r#"{"not_match":{"destination_port_range":{"end":9001,"start":9000}}}"#),
+    assert_eq!(filters("virtualInbound"), ["original_dst", "http_inspector"], "of ports without a service");
+    let port = |port: u16| format!(r#"{{"destination_port_range":{{"end":{},"start":{port}}}}}"#, port + 1);
+    for (declared, wanted) in [
+        (&[(9000, Protocol::Auto)][..], &[3306, 8080, 9091, 15006][..]),
         (
-            &[9000, 9001],
-            r#"{"not_match":{"or_match":{"rules":[{"destination_port_range":{"end":9001,"start":9000}},{"destination_port_range":{"end":9002,"start":9001}}]}}}"#,
+            &[(5432, Protocol::Tcp), (9000, Protocol::Auto), (9080, Protocol::Http)],
+            &[3306, 5432, 8080, 9080, 9091, 15006],
         ),
     ] {
-        let declared: Vec<(u16, Protocol)> = ports.iter().map(|p| (*p, Protocol::Auto)).collect();
-        let mut fixture = mesh().service("own", Some("10.96.0.9"), &declared);
-        for port in ports {
+        let rules: Vec<String> = wanted.iter().map(|number| port(*number)).collect();
+        let wanted = format!(r#"{{"or_match":{{"rules":[{}]}}}}"#, rules.join(","));
+        let mut fixture = mesh().service("own", Some("10.96.0.9"), declared);
+        for (port, _) in declared {
             fixture = fixture.endpoints("own", *port, &[("10.9.0.1", *port, "v1")]);
         }
         let made = listener("virtualInbound", &client, &fixture.build()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use osier_proto::types::core::{DataSource, TrafficDirection, data_source::Specifier};
+use osier_proto::types::core::{CidrRange, DataSource, TrafficDirection, data_source::Specifier};
 use osier_proto::types::listener::{
     FilterChain, FilterChainMatch, Listener, ListenerFilterChainMatchPredicate as Predicate,
     listener_filter_chain_match_predicate::{MatchSet, Rule},
@@ -45,31 +45,31 @@ pub(super) fn captured(scope: &Scope<'_>) -> Listener {
         filter_chains: chains,
         ..Default::default()
     };
-    let detected: Vec<u16> = ports.iter().filter(|p| p.protocol == Protocol::Auto).map(|p| p.port).collect();
-    inspect(scope, &mut listener, false, !detected.is_empty());
-    // Servers on all other ports may speak first: nobody may wait there for what their clients send.
+    // What is declared needs no look, and servers there may speak first: nobody may wait for what their clients send.
+    let declared = ports.iter().filter(|p| p.protocol != Protocol::Auto).map(|p| p.port);
+    let declared: Vec<u16> = declared.chain([name::INBOUND_PORT]).collect();
+    inspect(scope, &mut listener, false, true);
     let inspector = listener.listener_filters.iter_mut().find(|f| f.name == HTTP_INSPECTOR);
     if let Some(inspector) = inspector {
-        inspector.filter_disabled = Some(not_to(&detected));
+        inspector.filter_disabled = Some(to(&declared));
     }
     listener
 }
 
-/// Connections to any port but these.
-fn not_to(ports: &[u16]) -> Predicate {
+/// Connections to these ports.
+fn to(ports: &[u16]) -> Predicate {
     let port = |port: &u16| {
         let start = i32::from(*port);
         Predicate { rule: Some(Rule::DestinationPortRange(Int32Range { start, end: start + 1 })) }
     };
     // Envoy takes sets of two or more only.
-    let these = match ports {
+    match ports {
         [one] => port(one),
         several => {
             let rules = several.iter().map(port).collect();
             Predicate { rule: Some(Rule::OrMatch(MatchSet { rules })) }
         }
-    };
-    Predicate { rule: Some(Rule::NotMatch(Box::new(these))) }
+    }
 }
 
 /// Connections to our own port would go round and round.
@@ -83,7 +83,8 @@ fn loop_guard(scope: &Scope<'_>) -> FilterChain {
     chain
 }
 
-/// Ports without a service: bytes as they are, to where they were going. `only`: this port, which a policy names.
+/// Ports without a service: to where the connection was going, as HTTP where it is HTTP, else bytes as they are. `only`: this
+/// port, which a policy names.
 fn unknown(scope: &Scope<'_>, only: Option<u16>) -> Vec<FilterChain> {
     // No policy names port 0.
     let refusal = refusal(scope, only.unwrap_or(0));
@@ -95,20 +96,31 @@ fn unknown(scope: &Scope<'_>, only: Option<u16>) -> Vec<FilterChain> {
     if own.iter().any(|ip| ip.is_ipv6()) {
         families.push((name::INBOUND_PASSTHROUGH_V6, wire::range(std::net::Ipv6Addr::UNSPECIFIED.into(), 0)));
     }
-    let chain = |(cluster, range): (&str, _)| {
-        let filter = match &refusal {
+    let chains = |(cluster, range): (&str, CidrRange)| {
+        let matching = |application_protocols| FilterChainMatch {
+            destination_port: only.map(u32::from),
+            prefix_ranges: vec![range.clone()],
+            transport_protocol: "raw_buffer".into(),
+            application_protocols,
+            ..Default::default()
+        };
+        let route = match &refusal {
+            Some(cause) => forbidden(cause),
+            None => to_cluster(cluster, None),
+        };
+        let routes = Routes::Inline(Box::new(routes(cluster, 0, route)));
+        let mut http =
+            wire::chain("virtualInbound-catchall-http", filter::http(scope, cluster, routes, Side::Inbound));
+        http.filter_chain_match = Some(matching(http_protocols(scope)));
+        let bytes = match &refusal {
             Some(cause) => filter::close(scope, cause),
             None => filter::tcp(scope, &[(cluster.to_string(), 1)], TcpTimes::default()),
         };
-        let mut chain = wire::chain("virtualInbound", filter);
-        chain.filter_chain_match = Some(FilterChainMatch {
-            destination_port: only.map(u32::from),
-            prefix_ranges: vec![range],
-            ..Default::default()
-        });
-        chain
+        let mut tcp = wire::chain("virtualInbound", bytes);
+        tcp.filter_chain_match = Some(matching(Vec::new()));
+        [http, tcp]
     };
-    families.into_iter().map(chain).collect()
+    families.into_iter().flat_map(chains).collect()
 }
 
 /// The chains of one port of the workload.
@@ -131,7 +143,8 @@ pub(super) fn chains(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterCha
             Some(cause) => forbidden(cause),
             None => to_application(port),
         };
-        let routes = Routes::Inline(Box::new(routes(port, route)));
+        let number = port.services.first().map_or(port.port, |(_, p)| p.number);
+        let routes = Routes::Inline(Box::new(routes(&name::inbound(port.port), number, route)));
         wire::chain(&chain_name, filter::http(scope, &stat_prefix, routes, Side::Inbound))
     };
     let tcp = || {
@@ -181,12 +194,16 @@ pub(super) fn forbidden(cause: &str) -> Route {
     }
 }
 
-/// Everything to the application.
+/// Everything on a port to the application.
 fn to_application(port: &InboundPort<'_>) -> Route {
-    let operation =
-        port.services.first().map(|(s, p)| format!("{}:{}/*", s.host(), p.number)).unwrap_or_default();
+    let operation = port.services.first().map(|(s, p)| format!("{}:{}/*", s.host(), p.number));
+    to_cluster(&name::inbound(port.port), operation)
+}
+
+/// Everything to one cluster.
+fn to_cluster(cluster: &str, operation: Option<String>) -> Route {
     let action = RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(name::inbound(port.port))),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         timeout: Some(prost_types::Duration::default()),
         max_stream_duration: Some(MaxStreamDuration {
             max_stream_duration: None,
@@ -198,16 +215,16 @@ fn to_application(port: &InboundPort<'_>) -> Route {
         name: "default".into(),
         r#match: Some(everything()),
         action: Some(Action::Route(action)),
-        decorator: Some(Decorator { operation, propagate: None }),
+        decorator: operation.map(|operation| Decorator { operation, propagate: None }),
         ..Default::default()
     }
 }
 
-fn routes(port: &InboundPort<'_>, route: Route) -> RouteConfiguration {
+fn routes(cluster: &str, port: u16, route: Route) -> RouteConfiguration {
     RouteConfiguration {
-        name: name::inbound(port.port),
+        name: cluster.to_owned(),
         virtual_hosts: vec![VirtualHost {
-            name: format!("inbound|http|{}", port.services.first().map_or(port.port, |(_, p)| p.number)),
+            name: format!("inbound|http|{port}"),
             domains: vec!["*".into()],
             routes: vec![route],
             ..Default::default()
