@@ -119,6 +119,24 @@ fn transport_comes_before_application_protocols_and_the_clients_order_decides_am
     assert_eq!(find(&chains, &inputs("10.0.0.1:80")), Some(3));
 }
 
+/// As pilot sends a port that is detected: with the transport left out of the second chain, bytes would find none, as in Envoy.
+#[test]
+fn a_detected_port_names_its_transport_in_both_chains() {
+    let (any, raw) = (vec![net("0.0.0.0/0")], Some(TransportProtocol::RawBuffer));
+    let http = ChainMatch {
+        prefix_ranges: any.clone(),
+        transport: raw,
+        application_protocols: names(&["http/1.1", "h2c"]),
+        ..all()
+    };
+    let tcp = ChainMatch { prefix_ranges: any.clone(), transport: raw, ..all() };
+    let h2c = ConnectionInputs { application_protocols: names(&["h2c"]), ..inputs("10.0.0.1:7") };
+    let chains = [http.clone(), tcp];
+    assert_eq!((find(&chains, &h2c), find(&chains, &inputs("10.0.0.1:7"))), (Some(0), Some(1)));
+    let lax = [http, ChainMatch { prefix_ranges: any, ..all() }];
+    assert_eq!((find(&lax, &h2c), find(&lax, &inputs("10.0.0.1:7"))), (Some(0), None));
+}
+
 #[test]
 fn sources_are_asked_last() {
     let chains = [

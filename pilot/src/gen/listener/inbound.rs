@@ -100,9 +100,8 @@ fn unknown(scope: &Scope<'_>, only: Option<u16>) -> Vec<FilterChain> {
         let matching = |application_protocols| FilterChainMatch {
             destination_port: only.map(u32::from),
             prefix_ranges: vec![range.clone()],
-            transport_protocol: "raw_buffer".into(),
             application_protocols,
-            ..Default::default()
+            ..plaintext()
         };
         let route = match &refusal {
             Some(cause) => forbidden(cause),
@@ -121,6 +120,12 @@ fn unknown(scope: &Scope<'_>, only: Option<u16>) -> Vec<FilterChain> {
         [http, tcp]
     };
     families.into_iter().flat_map(chains).collect()
+}
+
+/// What both chains of a detected port must say: the transport is matched before the application protocol, and there is no way back
+/// from a chain that names it to one that doesn't.
+fn plaintext() -> FilterChainMatch {
+    FilterChainMatch { transport_protocol: "raw_buffer".into(), ..Default::default() }
 }
 
 /// The chains of one port of the workload.
@@ -156,13 +161,11 @@ pub(super) fn chains(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterCha
     };
     match port.protocol {
         Protocol::Auto => {
-            let mut http = http();
-            http.filter_chain_match = Some(FilterChainMatch {
-                transport_protocol: "raw_buffer".into(),
-                application_protocols: http_protocols(scope),
-                ..Default::default()
-            });
-            vec![http, tcp()]
+            let (mut http, mut tcp) = (http(), tcp());
+            http.filter_chain_match =
+                Some(FilterChainMatch { application_protocols: http_protocols(scope), ..plaintext() });
+            tcp.filter_chain_match = Some(plaintext());
+            vec![http, tcp]
         }
         protocol if protocol.is_http() => vec![http()],
         _ => vec![tcp()],
