@@ -216,6 +216,8 @@ pub fn forwarding() -> Vec<Case> {
             "x-envoy-upstream-rq-per-try-timeout-ms: 100\r\n",
         ),
         get("forward x-envoy decorator", "any.test", "/forward", "x-envoy-decorator-operation: op\r\n"),
+        // Without tracing nobody adds it.
+        get("forward decorated route", "any.test", "/decorated", ""),
         get("forward cookie", "any.test", "/forward", "cookie: a=b\r\ncookie: c=d\r\n"),
         get("forward via", "any.test", "/forward", "via: 1.1 other\r\n"),
         get("forward authorization", "any.test", "/forward", "authorization: Bearer x\r\n"),
@@ -499,6 +501,24 @@ pub fn upgrades() -> Vec<Case> {
             "websocket switched off on the route",
             "any.test",
             "/no-upgrade",
+            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        ),
+        get(
+            "websocket towards HTTP/2 that takes none",
+            "any.test",
+            "/h2",
+            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        ),
+        get(
+            "websocket to nobody",
+            "dead.test",
+            "/",
+            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        ),
+        get(
+            "websocket answered by the proxy",
+            "any.test",
+            "/direct/teapot",
             "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
         ),
         get("upgrade of another kind", "any.test", "/forward", "connection: upgrade\r\nupgrade: other\r\n"),

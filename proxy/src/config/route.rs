@@ -181,7 +181,8 @@ pub struct Route {
     pub action: Action,
     /// Header operations of this route.
     pub headers: HeaderOps,
-    /// `decorator.operation`, for traces and `x-envoy-decorator-operation`.
+    /// `decorator.operation`, for traces; as in Envoy, a connection manager that traces nothing adds no
+    /// `x-envoy-decorator-operation` either.
     pub decorator: Option<Arc<str>>,
 }
 

@@ -154,6 +154,10 @@ impl<'a> Answer<'a> {
         self.record.flags.add(reply.flags);
         self.record.details = std::mem::take(&mut reply.details);
         self.record.status = reply.head.status;
+        if incoming.head.upgrade().is_some() {
+            // The client may have begun with what it hoped for: what follows is no request then.
+            reply = reply.closing();
+        }
         // A route that was found has its say in every answer, also in one that says why it can't be served.
         if let Some(levels) = &self.levels {
             header_ops::apply_to_response(levels, &mut reply.head, incoming.head, &self.record);

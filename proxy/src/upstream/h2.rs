@@ -162,7 +162,7 @@ impl Sender<'_> {
             return Ok(());
         }
         let detail = format!("{} takes no extended CONNECT", self.lease.endpoint().address);
-        Err(ProxyError::new(Kind::UpgradeRefused, Side::Upstream, Progress::NothingSent, detail))
+        Err(ProxyError::new(Kind::UpstreamProtocol, Side::Upstream, Progress::NothingSent, detail))
     }
 
     pub(super) async fn send_data(&mut self, data: Bytes) -> Result<(), ProxyError> {
