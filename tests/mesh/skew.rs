@@ -27,8 +27,8 @@ fn everything(pilot: &Pilot, announced: Option<&str>) -> (Vec<Any>, ControlPlane
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let endpoint = transport::endpoint(&format!("http://{}", pilot.xds)).expect("an address");
-        let mut client = Client::new(node, 0);
-        let mut connection = Connection::open(&endpoint).await.expect("pilot is there");
+        let mut client = Client::incremental(node, 0);
+        let mut connection = Connection::open(&endpoint, client.variant()).await.expect("pilot is there");
         client.on_connected();
         client.subscribe_all(types::CLUSTER);
         client.subscribe_all(types::LISTENER);
