@@ -38,7 +38,7 @@ use crate::xds::stream::Shared;
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// A port is taken, or not ours to take.
-    #[error("cannot listen on {address} for {purpose}: {source} (choose another with {flag})")]
+    #[error("cannot listen on {address} for {purpose} (choose another with {flag})")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -51,7 +51,7 @@ pub enum AppError {
         source: std::io::Error,
     },
     /// The folder cannot be read.
-    #[error("cannot read the folder {}: {source}", folder.display())]
+    #[error("cannot read the folder {}", folder.display())]
     Source {
         /// The folder.
         folder: PathBuf,

@@ -103,8 +103,11 @@ pub fn part(variable: &str) -> Command {
     }
 }
 
-/// A loopback address with a port that was free a moment ago.
+/// A loopback address with a port that was free a moment ago, and that no outgoing connection is given: those have ports from 32768
+/// on.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket has an address")
+    wait::until("a free port", || {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(16_384..32_768)));
+        TcpListener::bind(address).is_ok().then_some(address)
+    })
 }

@@ -73,7 +73,8 @@ impl Workload {
     /// Environment for a program that is to use the sidecar.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let proxy = format!("http://{}", self.explicit_proxy());
-        let direct = "localhost,127.0.0.0/8".to_owned();
+        // The address beside its network: not every HTTP library knows networks here.
+        let direct = "localhost,127.0.0.1,127.0.0.0/8".to_owned();
         vec![
             ("http_proxy", proxy.clone()),
             ("HTTP_PROXY", proxy),
