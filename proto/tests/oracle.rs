@@ -17,11 +17,13 @@ use prost_reflect::{
 /// Where the sources of `envoy-types` are, as Cargo knows.
 static PACKAGE: LazyLock<PathBuf> = LazyLock::new(|| {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let run = |arguments: &[&str]| Command::new(&cargo).args(arguments).output().expect("cargo runs");
+    let about = String::from_utf8(run(&["-vV"]).stdout).expect("text");
+    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).expect("cargo names its host");
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--offline", "--manifest-path", manifest])
-        .output()
-        .expect("cargo runs");
+    // Packages of other platforms were never fetched.
+    let only = ["--filter-platform", host, "--manifest-path", manifest];
+    let output = run(&[&["metadata", "--format-version", "1", "--locked", "--offline"][..], &only].concat());
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let packages = metadata["packages"].as_array().expect("packages");
