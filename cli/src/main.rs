@@ -4,6 +4,9 @@
 //! file is all that `osier demo` and `osier run` need. Commands fail with one sentence that says what to do; exit status 2
 //! is wrong usage, 1 any other failure.
 
+/// The proxy's own, with its settings: this program is a sidecar, too.
+#[path = "../../proxy/src/allocator.rs"]
+mod allocator;
 mod client;
 mod demo;
 mod inspect;
@@ -16,10 +19,6 @@ mod up;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-/// Memory that a burst took goes back to the system; pilot and proxy run in this program too.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(

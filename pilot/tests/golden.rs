@@ -4,7 +4,7 @@
 //! name; without that, it subscribes as Envoy does), `resources.json`, and `reports.txt` where there is something to say. To write the expected files anew:
 //!
 //! ```sh
-//! UPDATE_GOLDEN=1 cargo test -p osier-pilot --test golden
+//! OSIER_UPDATE=1 cargo test -p osier-pilot --test golden
 //! ```
 
 #![allow(clippy::unwrap_used)]
@@ -32,7 +32,7 @@ fn resources_are_as_expected() {
         std::fs::read_dir(&golden).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     cases.sort();
     assert!(cases.len() >= 7, "there are cases in {}", golden.display());
-    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let update = std::env::var_os("OSIER_UPDATE").is_some();
     let mut differences = Vec::new();
     for case in cases {
         let made = resources_of(&case);
@@ -46,7 +46,7 @@ fn resources_are_as_expected() {
     }
     assert!(
         differences.is_empty(),
-        "{}\nif this is meant: UPDATE_GOLDEN=1 cargo test -p osier-pilot --test golden, and look at the diff",
+        "{}\nif this is meant: OSIER_UPDATE=1 cargo test -p osier-pilot --test golden, and look at the diff",
         differences.join("\n")
     );
 }

@@ -66,8 +66,6 @@ pub enum Kind {
     LowVersion,
     /// Upgrade or CONNECT is not allowed (403).
     UpgradeRefused,
-    /// Body too large for a retry that was promised (507).
-    RetryBufferExceeded,
     /// The client went away (code 0, DC).
     DownstreamClosed,
 }

@@ -13,6 +13,7 @@ pub mod http;
 pub mod io;
 pub mod listener;
 pub mod node;
+pub mod on_demand;
 pub mod program;
 pub mod settings;
 pub mod tcp;

@@ -18,7 +18,7 @@ use osier_proxy::bootstrap::{Bootstrap, Node, XdsTarget};
 use osier_proxy::config::listener::NetworkAction;
 use osier_proxy::config::route::VirtualHosts;
 use osier_proxy::config::snapshot::{Clusters, SharedSnapshot};
-use osier_proxy::xds::on_demand::{Answer, HostLookup, HostTable, Limits, ListenerLookup, ListenerTable};
+use osier_proxy::on_demand::{Answer, HostLookup, HostTable, Limits, ListenerLookup, ListenerTable};
 use osier_proxy::xds::{Mode, Options, Sidecar, start};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;

@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask test | licences | bench`.
+//! The project's own tasks: `cargo xtask test | licences | prune | bench`.
 //!
 //! Reading order: `suite` (what is tested and what each suite needs), `part` (how real parts are installed),
 //! `run` (running and counting), `cache` (what is kept outside the clone).

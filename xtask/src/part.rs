@@ -21,6 +21,17 @@ pub enum Part {
     H2spec,
 }
 
+impl Part {
+    /// What people call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Part::Debian { package, .. } => package,
+            Part::Python => "Python with Envoy and gRPC",
+            Part::H2spec => "h2spec",
+        }
+    }
+}
+
 /// Makes sure that all `parts` are there; returns the environment variables that tell tests where.
 pub fn ensure(parts: &[Part]) -> Result<Vec<(&'static str, PathBuf)>> {
     let packages: Vec<&str> = parts

@@ -103,7 +103,9 @@ pub const SUITES: &[Suite] = &[
 /// Prints the table of suites.
 pub fn print_list() {
     for suite in SUITES {
-        println!("{:<14}{}", suite.name, suite.about);
+        let needs: Vec<&str> = suite.parts.iter().map(Part::name).collect();
+        let needs = if needs.is_empty() { String::new() } else { format!(" [needs {}]", needs.join(", ")) };
+        println!("{:<14}{}{needs}", suite.name, suite.about);
     }
 }
 

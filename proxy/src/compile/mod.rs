@@ -11,7 +11,7 @@ use osier_proto::Any;
 use prost::{Message, Name};
 
 use crate::config::snapshot::Clusters;
-use crate::xds::on_demand::OnDemand;
+use crate::on_demand::OnDemand;
 
 pub mod access_log;
 pub mod cluster;

@@ -34,7 +34,7 @@ pub enum VirtualHosts {
     /// All are here. Look-up: exact, longest `*.suffix`, longest `prefix.*`, `*`.
     Known(HostIndex),
     /// One by one on demand, by exact key; the value is shared with the xDS client.
-    OnDemand(Arc<crate::xds::on_demand::HostTable>),
+    OnDemand(Arc<crate::on_demand::HostTable>),
 }
 
 /// Virtual hosts by lower-cased domain; [`HostIndex::insert`] fills it, `http::router` looks up.

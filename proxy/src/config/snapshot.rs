@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::cluster::ClusterHandle;
 use super::listener::Listener;
-use crate::xds::on_demand::ListenerTable;
+use crate::on_demand::ListenerTable;
 
 /// All listeners, each with its filter chains and their route tables already linked.
 #[derive(Debug, Default)]

@@ -32,9 +32,9 @@ use crate::config::route::{
     Action, Forward, ForwardTarget, HeaderOps, HostRewrite, RequireTls, VirtualHost, VirtualHosts,
 };
 use crate::error::{Kind, Progress, ProxyError, Side};
+use crate::on_demand::{Answer as HostAnswer, HostLookup};
 use crate::telemetry;
 use crate::telemetry::record::{Flags, RequestRecord};
-use crate::xds::on_demand::{Answer as HostAnswer, HostLookup};
 use osier_core::on_demand::OUTSIDE;
 
 /// What `http::server` calls for the requests of a connection.

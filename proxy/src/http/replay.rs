@@ -11,6 +11,9 @@ use super::body::{BodyLength, Frame, RequestBody};
 use super::clock::Clock;
 use crate::error::ProxyError;
 
+/// Body bytes that are kept for a retry (Envoy's default). A larger body is streamed and not retried.
+pub const MAX_REPLAY: usize = 1024 * 1024;
+
 /// What the rest of the exchange needs to know of a body that an attempt is reading. Atomic for the same reason as [`Clock`].
 #[derive(Debug)]
 pub struct BodyState {

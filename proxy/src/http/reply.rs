@@ -127,12 +127,6 @@ pub fn from_error(error: &ProxyError, situation: Situation) -> Option<LocalReply
         Kind::MissingHost => (400, Flags::default(), "", "missing_host_header"),
         Kind::LowVersion => (426, Flags::default(), "Upgrade Required", "low_version"),
         Kind::UpgradeRefused => (403, Flags::default(), "", "upgrade_failed"),
-        Kind::RetryBufferExceeded => (
-            507,
-            Flags::default(),
-            "exceeded request buffer limit while retrying upstream",
-            "request_payload_exceeded_retry_buffer_limit",
-        ),
         Kind::DownstreamClosed => return None,
         Kind::ConnectFailed
         | Kind::ConnectTimeout
@@ -274,13 +268,6 @@ mod tests {
             (Kind::MissingHost, 400, "-", String::new(), "missing_host_header"),
             (Kind::LowVersion, 426, "-", "Upgrade Required".to_owned(), "low_version"),
             (Kind::UpgradeRefused, 403, "-", String::new(), "upgrade_failed"),
-            (
-                Kind::RetryBufferExceeded,
-                507,
-                "-",
-                "exceeded request buffer limit while retrying upstream".to_owned(),
-                "request_payload_exceeded_retry_buffer_limit",
-            ),
         ] {
             let made = reply(kind, Side::Upstream, "why so", Situation::default());
             assert_eq!((made.head.status, &*made.flags.to_string()), (status, flags), "{kind:?}");

@@ -15,9 +15,6 @@ use super::head::{Known, Method, RequestHead, ResponseHead};
 use crate::config::route::{RetryOn, RetryPolicy};
 use crate::error::{Kind, Progress, ProxyError};
 
-/// Body bytes that are kept for a retry (Envoy's default). A larger body is streamed and not retried.
-pub const MAX_REPLAY: usize = 1024 * 1024;
-
 /// Moves of one request to another endpoint or connection, beside its policy's retries.
 const MAX_MOVES: u32 = 3;
 

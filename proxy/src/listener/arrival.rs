@@ -19,10 +19,10 @@ use crate::http::exchange::Exchanges;
 use crate::http::server::{self, Ended};
 use crate::http::template::Context;
 use crate::io::Stream;
+use crate::on_demand::{Answer, ListenerLookup};
 use crate::telemetry::record::{Downstream, Flags, RequestRecord};
 use crate::telemetry::write_logs;
 use crate::worker::Worker;
-use crate::xds::on_demand::{Answer, ListenerLookup};
 
 /// Why a connection got no filter chain.
 #[derive(Debug, thiserror::Error)]

@@ -17,8 +17,8 @@ use crate::http::template::Template;
 use crate::http::test_support::manager;
 use crate::listener::client_hello::tests::hello;
 use crate::listener::filter_chain::ChainMatcher;
+use crate::on_demand::{Limits, OnDemand};
 use crate::worker::{Shared, Workers};
-use crate::xds::on_demand::{Limits, OnDemand};
 
 /// An endpoint that sends its name and closes.
 fn endpoint(name: &'static str) -> SocketAddr {

@@ -16,9 +16,9 @@ use crate::config::listener::{
     Codec, ConnectionInputs, Direction, FilterChain, HttpManager, Listener, NetworkAction,
 };
 use crate::config::snapshot::Snapshot;
+use crate::on_demand::ListenerEntry;
 use crate::telemetry::record::{Downstream, RequestRecord};
 use crate::worker::Worker;
-use crate::xds::on_demand::ListenerEntry;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 

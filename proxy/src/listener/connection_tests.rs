@@ -7,8 +7,8 @@ use crate::config::cluster::{ClusterHandle, WeightedClusters};
 use crate::config::listener::{ChainMatch, DownstreamTransport, TcpProxy, TransportProtocol};
 use crate::http::test_support::manager;
 use crate::listener::filter_chain::ChainMatcher;
+use crate::on_demand::{Limits, ListenerLookup, OnDemand};
 use crate::worker::Shared;
-use crate::xds::on_demand::{Limits, ListenerLookup, OnDemand};
 
 fn http(codec: Codec, stat_prefix: &str) -> NetworkAction {
     NetworkAction::Http(Arc::new(HttpManager { codec, stat_prefix: stat_prefix.into(), ..manager() }))

@@ -13,9 +13,9 @@ use osier_proto::xds::client::Content;
 use tokio::time::Instant;
 
 use super::held::Kind;
-use super::on_demand::{Asked, OnDemand};
 use super::watch::{Link, Watch};
 use super::{Sidecar, prefetch};
+use crate::on_demand::{Asked, OnDemand};
 
 /// How long a resource is kept that came unasked: the control plane expects that it will be asked for.
 const SPARE_TIME: Duration = Duration::from_secs(10);

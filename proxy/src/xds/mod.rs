@@ -21,7 +21,6 @@ mod connect;
 mod demand;
 pub mod dump;
 mod held;
-pub mod on_demand;
 mod order;
 mod prefetch;
 mod publish;
@@ -71,7 +70,7 @@ pub struct Sidecar {
     /// them, where only the control plane knows their names (interception mode NONE).
     pub listeners: Vec<String>,
     /// Bounds and time-outs.
-    pub limits: on_demand::Limits,
+    pub limits: crate::on_demand::Limits,
     /// Where the names that were used are kept for the next start.
     pub state_file: Option<PathBuf>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::on_demand::Asked;
+use crate::on_demand::Asked;
 
 /// As many as a start may ask for; the most recently used ones count.
 const MOST: usize = 512;

@@ -13,7 +13,6 @@ use osier_proto::Any;
 use tokio::time::Instant;
 
 use super::held::{Kind, Revision, Source, Table};
-use super::on_demand::OnDemand;
 use super::publish;
 use crate::compile::cluster::CompiledCluster;
 use crate::compile::endpoint::Assignment;
@@ -25,6 +24,7 @@ use crate::config::listener::Listener;
 use crate::config::route::VirtualHost;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
 use crate::listener::accept::Acceptors;
+use crate::on_demand::OnDemand;
 use crate::upstream::dns::{DnsResolver, DnsTask, discover};
 
 /// Longest wait of an on-demand resource for the clusters that it names.

@@ -25,10 +25,10 @@ use tokio::time::Instant;
 use super::connect::{self, ConnectError};
 use super::demand::{Demand, GivenBack};
 use super::held::{Kind, Source};
-use super::on_demand::{Asked, OnDemand};
 use super::state::State;
 use super::{Command, Mode, Progress, Stats, dump, prefetch};
 use crate::bootstrap::{Bootstrap, Dynamic};
+use crate::on_demand::{Asked, OnDemand};
 
 /// How long the control plane may take to end its side of a stream that we end.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -126,7 +126,7 @@ impl Watch {
         stats: Arc<Stats>,
     ) -> Self {
         let limits = match &mode {
-            Mode::All => super::on_demand::Limits::default(),
+            Mode::All => crate::on_demand::Limits::default(),
             Mode::OnDemand(sidecar) => sidecar.limits.clone(),
         };
         let (tables, asked) = OnDemand::new(limits);

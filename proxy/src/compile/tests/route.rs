@@ -11,7 +11,7 @@ use crate::config::route::{
     Action, AppendAction, Forward, ForwardTarget, HeaderName, HostRewrite, PathMatch, PathRewrite, Redirect,
     RedirectPath, RequireTls, RetryOn, RetryPolicy, Route, RouteTable, ValueMatch, VirtualHost, VirtualHosts,
 };
-use crate::xds::on_demand::Limits;
+use crate::on_demand::Limits;
 
 fn compile(yaml: &str) -> Result<CompiledRoutes, Rejected> {
     let any = pack::<RouteConfiguration>(yaml);

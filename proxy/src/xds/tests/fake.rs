@@ -16,7 +16,7 @@ use tonic::Status;
 
 use super::*;
 use crate::bootstrap::{Bootstrap, Dynamic, Node, XdsServer, XdsTarget};
-use crate::xds::on_demand::Limits;
+use crate::on_demand::Limits;
 
 /// The server; dropping it ends all streams.
 pub(super) struct Server {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::fake::{Pilot, Proxy, Server, pilot, proxy, sidecar};
 use super::*;
-use crate::xds::on_demand::{Answer, HostLookup, Limits, ListenerEntry, ListenerLookup, ListenerTable};
+use crate::on_demand::{Answer, HostLookup, Limits, ListenerEntry, ListenerLookup, ListenerTable};
 
 async fn running(limits: Limits) -> (Pilot, Proxy) {
     let server = Server::start().await;
@@ -34,7 +34,7 @@ impl Proxy {
     }
 
     /// The table of hosts behind the HTTP listener of a destination.
-    async fn hosts(&self, destination: &str) -> Arc<crate::xds::on_demand::HostTable> {
+    async fn hosts(&self, destination: &str) -> Arc<crate::on_demand::HostTable> {
         use crate::config::{listener::NetworkAction, route::VirtualHosts};
         let Answer::Known(entry) = self.listener(destination).await else {
             panic!("{destination}: no listener")

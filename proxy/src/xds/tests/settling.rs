@@ -7,8 +7,8 @@ use crate::config::cluster::ClusterHandle;
 use crate::config::listener::{Listener, NetworkAction};
 use crate::config::route::{RouteTable, VirtualHosts};
 use crate::listener::accept::Acceptors;
+use crate::on_demand::{HostLookup, Limits, ListenerLookup, OnDemand};
 use crate::xds::held::Source;
-use crate::xds::on_demand::{HostLookup, Limits, ListenerLookup, OnDemand};
 
 struct Bench {
     state: State,

@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 
 use super::rig::*;
 use crate::config::route::{Forward, RetryOn, RetryPolicy};
-use crate::http::retry::MAX_REPLAY;
+use crate::http::replay::MAX_REPLAY;
 use crate::http::test_support::retry_policy;
 
 /// What an upstream does to one attempt.

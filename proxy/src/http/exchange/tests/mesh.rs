@@ -12,8 +12,8 @@ use crate::config::route::{Action, DirectResponse, VirtualHosts};
 use crate::config::snapshot::Snapshot;
 use crate::http::test_support::manager;
 use crate::node::Node;
+use crate::on_demand::{Limits, OnDemand};
 use crate::worker::Shared;
-use crate::xds::on_demand::{Limits, OnDemand};
 
 fn node(workload: &str) -> Arc<Shared> {
     let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };

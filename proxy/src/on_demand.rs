@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use osier_core::on_demand as naming;
 use parking_lot::Mutex;
@@ -233,11 +232,6 @@ impl ListenerWait {
         }
         Answer::Absent
     }
-}
-
-/// Text of the failure of a wait.
-pub fn not_received(what: &str, patience: Duration) -> String {
-    format!("configuration for {what} not received within {} s", patience.as_secs_f32())
 }
 
 #[cfg(test)]

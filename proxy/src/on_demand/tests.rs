@@ -69,10 +69,6 @@ async fn silence_is_told_from_absence() {
     let HostLookup::Wait(wait) = table.get("a", false) else { panic!("still unknown") };
     table.publish("a", None);
     assert!(matches!(wait.answer().await, Answer::Absent));
-    assert_eq!(
-        not_received("host a", on_demand.limits().patience),
-        "configuration for host a not received within 6 s"
-    );
 }
 
 fn listener(name: &str) -> Arc<Listener> {

@@ -46,7 +46,7 @@ impl OnDemand {
     }
 
     /// Takes out the names that are too many, and returns them.
-    pub(in crate::xds) fn trim(&self) -> Vec<Asked> {
+    pub(crate) fn trim(&self) -> Vec<Asked> {
         let (known, absent) = self.shared.answered();
         let mut out = Vec::new();
         for (count, limit, is_absent) in
@@ -65,7 +65,7 @@ impl OnDemand {
     }
 
     /// Takes out names that were not used since `epoch`, and returns them.
-    pub(in crate::xds) fn forget_idle(&self, epoch: u32) -> Vec<Asked> {
+    pub(crate) fn forget_idle(&self, epoch: u32) -> Vec<Asked> {
         let mut out = self.oldest(usize::MAX, |usage| usage.used <= epoch && !usage.in_use);
         out.extend(self.abandoned_before(epoch));
         self.forget_all(&out);
@@ -73,12 +73,12 @@ impl OnDemand {
     }
 
     /// Starts a new epoch: what is looked up from now on counts as used later.
-    pub(in crate::xds) fn next_epoch(&self) -> u32 {
+    pub(crate) fn next_epoch(&self) -> u32 {
         self.shared.next_epoch()
     }
 
     /// Names that exist, the last used first.
-    pub(in crate::xds) fn recently_used(&self) -> Vec<Asked> {
+    pub(crate) fn recently_used(&self) -> Vec<Asked> {
         let mut all = self.usage();
         all.retain(|(_, usage)| !usage.absent);
         all.sort_by(|(_, a), (_, b)| b.used.cmp(&a.used).then_with(|| a.name.cmp(&b.name)));
@@ -86,7 +86,7 @@ impl OnDemand {
     }
 
     /// True where nothing was asked for yet.
-    pub(in crate::xds) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.shared.answered() == (0, 0) && self.shared.waiting() == 0
     }
 
