@@ -9,6 +9,7 @@ mod workload;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub struct Arguments {
     #[arg(long, value_name = "V", default_value = "v1")]
     version: String,
     /// Port on 127.0.0.1 that the program listens on; also given to it as PORT.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// Namespace.
     #[arg(long, value_name = "N", default_value = "default")]
@@ -73,7 +74,11 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         pilot: arguments.pilot,
         log: None,
     };
-    let mut workload = Workload::start(&spec).await?;
+    let mut workload = tokio::select! {
+        started = Workload::start(&spec) => started?,
+        _ = interrupt.recv() => return Ok(ExitCode::from(130)),
+        _ = terminate.recv() => return Ok(ExitCode::from(143)),
+    };
     for forward in &arguments.forwards {
         forward.start(workload.explicit_proxy()).await?;
     }
@@ -99,6 +104,9 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
     };
+    if let Some(signal) = ended.and_then(|status| status.signal()) {
+        eprintln!("osier: the program was ended by signal {signal}");
+    }
     workload.leave(DRAIN).await;
     let status = match ended {
         Some(status) => status,
@@ -118,7 +126,6 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 
 /// The program's own code; 128 + signal as shells do.
 fn exit_code(status: std::process::ExitStatus) -> ExitCode {
-    use std::os::unix::process::ExitStatusExt;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

@@ -37,6 +37,9 @@ pub const STATE_FILE: &str = ".osier-registrations.json";
 
 /// Runs pilot in this process.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    if arguments.folder.is_file() {
+        bail!("{} is a file: give the folder that it lies in", arguments.folder.display());
+    }
     if !arguments.folder.is_dir() {
         bail!("{} is not a folder: make it and put your YAML there", arguments.folder.display());
     }

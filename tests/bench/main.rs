@@ -82,15 +82,20 @@ fn main() -> ExitCode {
 
 fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let rows = if arguments.rows.is_empty() { row::Row::all() } else { arguments.rows.clone() };
-    let mut results = Vec::new();
+    let (mut results, mut failed) = (Vec::new(), Vec::new());
     for row in rows {
         eprintln!("bench: {}", row.name());
-        results.extend(row::run(row, arguments, Duration::from_secs(arguments.seconds))?);
+        match row::run(row, arguments, Duration::from_secs(arguments.seconds)) {
+            Ok(figures) => results.extend(figures),
+            // What the other rows measured took minutes.
+            Err(error) => failed.push(format!("{}: {error:#}", row.name())),
+        }
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&results)?);
     } else {
         report::print(&results);
     }
+    anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }

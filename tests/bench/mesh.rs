@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use osier_core::registration::{ADMIN_PORT, READINESS_PORT};
 use osier_tests::process::{self, Program};
 use osier_tests::{raw, wait};
 use tokio::io::AsyncWriteExt;
@@ -79,6 +80,9 @@ impl Mesh {
         let ip = Ipv4Addr::new(127, 88, 1, number);
         let mut command = process::own("osier-proxy");
         command.args(["sidecar", "--concurrency", CONCURRENCY, "--pilot-address", &self.xds.to_string()]);
+        for (flag, port) in [("--admin-address", ADMIN_PORT), ("--readiness-address", READINESS_PORT)] {
+            command.args([flag, &SocketAddr::from((ip, port)).to_string()]);
+        }
         command.env("INSTANCE_IP", ip.to_string()).env("POD_NAME", format!("client-{number}"));
         command.env("POD_NAMESPACE", "default").env("ISTIO_META_INTERCEPTION_MODE", "NONE");
         Client::start(command, &format!("sidecar-{number}"), ip, &self.folder)

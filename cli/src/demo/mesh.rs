@@ -15,6 +15,9 @@ use crate::run::{Workload, WorkloadSpec};
 /// Longest wait for pilot.
 const PILOT_READY: Duration = Duration::from_secs(20);
 
+/// Longest wait for a sample.
+const SAMPLE_READY: Duration = Duration::from_secs(10);
+
 /// `(service, version, how many, what it calls)`.
 const SAMPLES: &[(&str, &str, usize, &[&str])] = &[
     ("stock", "v1", 1, &[]),
@@ -144,6 +147,14 @@ impl Mesh {
             command.args(["--call", call]);
         }
         let program = command.spawn().context("cannot start a sample")?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let deadline = Instant::now() + SAMPLE_READY;
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            if Instant::now() > deadline {
+                bail!("{service} {version} does not listen on {address} after {} s", SAMPLE_READY.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Ok(Instance { service, version, port, workload, program })
     }
 }

@@ -1,9 +1,10 @@
 //! A workload of the mesh without Kubernetes: an address of its own and a sidecar process that registers it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,9 @@ use crate::process;
 
 /// How long a sidecar may take to become ready.
 const READY: Duration = Duration::from_secs(20);
+
+/// After this long it is said what is waited for.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -105,9 +109,14 @@ impl Workload {
     async fn wait_ready(&mut self, pilot: SocketAddr) -> Result<()> {
         let client = Client::direct();
         let host = SocketAddr::new(self.address(), READINESS_PORT).to_string();
-        let deadline = Instant::now() + READY;
+        let started = Instant::now();
+        let (deadline, mut said) = (started + READY, false);
         let mut last = "it does not answer".to_owned();
         while Instant::now() < deadline {
+            if !said && started.elapsed() > SLOW {
+                said = true;
+                eprintln!("osier: waiting for pilot at {pilot}; `osier up DIR` starts one");
+            }
             if let Some(status) = self.sidecar.try_wait()? {
                 bail!("the sidecar ended at its start ({status}); its messages say why");
             }
@@ -169,10 +178,18 @@ fn start_sidecar(spec: &WorkloadSpec, registration: &Registration) -> Result<Chi
         .env("ISTIO_META_INTERCEPTION_MODE", "NONE")
         .env("ISTIO_META_OSIER_REGISTER", serde_json::to_string(registration)?)
         .env("ISTIO_METAJSON_LABELS", serde_json::to_string(&registration.all_labels())?)
-        .stdout(Stdio::null());
-    if let Some(path) = &spec.log {
-        let file = std::fs::File::options().create(true).append(true).open(path);
-        command.stderr(file.with_context(|| format!("cannot write {}", path.display()))?);
+        // Ctrl-C in a terminal goes to the whole group; the sidecar is told once, by us, and drains.
+        .process_group(0);
+    // Its standard output is where access logs go by the usual setting; the program's own stays the program's.
+    match &spec.log {
+        Some(path) => {
+            let open = || std::fs::File::options().create(true).append(true).open(path);
+            let file = open().with_context(|| format!("cannot write {}", path.display()))?;
+            command.stdout(file.try_clone()?).stderr(file);
+        }
+        None => {
+            command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
+        }
     }
     command.spawn().context("cannot start the sidecar")
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use osier_core::host::{self, Host};
 use serde::de::DeserializeOwned;
 
-use super::decode::{DecodeError, decode};
+use super::decode::{DecodeError, closest, decode};
 use super::mesh_config;
 use super::yaml::{Node, Value};
 use crate::model::{Coverage, Kind, Origin, Report, ResourceKey, SecurityPolicy, Severity};
@@ -64,6 +64,7 @@ pub struct Reader<'a> {
 /// What a document says it is.
 struct Header {
     group: String,
+    version: String,
     kind: Arc<str>,
     name: Arc<str>,
     namespace: Arc<str>,
@@ -110,6 +111,7 @@ impl Reader<'_> {
                 let name = node.get("metadata").and_then(|m| m.get("name")).and_then(Node::text).cloned();
                 let header = Header {
                     group: String::new(),
+                    version: String::new(),
                     kind,
                     name: name.unwrap_or_else(|| "".into()),
                     namespace: "".into(),
@@ -120,8 +122,13 @@ impl Reader<'_> {
         };
         let Some(kind) = kind_of(&header) else { return self.not_ours(&header) };
         if kind == Kind::Unsupported {
-            let message =
-                format!("the kind {} of {} is not supported yet and not applied", header.kind, header.group);
+            let message = match closest(&header.kind, KINDS).filter(|kind| **kind != *header.kind) {
+                Some(kind) => format!("there is no kind {}, did you mean {kind}?", header.kind),
+                None => format!(
+                    "the kind {} of {} is not supported yet and not applied",
+                    header.kind, header.group
+                ),
+            };
             return self.without_key(&header, String::new(), header.line, message, Severity::Error);
         }
         self.of_kind(kind, &header, node)
@@ -139,7 +146,7 @@ impl Reader<'_> {
             metadata.creation_timestamp.as_ref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let created = written.map_or_else(|| self.ages.first_seen(&key), jiff::Timestamp::as_millisecond);
         let context = Context::new(kind, &header.namespace, &header.name, created, self.cluster_domain);
-        let (outcome, problems) = match resource(&context, &node) {
+        let (outcome, problems) = match served(header, &node).and_then(|()| resource(&context, &node)) {
             Ok(Verdict { resource, problems }) => {
                 let refused = problems.iter().any(|p| p.severity == Severity::Error);
                 let outcome = match resource {
@@ -302,8 +309,26 @@ fn header(node: &Node) -> Result<Header, DecodeError> {
             ));
         }
     }
-    let group = api_version.split_once('/').map_or("", |(group, _)| group).to_owned();
-    Ok(Header { group, kind, name, namespace, line: node.line })
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    let (group, version) = (group.to_owned(), version.to_owned());
+    Ok(Header { group, version, kind, name, namespace, line: node.line })
+}
+
+/// The versions of the APIs that are read. Istio's have one schema for all of theirs.
+fn served(header: &Header, node: &Node) -> Result<(), DecodeError> {
+    let versions: &[&str] = match &*header.group {
+        "networking.istio.io" => &["v1", "v1beta1", "v1alpha3"],
+        "security.istio.io" => &["v1", "v1beta1"],
+        _ => &["v1"],
+    };
+    if versions.contains(&&*header.version) {
+        return Ok(());
+    }
+    Err(DecodeError {
+        path: "apiVersion".into(),
+        line: node.line_of("apiVersion"),
+        message: format!("there is no version {} of it, only {}", header.version, versions.join(", ")),
+    })
 }
 
 /// `None` for kinds that are none of our business.
@@ -325,6 +350,33 @@ fn kind_of(header: &Header) -> Option<Kind> {
         _ => return None,
     })
 }
+
+/// Kinds of Istio and of the Gateway API, for those who mistype one.
+const KINDS: &[&str] = &[
+    "AuthorizationPolicy",
+    "BackendTLSPolicy",
+    "DestinationRule",
+    "EnvoyFilter",
+    "GRPCRoute",
+    "Gateway",
+    "GatewayClass",
+    "HTTPRoute",
+    "Ingress",
+    "PeerAuthentication",
+    "ProxyConfig",
+    "ReferenceGrant",
+    "RequestAuthentication",
+    "ServiceEntry",
+    "Sidecar",
+    "TCPRoute",
+    "TLSRoute",
+    "Telemetry",
+    "UDPRoute",
+    "VirtualService",
+    "WasmPlugin",
+    "WorkloadEntry",
+    "WorkloadGroup",
+];
 
 fn security_kind(kind: &str) -> Option<Kind> {
     Some(match kind {

@@ -453,6 +453,14 @@ impl Store {
             let message = format!("{key} is held back until this resource is accepted");
             reports.push(self.report(blocker, "", message, Severity::Error));
         }
+        for (key, known) in self.known.iter().filter(|(key, _)| self.refused.contains_key(*key)) {
+            let message = match self.state(key, known) {
+                State::LastGood => "is refused as it is now; its last good version stays in force",
+                State::Refused => "is refused, and no version of it is in force",
+                _ => continue,
+            };
+            reports.push(self.report(key, "", message.to_owned(), Severity::Notice));
+        }
         for finding in &self.findings {
             reports.push(self.report(
                 &finding.key,

@@ -181,15 +181,15 @@ impl Writer {
         reports.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.cmp(b)));
         reports.dedup();
         let old = self.status.borrow().clone();
+        for gone in old.reports.iter().filter(|r| r.severity == Severity::Error && !reports.contains(r)) {
+            info!("resolved: {gone}");
+        }
         for report in reports.iter().filter(|r| !old.reports.contains(r)) {
             match report.severity {
                 Severity::Error => error!("{report}"),
                 Severity::Warning => warn!("{report}"),
                 Severity::Notice => info!("{report}"),
             }
-        }
-        for gone in old.reports.iter().filter(|r| r.severity == Severity::Error && !reports.contains(r)) {
-            info!("resolved: {gone}");
         }
         self.status.send_replace(Arc::new(Status { resources: self.store.statuses(), reports }));
     }
