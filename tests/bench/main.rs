@@ -85,10 +85,12 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let (mut results, mut failed) = (Vec::new(), Vec::new());
     for row in rows {
         eprintln!("bench: {}", row.name());
-        match row::run(row, arguments, Duration::from_secs(arguments.seconds)) {
-            Ok(figures) => results.extend(figures),
-            // What the other rows measured took minutes.
-            Err(error) => failed.push(format!("{}: {error:#}", row.name())),
+        let run = || row::run(row, arguments, Duration::from_secs(arguments.seconds));
+        // What the other rows measured took minutes, and outlives even a program that doesn't start, which panics.
+        match std::panic::catch_unwind(run) {
+            Ok(Ok(figures)) => results.extend(figures),
+            Ok(Err(error)) => failed.push(format!("{}: {error:#}", row.name())),
+            Err(_) => failed.push(format!("{}: see above", row.name())),
         }
     }
     if arguments.json {
