@@ -15,10 +15,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 /// A client must have sent its request by then.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// A client must take something of an answer within this time.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Connections at once; probes and a person need a handful.
 const MAX_CONNECTIONS: usize = 64;
@@ -107,6 +110,10 @@ pub async fn serve(listener: TcpListener, pages: Arc<impl Pages>) {
 }
 
 async fn connection(stream: TcpStream, pages: Arc<impl Pages>) {
+    // Who takes nothing of an answer for so long gives its place to others. The kernel watches it.
+    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_LIMIT)) {
+        tracing::debug!(%error, "admin: no limit on writing");
+    }
     let service = service_fn(move |request| {
         let pages = pages.clone();
         async move { Ok::<_, Infallible>(response(answer(&*pages, &request).await)) }

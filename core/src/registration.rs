@@ -44,6 +44,28 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// What is wrong with it, if anything: names as Kubernetes has them, an address that one workload can have.
+    pub fn check(&self) -> Result<(), String> {
+        for (what, name) in [("name", &self.name), ("namespace", &self.namespace), ("service", &self.service)]
+        {
+            let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+            if name.is_empty() || name.len() > 253 || !name.bytes().all(good) {
+                let shown: String = name.chars().take(64).collect();
+                return Err(format!(
+                    "{what} {shown:?} is no name: lower-case letters, digits, hyphens and dots"
+                ));
+            }
+        }
+        let broadcast = self.address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+        if self.address.is_unspecified() || self.address.is_multicast() || broadcast {
+            return Err(format!("{} is no address of a workload", self.address));
+        }
+        if self.app_port == Some(0) {
+            return Err("port 0 is no port of a program".into());
+        }
+        Ok(())
+    }
+
     /// All labels of the WorkloadEntry: the given ones, with `app` and `version` unless they are given.
     pub fn all_labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.labels.clone();
@@ -79,5 +101,31 @@ mod tests {
         assert_eq!((labels["app"].as_str(), labels["version"].as_str()), ("other", "v1"));
         let json = serde_json::to_string(&registration).unwrap();
         assert_eq!(serde_json::from_str::<Registration>(&json).unwrap(), registration);
+    }
+
+    #[test]
+    fn what_nobody_can_be_is_refused() {
+        let good = Registration {
+            name: "web-1".into(),
+            namespace: "default".into(),
+            service: "web".into(),
+            version: None,
+            labels: BTreeMap::new(),
+            address: [127, 64, 0, 1].into(),
+            app_port: Some(80),
+        };
+        assert_eq!(good.check(), Ok(()));
+        for (wrong, says) in [
+            (Registration { name: "a\nb".into(), ..good.clone() }, "name \"a\\nb\" is no name"),
+            (Registration { namespace: String::new(), ..good.clone() }, "namespace \"\" is no name"),
+            (Registration { service: "Bad_Name".into(), ..good.clone() }, "service \"Bad_Name\" is no name"),
+            (Registration { address: [0, 0, 0, 0].into(), ..good.clone() }, "0.0.0.0 is no address"),
+            (Registration { address: [224, 0, 0, 1].into(), ..good.clone() }, "224.0.0.1 is no address"),
+            (Registration { address: [255; 4].into(), ..good.clone() }, "255.255.255.255 is no address"),
+            (Registration { app_port: Some(0), ..good.clone() }, "port 0"),
+        ] {
+            let said = wrong.check().unwrap_err();
+            assert!(said.contains(says), "{said:?} is not {says:?}");
+        }
     }
 }

@@ -3,10 +3,13 @@
 //! Start: bind both ports (a port in use is found before anything else happens), read the folder once, then serve. So the first
 //! client already meets the whole mesh. End: streams are told that we go, then the tasks stop.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _};
 use osier_proto::transport;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -138,7 +141,7 @@ impl Pilot {
         let pages = Pages { metrics, shared: shared.clone(), config: Arc::new(Config { status }) };
         let monitoring = axum::serve(self.monitoring, debug::router(pages))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let incoming = TcpIncoming::from(self.xds).with_nodelay(Some(true));
+        let incoming = patient(TcpIncoming::from(self.xds).with_nodelay(Some(true)));
         let service = transport::service(Discovery(shared));
         let xds = transport::server()
             .add_service(service)
@@ -160,6 +163,24 @@ impl Pilot {
         feed.send_and_wait(scan.updates, scan.reports).await;
         Follower::start(folder, feed, watch::Timing::default()).map_err(failed)
     }
+}
+
+/// Waits a moment after each connection that can't be accepted: where the process has run out of something, the next one can't
+/// either. Said once for as long as it lasts.
+fn patient<C>(incoming: impl Stream<Item = io::Result<C>>) -> impl Stream<Item = io::Result<C>> {
+    let mut failing = false;
+    incoming.then(move |accepted| {
+        let first = !std::mem::replace(&mut failing, accepted.is_err());
+        async move {
+            if let Err(error) = &accepted {
+                if first {
+                    tracing::error!(%error, "xDS: cannot accept");
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            accepted
+        }
+    })
 }
 
 async fn listen(

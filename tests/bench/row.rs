@@ -15,6 +15,8 @@ use crate::report::Figures;
 use crate::subject::{Kind, Subject, Targets};
 use crate::usage::{Memory, Usage};
 
+/// After this long nothing is left of the start, or of a load: memory that was freed has gone back to the system.
+const SETTLED: Duration = Duration::from_secs(5);
 /// Services that are asked once.
 const FIRST_REQUESTS: u32 = 500;
 /// Sidecars that follow an edit.
@@ -253,6 +255,7 @@ fn mesh_round(row: Row, line: &[Subject], mesh: &Mesh) -> Result<Round> {
         Row::Convergence => mesh::convergence(mesh, client.http, FOLLOWERS, EDITS)?,
         _ => Done::default(),
     };
+    std::thread::sleep(SETTLED);
     Ok(Round { done, memory: Memory::of(&client.pids()), ..Round::default() })
 }
 
@@ -261,6 +264,7 @@ fn round(row: Row, line: &[Subject], backend: &Backend, folder: &Path, time: Dur
     let first = &line[0];
     if row == Row::Memory1000Connections {
         let kept = load::idle_connections(first.http, 1000)?;
+        std::thread::sleep(SETTLED);
         let memory = Memory::of(&pids);
         drop(kept);
         return Ok(Round { memory, ..Round::default() });
@@ -311,6 +315,7 @@ fn send(row: Row, subject: &Subject, folder: &Path, time: Duration) -> Result<Do
 fn idle(lines: &[Vec<Subject>]) -> Result<Vec<Round>> {
     const WATCH: Duration = Duration::from_secs(120);
     let pids: Vec<Vec<u32>> = lines.iter().map(|line| line[0].pids()).collect();
+    std::thread::sleep(SETTLED);
     let before: Vec<Usage> = pids.iter().map(|pids| Usage::of(pids)).collect::<Result<_>>()?;
     let started = Instant::now();
     std::thread::sleep(WATCH);

@@ -164,6 +164,7 @@ fn free_address() -> Result<IpAddr> {
 }
 
 fn start_sidecar(spec: &WorkloadSpec, registration: &Registration) -> Result<Child> {
+    registration.check().map_err(anyhow::Error::msg)?;
     let address = registration.address;
     let mut command = process::internal(&["proxy", "sidecar"])?;
     command

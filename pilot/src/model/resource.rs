@@ -145,8 +145,11 @@ impl fmt::Display for Report {
             f.write_str(&self.kind)?;
             match (self.namespace.is_empty(), self.name.is_empty()) {
                 (_, true) => {}
-                (true, false) => write!(f, " {}", self.name)?,
-                (false, false) => write!(f, " {}/{}", self.namespace, self.name)?,
+                // Names that are none are told, too, and must not break the line.
+                (true, false) => write!(f, " {}", self.name.escape_debug())?,
+                (false, false) => {
+                    write!(f, " {}/{}", self.namespace.escape_debug(), self.name.escape_debug())?;
+                }
             }
             f.write_str(": ")?;
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,6 +70,7 @@ struct Mark {
     size: u64,
     modified: SystemTime,
     young: bool,
+    regular: bool,
 }
 
 #[derive(Debug)]
@@ -140,10 +141,14 @@ impl Folder {
             return false;
         }
         file.mark = Some(mark);
+        // Reading a pipe would wait for whoever writes it, and a device has no end.
+        if !mark.regular {
+            return file.fail(path, 0, "is no regular file".into());
+        }
         if mark.size > MAX_FILE {
             return file.fail(path, 0, format!("is larger than {} MiB", MAX_FILE >> 20));
         }
-        let content = match fs::read(&full) {
+        let content = match read(&full) {
             Ok(content) => content,
             Err(error) => {
                 file.mark = None;
@@ -274,7 +279,21 @@ fn mark(path: &Path) -> io::Result<Mark> {
     let modified = metadata.modified()?;
     // a clock that jumped counts as young
     let young = SystemTime::now().duration_since(modified).map_or(true, |age| age < YOUNG);
-    Ok(Mark { inode: metadata.ino(), device: metadata.dev(), size: metadata.len(), modified, young })
+    Ok(Mark {
+        inode: metadata.ino(),
+        device: metadata.dev(),
+        size: metadata.len(),
+        modified,
+        young,
+        regular: metadata.is_file(),
+    })
+}
+
+/// Reads a file that may have grown since it was looked at.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Lists YAML files below `root`. Hidden ones are left out (editors' and Kubernetes' own), links are followed.

@@ -38,6 +38,9 @@ pub enum NodeError {
     /// The first message had none.
     #[error("the first message of a stream must carry node.id")]
     Missing,
+    /// It would fill the logs.
+    #[error("node id is longer than {MAX_ID} bytes")]
+    TooLong,
     /// Not four parts.
     #[error("node id `{0}` is not TYPE~IP~NAME.NAMESPACE~DNSDOMAIN")]
     Shape(String),
@@ -57,11 +60,17 @@ pub enum NodeError {
     },
 }
 
+/// Longest node id.
+const MAX_ID: usize = 1024;
+
 impl Client {
     /// Reads a node.
     pub fn parse(node: Option<&Node>) -> Result<Self, NodeError> {
         let node = node.filter(|n| !n.id.is_empty()).ok_or(NodeError::Missing)?;
         let id = &node.id;
+        if id.len() > MAX_ID {
+            return Err(NodeError::TooLong);
+        }
         let parts: Vec<&str> = id.split('~').collect();
         let [role, address, name, _domain] = parts[..] else { return Err(NodeError::Shape(id.clone())) };
         if role != "sidecar" {
@@ -122,9 +131,10 @@ fn apply(view: &mut View, registration: &Registration) {
 
 fn registration(id: &str, metadata: &Fields<'_>) -> Result<Option<Registration>, NodeError> {
     let Some(text) = metadata.text(METADATA_KEY) else { return Ok(None) };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|e| NodeError::Registration { id: id.to_string(), reason: e.to_string() })
+    let wrong = |reason| NodeError::Registration { id: id.to_string(), reason };
+    let registration: Registration = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    registration.check().map_err(wrong)?;
+    Ok(Some(registration))
 }
 
 fn addresses(metadata: &Fields<'_>, from_id: &str) -> Option<Vec<IpAddr>> {

@@ -8,6 +8,7 @@
 //! the proxies that come back first would be told that everyone else is gone.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,14 @@ pub struct Lease {
     key: Option<ResourceKey>,
 }
 
+/// A workload that is connected has the same name, or the same address.
+#[derive(Debug, thiserror::Error)]
+#[error("{by} is connected, and registered at {address}: a name has one address, and an address one name")]
+pub struct Taken {
+    by: ResourceKey,
+    address: IpAddr,
+}
+
 impl Leases {
     /// Nobody registered, but for those in the state file: they have the grace of a broken stream to come back.
     /// A state file that cannot be read is reported and starts empty.
@@ -56,7 +65,8 @@ impl Leases {
     ) -> Arc<Self> {
         let leases = Arc::new(Self { registrations, live: Mutex::default(), metrics, state_file });
         for registration in leases.kept() {
-            drop(leases.admit(&registration).0);
+            // Nobody is connected yet whom it could contradict.
+            drop(leases.admit(&registration));
         }
         leases
     }
@@ -94,19 +104,26 @@ impl Leases {
     }
 
     /// Registers a workload, or says something new of it.
-    pub fn hold(self: &Arc<Self>, registration: &Registration) -> Lease {
-        let (lease, news) = self.admit(registration);
+    pub fn hold(self: &Arc<Self>, registration: &Registration) -> Result<Lease, Taken> {
+        let (lease, news) = self.admit(registration)?;
         if news {
             self.keep(&self.live.lock());
         }
-        lease
+        Ok(lease)
     }
 
     /// Registers a workload without keeping it; true where the state file does not say so already.
-    fn admit(self: &Arc<Self>, registration: &Registration) -> (Lease, bool) {
+    fn admit(self: &Arc<Self>, registration: &Registration) -> Result<(Lease, bool), Taken> {
         let key = Registrations::key(registration);
         let news = {
             let mut live = self.live.lock();
+            let mut connected = live.iter().filter(|(_, state)| state.streams > 0);
+            let other = connected.find(|(other, state)| {
+                (**other == key) != (state.registration.address == registration.address)
+            });
+            if let Some((other, state)) = other {
+                return Err(Taken { by: other.clone(), address: state.registration.address });
+            }
             let known = live.get(&key).is_some_and(|state| state.registration == *registration);
             let state = live.entry(key.clone()).or_insert_with(|| State {
                 registration: registration.clone(),
@@ -121,7 +138,7 @@ impl Leases {
         tracing::info!(workload = %key, address = %registration.address, "workload registered");
         self.metrics.registered.inc();
         self.registrations.upsert(registration.clone());
-        (Lease { leases: self.clone(), key: Some(key) }, news)
+        Ok((Lease { leases: self.clone(), key: Some(key) }, news))
     }
 
     /// One stream less. Returns the arrivals so far if it was the last one.
@@ -213,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_ends_takes_its_workload_out_at_once() {
         let (leases, outputs) = start();
-        let lease = leases.hold(&registration());
+        let lease = leases.hold(&registration()).unwrap();
         assert_eq!(settled(&outputs).await, 1);
         lease.end();
         assert_eq!(settled(&outputs).await, 0);
@@ -222,7 +239,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_breaks_leaves_ten_seconds_of_grace() {
         let (leases, outputs) = start();
-        drop(leases.hold(&registration()));
+        drop(leases.hold(&registration()).unwrap());
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert_eq!(settled(&outputs).await, 1);
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -232,9 +249,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_comes_back_in_time_stays() {
         let (leases, outputs) = start();
-        drop(leases.hold(&registration()));
+        drop(leases.hold(&registration()).unwrap());
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let again = leases.hold(&registration());
+        let again = leases.hold(&registration()).unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(settled(&outputs).await, 1);
         // A second break starts a grace period of its own.
@@ -248,7 +265,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_last_of_several_streams_counts() {
         let (leases, outputs) = start();
-        let (one, two) = (leases.hold(&registration()), leases.hold(&registration()));
+        let (one, two) = (leases.hold(&registration()).unwrap(), leases.hold(&registration()).unwrap());
         one.end();
         assert_eq!(settled(&outputs).await, 1);
         two.end();
@@ -265,7 +282,7 @@ mod tests {
             (Leases::new(parts.registrations, Arc::default(), Some(file.clone())), parts.outputs)
         };
         let (first, _outputs) = start();
-        let lease = first.hold(&registration());
+        let lease = first.hold(&registration()).unwrap();
         std::mem::forget(lease); // A killed pilot runs no destructor.
         let (second, _outputs) = start();
         assert_eq!(second.live.lock().len(), 1);
@@ -273,5 +290,21 @@ mod tests {
         assert_eq!(second.live.lock().len(), 0);
         let (third, _outputs) = start();
         assert_eq!(third.live.lock().len(), 0, "the file follows");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_has_one_address_and_an_address_one_name() {
+        let (leases, _outputs) = start();
+        let held = leases.hold(&registration()).unwrap();
+        let elsewhere = Registration { address: [127, 64, 0, 2].into(), ..registration() };
+        let renamed = Registration { name: "web-2".into(), ..registration() };
+        for other in [&elsewhere, &renamed] {
+            let taken = leases.hold(other).unwrap_err().to_string();
+            assert!(taken.contains("default/web-1 is connected") && taken.contains("127.64.0.1"), "{taken}");
+        }
+        drop(leases.hold(&registration()).unwrap());
+        // Who is gone is in nobody's way, even before it is forgotten.
+        drop(held);
+        leases.hold(&elsewhere).unwrap();
     }
 }

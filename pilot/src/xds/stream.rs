@@ -88,6 +88,8 @@ struct Served {
     client: Option<Arc<Client>>,
     lease: Option<Lease>,
     status: Option<Arc<ConnectionStatus>>,
+    /// Why the client refused last, as it was logged.
+    refusal: Option<Box<str>>,
     /// What resources may depend on of the client.
     views: Option<Views>,
     /// The machine may have something to do.
@@ -108,6 +110,7 @@ impl Served {
             client: None,
             lease: None,
             status: None,
+            refusal: None,
             views: None,
             busy: false,
             blocked: None,
@@ -134,7 +137,8 @@ impl Served {
         self.shared.connected.add(self.registered.id(), status.clone());
         tracing::info!(node = %client.id, user_agent = %client.user_agent, incremental, "client connected");
         self.status = Some(status);
-        self.lease = client.registration.as_ref().map(|r| self.shared.leases.hold(r));
+        let lease = client.registration.as_ref().map(|r| self.shared.leases.hold(r)).transpose();
+        self.lease = lease.map_err(|taken| Status::already_exists(taken.to_string()))?;
         self.client = Some(client);
         self.see(self.snapshot.clone());
         self.request(first)
@@ -198,14 +202,13 @@ impl Served {
             Verdict::Stale => metrics.expired_nonce.of(kind).inc(),
             Verdict::Nack(refusal) => {
                 metrics.rejects.of(kind).inc();
-                let node = self.client.as_ref().map_or("", |c| &c.id);
-                tracing::warn!(
-                    node,
-                    r#type = kind.label(),
-                    nonce = refusal.nonce,
-                    "refused: {}",
-                    refusal.message
-                );
+                // A client may say it again for each response; told once, it is known.
+                if self.refusal.as_deref() != Some(&*refusal.message) {
+                    let node = self.client.as_ref().map_or("", |c| &c.id);
+                    let (r#type, nonce) = (kind.label(), &refusal.nonce);
+                    tracing::warn!(node, r#type, nonce, "refused: {}", refusal.message);
+                    self.refusal = Some(refusal.message.as_str().into());
+                }
             }
         }
         if reaction.over_limit > 0 {

@@ -30,6 +30,11 @@ use crate::upstream::choose::ChooseBy;
 use crate::upstream::live::RetryPermit;
 use crate::upstream::stream::{Receiver, Sender, UpstreamStream};
 
+/// Bytes of interim responses (1xx) to one request. An HTTP/2 client that takes none of them would have them kept without end.
+const MAX_INTERIM: usize = 256 * 1024;
+/// What one of them counts beside its fields.
+const INTERIM_LINE: usize = 32;
+
 /// How long the upstream may go on in a tunnel whose client has sent its end.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 
@@ -310,6 +315,7 @@ async fn receive_head(
     retries: &mut RetryState,
     wish: Wish,
 ) -> Result<BodyLength, ProxyError> {
+    let mut interim = 0;
     loop {
         let Answer { head, responder, arrival, .. } = &mut *answer;
         head.clear();
@@ -325,11 +331,17 @@ async fn receive_head(
                 let (side, progress) = (Side::Upstream, Progress::ResponseStarted);
                 return Err(ProxyError::new(Kind::UpstreamProtocol, side, progress, detail));
             }
+            100..=199 if interim > MAX_INTERIM => {
+                let (side, progress) = (Side::Upstream, Progress::ResponseStarted);
+                let detail = "interim responses without end";
+                return Err(ProxyError::new(Kind::UpstreamProtocol, side, progress, detail));
+            }
             // The server has said it already.
-            100 if !arrival.manager.proxy_100_continue => {}
+            100 if !arrival.manager.proxy_100_continue => interim += INTERIM_LINE,
             100..=199 => {
                 // The client may act on it, so nothing may be tried again.
                 retries.forbid();
+                interim += INTERIM_LINE + head.fields.wire_len();
                 responder.send_informational(head).await?;
             }
             _ => return Ok(length),

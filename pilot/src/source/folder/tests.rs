@@ -490,3 +490,14 @@ async fn what_gives_no_hint_is_found_by_the_poll() {
     drop((follower, registrations));
     task.await.unwrap();
 }
+
+/// A pipe would be waited for, a device read without end.
+#[test]
+fn what_is_no_regular_file_is_refused_and_the_rest_is_read() {
+    let mut f = Fixture::new();
+    std::os::unix::fs::symlink("/dev/zero", f.dir.path().join("zero.yaml")).unwrap();
+    f.write("a.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n");
+    f.scan();
+    assert_eq!(f.reports, ["zero.yaml: is no regular file"]);
+    assert!(f.store.snapshot().service("default", "web.default.svc.cluster.local").is_some());
+}

@@ -298,6 +298,8 @@ impl Check<'_> {
             return None;
         }
         if let Ok(ip) = text.parse::<IpAddr>() {
+            let one = !ip.is_unspecified() && !ip.is_multicast();
+            self.require(one, at, || format!("{ip} is no address of a workload"));
             return Some(Address::Ip(ip));
         }
         if let Some(path) = text.strip_prefix("unix://") {

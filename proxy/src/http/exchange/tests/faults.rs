@@ -264,3 +264,30 @@ async fn what_the_upstream_may_not_say_is_a_502() {
         assert!(proxy.log(1).await[0].starts_with("502 UPE "));
     }
 }
+
+/// Each is passed on, but there is an end to what one request may bring.
+#[tokio::test]
+async fn interim_responses_without_end_are_a_502() {
+    let upstream = upstream(|_, mut client| async move {
+        let Some(_) = client.request().await else { return };
+        let hints = format!("HTTP/1.1 103 Early Hints\r\nlink: {}\r\n\r\n", "x".repeat(8192));
+        client.send(hints.repeat(40)).await;
+        client.rest_quietly().await;
+    })
+    .await;
+    let proxy = Proxy::start(vec![to(&cluster(&[upstream.address], |_| {}), |_| {})]).await;
+    let mut client = proxy.client().await;
+    client.send(GET).await;
+    let mut hints = 0;
+    let last = loop {
+        let head = client.head().await.expect("an answer");
+        if !head.starts_with("HTTP/1.1 103 ") {
+            break head;
+        }
+        hints += 1;
+    };
+    assert!(last.starts_with("HTTP/1.1 502 "), "{last}");
+    assert!((30..=33).contains(&hints), "{hints}");
+    let line = proxy.log(1).await.remove(0);
+    assert!(line.contains("interim_responses_without_end"), "{line}");
+}
