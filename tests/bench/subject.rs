@@ -9,7 +9,6 @@ use osier_tests::process::{self, Program};
 use serde::Serialize;
 
 use crate::mesh::Mesh;
-use crate::usage;
 
 /// A proxy that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -141,6 +140,6 @@ impl Subject {
 
     /// All its processes, masters and workers.
     pub fn pids(&self) -> Vec<u32> {
-        self.programs.iter().flat_map(|program| usage::family(program.pid())).collect()
+        self.programs.iter().flat_map(|program| process::family(program.pid())).collect()
     }
 }

@@ -62,16 +62,6 @@ impl Memory {
     }
 }
 
-/// A process and its children.
-pub fn family(pid: u32) -> Vec<u32> {
-    let mut found = vec![pid];
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
-        found.extend(family(child));
-    }
-    found
-}
-
 fn number_after(text: &str, key: &str) -> u64 {
     let line = text.lines().find(|line| line.starts_with(key));
     line.and_then(|line| line[key.len()..].split_whitespace().next()?.parse().ok()).unwrap_or(0)

@@ -72,7 +72,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Its own children as well: a master that is ended at once leaves its workers behind. Whose end was seen has none, and its
+        // number may be somebody else's.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            for pid in family(self.pid()) {
+                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            }
+        }
         let _ = self.child.wait();
         if std::thread::panicking() {
             let output = self.output();
@@ -81,6 +87,16 @@ impl Drop for Program {
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// A process and all that it has started.
+pub fn family(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+        found.extend(family(child));
+    }
+    found
 }
 
 /// One of our own programs, built by the test command beside the tests.
