@@ -2,7 +2,7 @@
 //!
 //! [`start`] runs one task on the housekeeping runtime. It owns everything that the proxy was told (`state`), puts it in force in
 //! order (`order`, `publish`), and speaks with the control plane (`watch`). The request path reads the snapshot, cluster handles
-//! and [`on_demand`]'s tables, and never waits for this task except for a name that is asked for the first time.
+//! and [`on_demand`](crate::on_demand)'s tables, and never waits for this task except for a name that is asked for the first time.
 //!
 //! What is in force stays in force: a refused resource keeps its last good version, and a control plane that is away keeps all.
 
