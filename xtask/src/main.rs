@@ -1,9 +1,10 @@
-//! The project's own tasks: `cargo xtask test | licences | prune | bench`.
+//! The project's own tasks: `cargo xtask test | licences | prune | bench | cluster`.
 //!
 //! Reading order: `suite` (what is tested and what each suite needs), `part` (how real parts are installed),
-//! `run` (running and counting), `cache` (what is kept outside the clone).
+//! `run` (running and counting), `cache` (what is kept outside the clone), `cluster` (a real Kubernetes on this machine).
 
 mod cache;
+mod cluster;
 mod licence;
 mod part;
 mod run;
@@ -26,7 +27,7 @@ enum Task {
     ///
     /// Example: cargo xtask test unit oracle
     Test {
-        /// Suites to run; all of them when none is named.
+        /// Suites to run; when none is named, all but those that `--list` says run only when named.
         suites: Vec<String>,
         /// List the suites and what each needs.
         #[arg(long)]
@@ -45,6 +46,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run a real single-node Kubernetes on this machine, for tests. Needs root.
+    ///
+    /// Example: cargo xtask cluster up && cargo xtask cluster kubectl get pods -A
+    Cluster {
+        #[command(subcommand)]
+        action: cluster::Action,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +65,7 @@ fn main() -> ExitCode {
         Task::Licences => licence::check(),
         Task::Prune => cache::prune().map(|()| true),
         Task::Bench { arguments } => run::bench(&arguments),
+        Task::Cluster { action } => cluster::run(&action),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
