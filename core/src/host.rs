@@ -141,6 +141,12 @@ pub fn is_label(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
 }
 
+/// True for what may name an object: lower-case letters, digits and hyphens, with dots where `dots`.
+pub fn is_object_name(text: &str, dots: bool) -> bool {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || (dots && b == b'.');
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(good)
+}
+
 fn check_labels(text: &str, wildcard: bool) -> Result<(), HostError> {
     if text.is_empty() {
         return Err(HostError::Empty);

@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::is_object_name;
+
 /// Key in the node's metadata; the value is a [`Registration`] as a JSON string.
 pub const METADATA_KEY: &str = "OSIER_REGISTER";
 
@@ -48,8 +50,7 @@ impl Registration {
     pub fn check(&self) -> Result<(), String> {
         for (what, name) in [("name", &self.name), ("namespace", &self.namespace), ("service", &self.service)]
         {
-            let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-            if name.is_empty() || name.len() > 253 || !name.bytes().all(good) {
+            if !is_object_name(name, true) {
                 let shown: String = name.chars().take(64).collect();
                 return Err(format!(
                     "{what} {shown:?} is no name: lower-case letters, digits, hyphens and dots"
@@ -86,17 +87,22 @@ impl Registration {
 mod tests {
     use super::*;
 
-    #[test]
-    fn labels_given_by_hand_win() {
-        let registration = Registration {
+    fn web() -> Registration {
+        Registration {
             name: "web-1".into(),
             namespace: "default".into(),
             service: "web".into(),
             version: Some("v1".into()),
-            labels: [("app".to_owned(), "other".to_owned())].into(),
+            labels: BTreeMap::new(),
             address: [127, 64, 0, 1].into(),
             app_port: Some(8080),
-        };
+        }
+    }
+
+    #[test]
+    fn labels_given_by_hand_win() {
+        let labels = [("app".to_owned(), "other".to_owned())].into();
+        let registration = Registration { labels, ..web() };
         let labels = registration.all_labels();
         assert_eq!((labels["app"].as_str(), labels["version"].as_str()), ("other", "v1"));
         let json = serde_json::to_string(&registration).unwrap();
@@ -105,15 +111,7 @@ mod tests {
 
     #[test]
     fn what_nobody_can_be_is_refused() {
-        let good = Registration {
-            name: "web-1".into(),
-            namespace: "default".into(),
-            service: "web".into(),
-            version: None,
-            labels: BTreeMap::new(),
-            address: [127, 64, 0, 1].into(),
-            app_port: Some(80),
-        };
+        let good = web();
         assert_eq!(good.check(), Ok(()));
         for (wrong, says) in [
             (Registration { name: "a\nb".into(), ..good.clone() }, "name \"a\\nb\" is no name"),

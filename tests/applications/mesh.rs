@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use osier_tests::mesh;
 use osier_tests::process::{self, Program};
 
 /// A control plane on a folder of its own.
@@ -21,23 +22,10 @@ impl Mesh {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let source = folder.path().join("mesh");
         std::fs::create_dir(&source).expect("the test's folder can be written");
-        let text = format!(
-            "apiVersion: v1
-kind: Service
-metadata: {{name: {service}, namespace: default}}
-spec:
-  selector: {{app: {service}}}
-  ports: [{{name: {port_name}, port: {port}}}]
-"
-        );
+        let text = mesh::service(service, port_name, port);
         std::fs::write(source.join("service.yaml"), text).expect("the test's folder can be written");
         std::fs::write(folder.path().join("big"), big()).expect("the test's folder can be written");
-        let (xds, monitoring) = (process::free_address(), process::free_address());
-        let mut up = process::own("osier");
-        up.arg("up").arg(&source).args(["--xds-address", &xds.to_string()]);
-        up.args(["--monitoring-address", &monitoring.to_string()]);
-        let mut pilot = Program::start("up", &mut up, folder.path());
-        pilot.wait_listening(xds);
+        let (pilot, xds, _) = mesh::osier_up(folder.path());
         Self { folder, xds, pilot }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use osier_tests::nginx;
 use osier_tests::process::{self, Program};
 
 use crate::mesh::{Mesh, big};
@@ -11,31 +12,14 @@ fn nginx(mesh: &Mesh, name: &str) -> Program {
     let address = process::free_address();
     let folder = mesh.path().join(format!("nginx-{name}"));
     std::fs::create_dir(&folder).expect("the test's folder can be written");
-    let (at, shared) = (folder.display(), mesh.path().display());
-    let configuration = format!(
-        "daemon off;
-master_process off;
-pid {at}/pid;
-error_log stderr;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {at}/body;
-  proxy_temp_path {at}/proxy;
-  fastcgi_temp_path {at}/fastcgi;
-  uwsgi_temp_path {at}/uwsgi;
-  scgi_temp_path {at}/scgi;
-  server {{
-    listen {address};
+    let server = format!(
+        "listen {address};
     location = /who {{ return 200 \"{name}\\n\"; }}
-    location = /big {{ root {shared}; }}
-    location = /peer {{ return 200 \"$http_host $remote_addr $server_protocol\\n\"; }}
-  }}
-}}
-"
+    location = /big {{ root {}; }}
+    location = /peer {{ return 200 \"$http_host $remote_addr $server_protocol\\n\"; }}",
+        mesh.path().display()
     );
-    let file = folder.join("nginx.conf");
-    std::fs::write(&file, configuration).expect("the test's folder can be written");
+    let file = nginx::configure(&folder, &server);
     let file = file.display().to_string();
     let program = nginx_program();
     mesh.serve(name, "web", address, &[&program, "-e", "stderr", "-c", &file])

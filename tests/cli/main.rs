@@ -5,17 +5,10 @@ use std::process::Output;
 
 use nix::sys::signal::Signal;
 use osier_tests::process::{self, Program};
-use osier_tests::{raw, wait};
+use osier_tests::{mesh, raw, wait};
 use serde_json::Value;
 
-const SPLIT: &str = "apiVersion: v1
-kind: Service
-metadata: {name: reviews, namespace: default}
-spec:
-  selector: {app: reviews}
-  ports: [{name: http, port: 9080}]
----
-apiVersion: networking.istio.io/v1
+const SPLIT: &str = "apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: reviews, namespace: default}
 spec:
@@ -24,13 +17,6 @@ spec:
   - route:
     - {destination: {host: reviews, subset: v1}, weight: 90}
     - {destination: {host: reviews, subset: v2}, weight: 10}
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: reviews, namespace: default}
-spec:
-  host: reviews
-  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
 ";
 
 /// A pilot with one workload of `reviews` that has called its own service.
@@ -45,13 +31,10 @@ impl Mesh {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let source = folder.path().join("mesh");
         std::fs::create_dir(&source).expect("the test's folder can be written");
-        std::fs::write(source.join("mesh.yaml"), SPLIT).expect("the test's folder can be written");
-        let (xds, monitoring) = (process::free_address(), process::free_address());
-        let mut up = process::own("osier");
-        up.arg("up").arg(&source).args(["--xds-address", &xds.to_string()]);
-        up.args(["--monitoring-address", &monitoring.to_string()]);
-        let mut pilot = Program::start("up", &mut up, folder.path());
-        pilot.wait_listening(xds);
+        let documents = [mesh::service("reviews", "http", 9080), mesh::subsets("reviews"), SPLIT.to_owned()];
+        std::fs::write(source.join("mesh.yaml"), documents.join("---\n"))
+            .expect("the test's folder can be written");
+        let (pilot, xds, monitoring) = mesh::osier_up(folder.path());
 
         let address = process::free_address();
         let sample = process::own("osier").get_program().to_owned();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use osier_tests::backend::Backend;
-use osier_tests::mesh::{Pilot, Sidecar, service};
+use osier_tests::mesh::{Pilot, Sidecar, service, subsets};
 use osier_tests::{process, wait};
 
 /// The service, its processes, and a client.
@@ -23,7 +23,7 @@ impl Web {
     pub fn start(files: &[(&str, &str)], options: &[&str]) -> Self {
         let port = process::free_address().port();
         let (service, rules) = (service("web", "http", port), rules("v1"));
-        let own = [("service.yaml", &*service), ("subsets.yaml", SUBSETS), ("rules.yaml", &rules)];
+        let own = [("service.yaml", &*service), ("subsets.yaml", &subsets("web")), ("rules.yaml", &rules)];
         let pilot = Pilot::start(&[&own, files].concat(), options);
         let servers = ["v1", "v2"].map(|version| server(&pilot, version));
         let client = Sidecar::start(&pilot, "client", "v1", None);
@@ -79,16 +79,6 @@ pub fn server(pilot: &Pilot, version: &str) -> Sidecar {
     let backend = Backend::start(version);
     Sidecar::start(pilot, "web", version, Some(backend.address))
 }
-
-const SUBSETS: &str = "apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: web, namespace: default}
-spec:
-  host: web
-  subsets:
-  - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}}
-";
 
 /// Everything to one version.
 pub fn rules(version: &str) -> String {

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use osier_tests::nginx;
 use osier_tests::process::{self, Program};
 use osier_tests::wait;
 
@@ -109,29 +110,11 @@ impl Cluster {
         let namespace = self.pod(name, address);
         let folder = self.path().join(format!("nginx-{name}"));
         std::fs::create_dir(&folder).expect("the test's folder can be written");
-        let at = folder.display();
-        let configuration = format!(
-            "daemon off;
-master_process off;
-pid {at}/pid;
-error_log stderr;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {at}/body;
-  proxy_temp_path {at}/proxy;
-  fastcgi_temp_path {at}/fastcgi;
-  uwsgi_temp_path {at}/uwsgi;
-  scgi_temp_path {at}/scgi;
-  server {{
-    listen 80;
-    location / {{ return 200 \"{name} $server_addr $http_host $http_x_forwarded_proto\\n\"; }}
-  }}
-}}
-"
+        let server = format!(
+            "listen 80;
+    location / {{ return 200 \"{name} $server_addr $http_host $http_x_forwarded_proto\\n\"; }}"
         );
-        let file = folder.join("nginx.conf");
-        std::fs::write(&file, configuration).expect("the test's folder can be written");
+        let file = nginx::configure(&folder, &server);
         let mut command = inside(&namespace, "nginx");
         command.args(["-e", "stderr", "-c"]).arg(&file);
         self.programs.push(Program::start(&format!("{name}-nginx"), &mut command, self.folder.path()));

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
 use osier_tests::backend::Backend;
+use osier_tests::mesh::xds_cluster;
 use osier_tests::process::{self, Program};
 use osier_tests::raw::{self, Response};
 use osier_tests::wait;
@@ -55,19 +56,9 @@ dynamic_resources:
   lds_config: {{ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s}}
 static_resources:
   clusters:
-  - name: xds
-    type: STATIC
-    connect_timeout: 1s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http2_protocol_options: {{}}}}
-    load_assignment:
-      cluster_name: xds
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]
-",
+{}",
             admin.port(),
-            mesh.xds.port()
+            xds_cluster(mesh.xds)
         );
         let name = format!("{program}-{ip}");
         let file = mesh.folder.path().join(format!("{name}.yaml"));

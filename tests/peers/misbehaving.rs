@@ -13,7 +13,7 @@ use osier_proto::types::{self, cluster::Cluster, listener::Listener, route};
 use osier_proto::xds::server::{Request, Response};
 use osier_proto::{Any, json};
 use osier_tests::backend::Backend;
-use osier_tests::mesh::{admin_get, register, sidecar};
+use osier_tests::mesh::{admin_get, register, sidecar, xds_cluster};
 use osier_tests::process::{self, Program};
 use osier_tests::{raw, wait};
 use serde_json::{Value, json};
@@ -226,18 +226,8 @@ dynamic_resources:
   lds_config: {{ads: {{}}, resource_api_version: V3}}
 static_resources:
   clusters:
-  - name: xds
-    type: STATIC
-    connect_timeout: 1s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http2_protocol_options: {{}}}}
-    load_assignment:
-      cluster_name: xds
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {}}}}}]}}]
-",
-        socket(server)
+{}",
+        xds_cluster(server)
     )
 }
 

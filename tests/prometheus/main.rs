@@ -6,21 +6,12 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use osier_tests::backend::Backend;
-use osier_tests::mesh::{Pilot, Sidecar, admin_get, service};
+use osier_tests::mesh::{Pilot, Sidecar, admin_get, service, subsets};
 use osier_tests::process::{self, Program};
 use osier_tests::wait;
 use serde_json::Value;
 
 const RULES: &str = "apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: web, namespace: default}
-spec:
-  host: web
-  subsets:
-  - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}}
----
-apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: web, namespace: default}
 spec:
@@ -149,7 +140,14 @@ fn promtool(what: &str, text: &str) {
 #[test]
 fn prometheus_takes_and_understands_all_metrics() {
     let port = process::free_address().port();
-    let pilot = Pilot::start(&[("service.yaml", &service("web", "http", port)), ("rules.yaml", RULES)], &[]);
+    let pilot = Pilot::start(
+        &[
+            ("service.yaml", &service("web", "http", port)),
+            ("subsets.yaml", &subsets("web")),
+            ("rules.yaml", RULES),
+        ],
+        &[],
+    );
     let servers = ["v1", "v2"].map(|version| {
         let backend = Backend::start(version);
         Sidecar::start(&pilot, "web", version, Some(backend.address))

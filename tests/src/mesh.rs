@@ -212,6 +212,51 @@ fn free_loopback(ports: &[u16]) -> Ipv4Addr {
     })
 }
 
+/// `osier up` on the folder `mesh` of `folder`, and where it serves xDS and monitoring; it is listening.
+pub fn osier_up(folder: &Path) -> (Program, SocketAddr, SocketAddr) {
+    let (xds, monitoring) = (process::free_address(), process::free_address());
+    let mut up = process::own("osier");
+    up.arg("up").arg(folder.join("mesh")).args(["--xds-address", &xds.to_string()]);
+    up.args(["--monitoring-address", &monitoring.to_string()]);
+    let mut pilot = Program::start("up", &mut up, folder);
+    pilot.wait_listening(xds);
+    (pilot, xds, monitoring)
+}
+
+/// A static cluster `xds` of an Envoy bootstrap, as an item of its `clusters`.
+pub fn xds_cluster(address: SocketAddr) -> String {
+    format!(
+        "  - name: xds
+    type: STATIC
+    connect_timeout: 1s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http2_protocol_options: {{}}}}
+    load_assignment:
+      cluster_name: xds
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]
+",
+        address.ip(),
+        address.port()
+    )
+}
+
+/// A DestinationRule with the subsets v1 and v2, by the label `version`.
+pub fn subsets(host: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: {host}, namespace: default}}
+spec:
+  host: {host}
+  subsets:
+  - {{name: v1, labels: {{version: v1}}}}
+  - {{name: v2, labels: {{version: v2}}}}
+"
+    )
+}
+
 /// A Kubernetes Service of namespace `default` that selects its workloads by the label `app`.
 pub fn service(name: &str, port_name: &str, port: u16) -> String {
     format!(

@@ -299,8 +299,7 @@ fn header(node: &Node) -> Result<Header, DecodeError> {
     for (path, key, text, dots) in
         [("metadata.name", "name", &name, true), ("metadata.namespace", "namespace", &namespace, false)]
     {
-        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || (dots && b == b'.');
-        if text.len() > 253 || !text.bytes().all(good) {
+        if !host::is_object_name(text, dots) {
             let line = metadata.get(key).map_or(metadata.line, |n| n.line);
             return Err(fail(
                 path,

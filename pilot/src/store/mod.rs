@@ -453,7 +453,7 @@ impl Store {
             let message = format!("{key} is held back until this resource is accepted");
             reports.push(self.report(blocker, "", message, Severity::Error));
         }
-        for (key, known) in self.known.iter().filter(|(key, _)| self.refused.contains_key(*key)) {
+        for (key, known) in self.refused.keys().filter_map(|key| self.known.get_key_value(key)) {
             let message = match self.state(key, known) {
                 State::LastGood => "is refused as it is now; its last good version stays in force",
                 State::Refused => "is refused, and no version of it is in force",

@@ -308,21 +308,23 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
 
-static TOKEN: [bool; 256] = {
+static TOKEN: [bool; 256] = alphanumerics_and(b"!#$%&'*+-.^_`|~");
+
+/// Which bytes are ASCII letters, digits or one of `marks`.
+pub(super) const fn alphanumerics_and(marks: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 128 {
         table[byte] = (byte as u8).is_ascii_alphanumeric();
         byte += 1;
     }
-    let marks = b"!#$%&'*+-.^_`|~";
     let mut i = 0;
     while i < marks.len() {
         table[marks[i] as usize] = true;
         i += 1;
     }
     table
-};
+}
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use httparse::Header;
 
 use super::{Framing, MOST_HEADERS, Malformed, hop_by_hop};
-use crate::http::fields::{Fields, Span, tokens};
+use crate::http::fields::{Fields, Span, alphanumerics_and, tokens};
 use crate::http::head::{Known, Method, RequestHead, ResponseHead, Scheme, Version};
 
 /// What was decided about a message beside its head.
@@ -370,21 +370,7 @@ pub fn is_authority(authority: &[u8]) -> bool {
 }
 
 /// Bytes of a host that is no address in brackets (RFC 3986 3.2.2).
-static HOST: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let marks = b"-._~!$&'()*+,;=%";
-    let mut i = 0;
-    while i < marks.len() {
-        table[marks[i] as usize] = true;
-        i += 1;
-    }
-    table
-};
+static HOST: [bool; 256] = alphanumerics_and(b"-._~!$&'()*+,;=%");
 
 /// Authority-form (RFC 9112 3.2.3): host and a port, both needed.
 fn is_host_and_port(target: &[u8]) -> bool {
