@@ -5,6 +5,7 @@
 
 pub mod decode;
 pub mod folder;
+pub mod json;
 mod mesh_config;
 pub mod object;
 pub mod watch;
