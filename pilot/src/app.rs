@@ -1,8 +1,9 @@
 //! From settings to a running control plane, and down again.
 //!
-//! Start: bind both ports (a port in use is found before anything else happens), read the folder once, then serve. So the first
-//! client already meets the whole mesh. End: streams are told that we go, then the tasks stop.
+//! Start: bind the ports (a port in use is found before anything else happens), read the source once, then serve xDS. So the first
+//! client already meets the whole mesh; until then /ready says what is awaited. End: streams are told that we go, then the tasks stop.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
+use osier_core::readiness::Readiness;
 use osier_proto::transport;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -20,15 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::debug::{self, ConfigView, Pages};
+use crate::kubernetes::{self, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
-use crate::model::DEFAULT_CLUSTER_DOMAIN;
 use crate::push::PushRequest;
 use crate::push::debounce::{self, Debounced, Timing};
 use crate::push::fanout::Fanout;
 use crate::settings::Settings;
 use crate::snapshot::Change;
 use crate::source::folder::Folder;
-use crate::source::watch::{self, Follower};
+use crate::source::kubernetes::{self as api_server, Scope};
+use crate::source::watch;
 use crate::store::State;
 use crate::store::writer::{Feed, Outputs, Parts, Published, Status, Writer};
 use crate::xds::cache::Cache;
@@ -62,6 +65,9 @@ pub enum AppError {
         #[source]
         source: std::io::Error,
     },
+    /// Nothing says how to reach an API server.
+    #[error(transparent)]
+    ApiServer(#[from] ClientError),
     /// A server ended by itself.
     #[error("the {purpose} server ended: {reason}")]
     Server {
@@ -72,9 +78,23 @@ pub enum AppError {
     },
 }
 
-/// A control plane whose ports are bound and whose folder was read.
+/// Where resources come from.
+enum Source {
+    Folder(PathBuf),
+    ApiServer(kube::Client),
+}
+
+/// What follows a source; ends when dropped.
+#[allow(dead_code, reason = "held for their end")]
+enum Follower {
+    Folder(watch::Follower),
+    ApiServer(api_server::Follower),
+}
+
+/// A control plane whose ports are bound.
 pub struct Pilot {
     settings: Settings,
+    source: Source,
     xds: TcpListener,
     monitoring: TcpListener,
 }
@@ -85,18 +105,25 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
 }
 
 impl Pilot {
-    /// Binds the ports and looks at the folder. Nothing is served yet.
+    /// Binds the ports and looks at the source. Nothing is served yet.
     pub async fn bind(settings: Settings) -> Result<Self, AppError> {
-        let folder = &settings.source;
+        let source = match &settings.source {
+            Some(folder) => Self::folder(folder).await?,
+            None => Source::ApiServer(kubernetes::client(&settings.cluster).await?),
+        };
+        let xds = listen(settings.xds_address, "xDS", "--xds-address").await?;
+        let monitoring = listen(settings.monitoring_address, "monitoring", "--monitoring-address").await?;
+        Ok(Self { settings, source, xds, monitoring })
+    }
+
+    async fn folder(folder: &PathBuf) -> Result<Source, AppError> {
         let metadata = tokio::fs::metadata(folder).await;
         let is_folder = metadata.and_then(|m| match m.is_dir() {
             true => Ok(()),
             false => Err(std::io::Error::from(std::io::ErrorKind::NotADirectory)),
         });
         is_folder.map_err(|source| AppError::Source { folder: folder.clone(), source })?;
-        let xds = listen(settings.xds_address, "xDS", "--xds-address").await?;
-        let monitoring = listen(settings.monitoring_address, "monitoring", "--monitoring-address").await?;
-        Ok(Self { settings, xds, monitoring })
+        Ok(Source::Folder(folder.clone()))
     }
 
     /// Where xDS is served.
@@ -113,7 +140,8 @@ impl Pilot {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         let (xds_address, monitoring_address) = (self.xds_address(), self.monitoring_address());
         let metrics = Arc::new(Metrics::new());
-        let Parts { writer, feed, registrations, outputs } = Writer::new(DEFAULT_CLUSTER_DOMAIN.into());
+        let Parts { writer, feed, registrations, outputs } =
+            Writer::new(self.settings.cluster.cluster_domain.as_str().into());
         let Outputs { snapshot, changes, status } = outputs;
         let fanout = Fanout::new(metrics.clone());
         let shared = Arc::new(Shared {
@@ -126,6 +154,10 @@ impl Pilot {
             shutdown: shutdown.clone(),
         });
         let mut tasks = JoinSet::new();
+        let writer = match &self.source {
+            Source::Folder(_) => writer,
+            Source::ApiServer(_) => writer.wait_for_pods(),
+        };
         tasks.spawn(writer.run());
         tasks.spawn(push(
             changes,
@@ -133,14 +165,21 @@ impl Pilot {
             Timing::new(self.settings.debounce_after, self.settings.debounce_max),
         ));
         tasks.spawn(count_reports(status.clone(), metrics.clone()));
-        let _follower = self.read(feed).await?;
-        // The first push would wait for quiet; the first client should not.
-        fanout.publish(PushRequest::new(snapshot.borrow().clone(), Change::everything()));
-        tracing::info!(xds = %xds_address, monitoring = %monitoring_address, source = %self.settings.source.display(), "ready");
-
-        let pages = Pages { metrics, shared: shared.clone(), config: Arc::new(Config { status }) };
+        let readiness = Readiness::default();
+        let reading = readiness.wait_for("configuration");
+        let pages = Pages { metrics, shared: shared.clone(), config: Arc::new(Config { status }), readiness };
         let monitoring = axum::serve(self.monitoring, debug::router(pages))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let monitoring = tokio::spawn(async move { monitoring.await });
+        let _follower = tokio::select! {
+            follower = read(&self.source, &self.settings, feed) => follower?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        // The first push would wait for quiet; the first client should not.
+        fanout.publish(PushRequest::new(snapshot.borrow().clone(), Change::everything()));
+        drop(reading);
+        tracing::info!(xds = %xds_address, monitoring = %monitoring_address, source = %self.source, "ready");
+
         let incoming = patient(TcpIncoming::from(self.xds).with_nodelay(Some(true)));
         let service = transport::service(Discovery(shared));
         let xds = transport::server()
@@ -148,20 +187,44 @@ impl Pilot {
             .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
         let ended = |purpose| move |reason: String| AppError::Server { purpose, reason };
         tokio::try_join!(async { xds.await.map_err(|e| ended("xDS")(e.to_string())) }, async {
-            monitoring.await.map_err(|e| ended("monitoring")(e.to_string()))
+            let served = monitoring.await.map_err(io::Error::other).flatten();
+            served.map_err(|e| ended("monitoring")(e.to_string()))
         },)?;
         tasks.shutdown().await;
         Ok(())
     }
+}
 
-    /// Reads the folder once and then follows it.
-    async fn read(&self, feed: Feed) -> Result<Follower, AppError> {
-        let failed = |source| AppError::Source { folder: self.settings.source.clone(), source };
-        let mut folder = Folder::new(&self.settings.source, DEFAULT_CLUSTER_DOMAIN.into());
-        let scanning = tokio::task::spawn_blocking(move || folder.scan().map(|scan| (folder, scan)));
-        let (folder, scan) = scanning.await.map_err(std::io::Error::other).flatten().map_err(failed)?;
-        feed.send_and_wait(scan.updates, scan.reports).await;
-        Follower::start(folder, feed, watch::Timing::default()).map_err(failed)
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => folder.display().fmt(f),
+            Self::ApiServer(_) => f.write_str("API server"),
+        }
+    }
+}
+
+/// Reads the source once, and follows it from then on.
+async fn read(source: &Source, settings: &Settings, feed: Feed) -> Result<Follower, AppError> {
+    let cluster_domain: Arc<str> = settings.cluster.cluster_domain.as_str().into();
+    match source {
+        Source::Folder(path) => {
+            let failed = |source| AppError::Source { folder: path.clone(), source };
+            let mut folder = Folder::new(path, cluster_domain);
+            let scanning = tokio::task::spawn_blocking(move || folder.scan().map(|scan| (folder, scan)));
+            let (folder, scan) = scanning.await.map_err(io::Error::other).flatten().map_err(failed)?;
+            feed.send_and_wait(scan.updates, scan.reports).await;
+            let follower = watch::Follower::start(folder, feed, watch::Timing::default());
+            follower.map(Follower::Folder).map_err(failed)
+        }
+        Source::ApiServer(client) => {
+            let scope = Scope {
+                namespace: settings.cluster.namespace.clone(),
+                revision: settings.cluster.revision.clone(),
+                cluster_domain,
+            };
+            Ok(Follower::ApiServer(api_server::follow(client.clone(), scope, feed).await))
+        }
     }
 }
 

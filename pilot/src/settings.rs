@@ -6,15 +6,22 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser};
 
-/// The control plane of Osier: reads Kubernetes and Istio YAML from a folder and serves it to proxies as xDS v3.
+use crate::model::DEFAULT_CLUSTER_DOMAIN;
+
+/// The control plane of Osier: reads Kubernetes and Istio resources from an API server or a folder and serves them to proxies as
+/// xDS v3.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "osier-pilot", version, after_help = EXAMPLES)]
 pub struct Settings {
-    /// Folder of YAML to read; it is watched and read again when a file changes.
+    /// Folder of YAML to read instead of an API server; it is watched and read again when a file changes.
     #[arg(long, env = "OSIER_PILOT_SOURCE", value_name = "DIR")]
-    pub source: PathBuf,
+    pub source: Option<PathBuf>,
+
+    /// The cluster that it belongs to.
+    #[command(flatten)]
+    pub cluster: Cluster,
 
     /// Address to serve xDS (gRPC, plaintext) on.
     #[arg(long, env = "OSIER_PILOT_XDS_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:15010")]
@@ -50,8 +57,46 @@ pub struct Settings {
     pub log: String,
 }
 
+/// Where the API server is, and as what the control plane lives in its cluster. Without a folder these say what is read.
+#[derive(Args, Debug, Clone)]
+pub struct Cluster {
+    /// File that says how to reach the API server. [default: what the pod gives, else as kubectl]
+    #[arg(long, env = "OSIER_PILOT_KUBECONFIG", value_name = "FILE", conflicts_with = "source")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig.
+    #[arg(long, env = "OSIER_PILOT_CONTEXT", value_name = "NAME", conflicts_with = "source")]
+    pub context: Option<String>,
+
+    /// Namespace of the control plane, where its mesh configuration and its secrets are.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE", default_value = "osier-system")]
+    pub namespace: String,
+
+    /// Revision of the control plane: configuration that is labelled `istio.io/rev` for another one is left alone.
+    #[arg(long, env = "REVISION", value_name = "NAME", default_value = "default")]
+    pub revision: String,
+
+    /// Domain under which Services live.
+    #[arg(long, env = "DOMAIN_SUFFIX", value_name = "DOMAIN", default_value = DEFAULT_CLUSTER_DOMAIN)]
+    pub cluster_domain: String,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            kubeconfig: None,
+            context: None,
+            namespace: "osier-system".into(),
+            revision: "default".into(),
+            cluster_domain: DEFAULT_CLUSTER_DOMAIN.into(),
+        }
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
+  osier-pilot
+  osier-pilot --kubeconfig ~/.kube/config
   osier-pilot --source ./mesh
   osier-pilot --source ./mesh --xds-address 0.0.0.0:15010 --monitoring-address 0.0.0.0:15014
   OSIER_PILOT_SOURCE=./mesh osier-pilot
@@ -63,7 +108,8 @@ impl Settings {
     pub fn embedded(source: PathBuf) -> Self {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
-            source,
+            source: Some(source),
+            cluster: Cluster::default(),
             xds_address: free,
             monitoring_address: free,
             state_file: None,

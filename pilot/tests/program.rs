@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_osier-pilot"));
-    command.args(args).stdin(Stdio::null());
+    // A kubeconfig of whoever runs the tests is nobody's business here.
+    command.args(args).stdin(Stdio::null()).env_remove("KUBECONFIG").env("HOME", "/nonexistent");
     command
 }
 
@@ -26,7 +27,7 @@ fn output(args: &[&str]) -> Output {
 
 #[test]
 fn wrong_usage_is_2_and_names_the_argument() {
-    for args in [&["--sources", "x"][..], &[], &["--source", "x", "--xds-address", "nowhere"]] {
+    for args in [&["--sources", "x"][..], &["--source", "x", "--kubeconfig", "y"], &["--source", "x", "--xds-address", "nowhere"]] {
         let out = output(args);
         assert_eq!(out.status.code(), Some(2), "{args:?}");
         let text = String::from_utf8_lossy(&out.stderr).to_string();
@@ -43,6 +44,8 @@ fn failures_are_1_with_one_sentence() {
     let address = taken.local_addr().unwrap().to_string();
     let cases = [
         (vec!["--source", missing.to_str().unwrap()], "cannot read the folder"),
+        (vec![], "name a folder with --source"),
+        (vec!["--kubeconfig", missing.to_str().unwrap()], "missing can't be used"),
         (vec!["--source", source, "--xds-address", &address], "(choose another with --xds-address)"),
         (
             vec!["--source", source, "--xds-address", "127.0.0.1:0", "--monitoring-address", &address],

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use osier_core::readiness::Readiness;
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
@@ -25,6 +26,8 @@ pub struct Pages {
     pub shared: Arc<Shared>,
     /// What was read and what was refused.
     pub config: Arc<dyn ConfigView>,
+    /// What is awaited before anything is served.
+    pub readiness: Readiness,
 }
 
 /// Where the page about configuration gets its content from.
@@ -58,9 +61,12 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], pages.metrics.render()).into_response()
 }
 
-/// Nothing is served before the source was read, so who can ask finds us ready.
-async fn ready() -> &'static str {
-    "ready\n"
+/// xDS is served once the source was read.
+async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
+    match pages.readiness.awaited().as_slice() {
+        [] => (StatusCode::OK, "ready\n".to_owned()),
+        awaited => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", awaited.join(", "))),
+    }
 }
 
 async fn syncz(State(pages): State<Pages>) -> Json<Value> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::export::ExportTo;
 use super::policy::TcpKeepalive;
 use super::route::RetryPolicy;
+use super::selector::LabelSelector;
 
 /// Mesh-wide configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct MeshConfig {
     pub upgrade: UpgradePolicy,
     /// TCP keepalive where no DestinationRule sets it.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Namespaces that count; all of them where this is empty.
+    pub discovery_selectors: Arc<[LabelSelector]>,
     /// Time between DNS look-ups where an answer has no TTL or fails.
     pub dns_refresh: Duration,
 }
@@ -65,6 +68,7 @@ impl Default for MeshConfig {
             path_normalization: PathNormalization::Base,
             upgrade: UpgradePolicy::Keep,
             tcp_keepalive: None,
+            discovery_selectors: Arc::default(),
             dns_refresh: Duration::from_secs(60),
         }
     }

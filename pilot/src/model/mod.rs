@@ -10,6 +10,7 @@ mod policy;
 mod resource;
 mod route;
 mod security;
+mod selector;
 mod service;
 mod view;
 mod workload;
@@ -31,6 +32,7 @@ pub use route::{
     WeightedL4,
 };
 pub use security::{Coverage, Demand, MutualTls, Refusal, SecurityPolicy};
+pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{
     Location, Protocol, Service, ServiceKey, ServiceKind, ServicePort, ServiceSource, TargetPort,
 };

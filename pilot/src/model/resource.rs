@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Kind {
     /// Kubernetes Namespace.
     Namespace,
+    /// Kubernetes Node.
+    Node,
     /// Kubernetes Service.
     Service,
     /// Kubernetes EndpointSlice.

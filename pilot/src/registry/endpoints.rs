@@ -59,6 +59,9 @@ impl Registry {
                 let pod = endpoint.pod.as_ref().and_then(|(namespace, name)| {
                     self.workloads.get(&ResourceKey::new(Kind::Pod, namespace.clone(), name.clone()))
                 });
+                if pod.is_none() && endpoint.pod.is_some() && self.waits_for_pods {
+                    continue;
+                }
                 for ip in &endpoint.addresses {
                     let address = Address::Ip(*ip);
                     let mut made = match pod {
@@ -69,11 +72,15 @@ impl Registry {
                     if made.health != Health::Draining {
                         made.health = endpoint.health;
                     }
-                    if made.locality == Locality::default() {
-                        made.locality = endpoint.locality.clone();
-                    }
                     if made.node.is_empty() {
                         made.node = endpoint.node.clone();
+                    }
+                    // A Pod's label says most, then its Node's labels; the slice knows the zone alone.
+                    let of_node = || self.nodes.get(&made.node).cloned().unwrap_or_default();
+                    for known in [of_node(), endpoint.locality.clone()] {
+                        if made.locality == Locality::default() {
+                            made.locality = known;
+                        }
                     }
                     found.entry((address, *number)).or_insert(made);
                 }

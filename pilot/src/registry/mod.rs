@@ -4,8 +4,8 @@
 //! Same content: no effect. Pure: no I/O, no clock.
 //!
 //! Endpoints come from EndpointSlices; where a Service has none, from Pods that its selector matches; in both cases from
-//! WorkloadEntries too. ServiceEntries bring their own, or select workloads. A slice's Pod that isn't there is not waited for:
-//! a folder is read whole, so such an endpoint simply has no labels.
+//! WorkloadEntries too. ServiceEntries bring their own, or select workloads. A slice's Pod that isn't there is waited for only where
+//! [`Registry::wait_for_pods`] says that it will come; a folder is read whole, so such an endpoint simply has no labels.
 
 mod endpoints;
 mod index;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use osier_core::host::Host;
 
-use crate::model::{Kind, ResourceKey, Service, ServiceKey, ServiceSource, Workload};
+use crate::model::{Kind, Locality, ResourceKey, Service, ServiceKey, ServiceSource, Workload};
 use crate::snapshot::ServiceEndpoints;
 use crate::store::check::kubernetes::{Slice, SliceEndpoint};
 use crate::store::check::service_entry::Entry;
@@ -33,6 +33,8 @@ pub enum Event {
     Slice(ResourceKey, Option<Slice>),
     /// A Pod or WorkloadEntry.
     Workload(ResourceKey, Option<Arc<Workload>>),
+    /// Where the pods of a Node are, by its name.
+    Node(Arc<str>, Option<Locality>),
 }
 
 /// What followed from some events.
@@ -56,6 +58,8 @@ pub struct Registry {
     entries: BTreeMap<ResourceKey, Arc<Entry>>,
     slices: BTreeMap<ResourceKey, Slice>,
     workloads: BTreeMap<ResourceKey, Arc<Workload>>,
+    /// Where Nodes are.
+    nodes: HashMap<Arc<str>, Locality>,
     /// Who defines a host, in order of precedence.
     definitions: HashMap<ServiceKey, Vec<Definition>>,
     /// Slices of a Service.
@@ -68,6 +72,7 @@ pub struct Registry {
     selecting: LabelIndex<ServiceKey>,
     /// What was last worked out.
     endpoints: HashMap<ServiceKey, Arc<ServiceEndpoints>>,
+    waits_for_pods: bool,
     dirty: Dirty,
 }
 
@@ -95,14 +100,22 @@ impl Registry {
             entries: BTreeMap::new(),
             slices: BTreeMap::new(),
             workloads: BTreeMap::new(),
+            nodes: HashMap::new(),
             definitions: HashMap::new(),
             slices_of: HashMap::new(),
             slices_with: HashMap::new(),
             by_label: LabelIndex::default(),
             selecting: LabelIndex::default(),
             endpoints: HashMap::new(),
+            waits_for_pods: false,
             dirty: Dirty::default(),
         }
+    }
+
+    /// Endpoints whose Pod is not known are held back until it is: an API server tells of both, in any order, and without the Pod
+    /// nobody knows the endpoint's labels and identity.
+    pub fn wait_for_pods(&mut self) {
+        self.waits_for_pods = true;
     }
 
     /// Takes one change. What follows is worked out by [`Registry::settle`].
@@ -112,6 +125,7 @@ impl Registry {
             Event::Entry(key, entry) => self.apply_entry(key, entry.map(Arc::new)),
             Event::Slice(key, slice) => self.apply_slice(key, slice),
             Event::Workload(key, workload) => self.apply_workload(key, workload),
+            Event::Node(name, locality) => self.apply_node(name, locality),
         }
     }
 
@@ -278,6 +292,17 @@ impl Registry {
         }
         if let Some(services) = self.slices_with.get(&key) {
             self.dirty.endpoints.extend(services.iter().cloned());
+        }
+    }
+
+    /// Nodes seldom move, so everything is looked at again when one does.
+    fn apply_node(&mut self, name: Arc<str>, locality: Option<Locality>) {
+        let old = match locality.clone() {
+            Some(new) => self.nodes.insert(name, new),
+            None => self.nodes.remove(&name),
+        };
+        if old.unwrap_or_default() != locality.unwrap_or_default() {
+            self.dirty.endpoints.extend(self.definitions.keys().cloned());
         }
     }
 

@@ -23,7 +23,7 @@ fn events(yaml: &str) -> Vec<Event> {
     let mut ages = NoAges;
     let domain = Arc::from("cluster.local");
     let mut reader = crate::source::object::Reader {
-        file: Arc::new("t.yaml".into()),
+        file: Some(Arc::new("t.yaml".into())),
         cluster_domain: &domain,
         ages: &mut ages,
     };
@@ -34,6 +34,7 @@ fn events(yaml: &str) -> Vec<Event> {
             Outcome::Applied(Resource::Service(s)) => Event::Service(key, Some(s)),
             Outcome::Applied(Resource::Entry(e)) => Event::Entry(key, Some(e)),
             Outcome::Applied(Resource::Slice(s)) => Event::Slice(key, Some(s)),
+            Outcome::Applied(Resource::Node(l)) => Event::Node(key.name, Some(l)),
             Outcome::Applied(Resource::Workload(w)) => Event::Workload(key, Some(Arc::new(*w))),
             other => panic!("{other:?} {:?}", d.reports),
         }
@@ -47,6 +48,7 @@ fn deleted(event: &Event) -> Event {
         Event::Entry(key, _) => Event::Entry(key.clone(), None),
         Event::Slice(key, _) => Event::Slice(key.clone(), None),
         Event::Workload(key, _) => Event::Workload(key.clone(), None),
+        Event::Node(name, _) => Event::Node(name.clone(), None),
     }
 }
 
@@ -144,6 +146,43 @@ fn slices_win_over_selected_pods_and_get_labels_from_them() {
     assert_eq!(f.endpoints(web, 80).len(), 2, "the other slice still says so");
     f.delete(&slice("s2", ""));
     assert_eq!(f.endpoints(web, 80), ["10.0.0.1:8080 draining", "10.0.0.2:8080"], "back to the selector");
+}
+
+#[test]
+fn an_endpoint_waits_for_its_pod_where_it_will_come() {
+    let mut f = Fixture::new();
+    f.registry.wait_for_pods();
+    let web = "web.default.svc.cluster.local";
+    f.apply(
+        &[
+            WEB,
+            &slice("s1", "{addresses: [10.0.0.1], targetRef: {kind: Pod, name: a}}, {addresses: [10.0.0.9]}"),
+        ]
+        .join("\n---\n"),
+    );
+    assert_eq!(f.endpoints(web, 80), ["10.0.0.9:8080"], "what has no Pod is not held back");
+    f.apply(&pod("a", "10.0.0.1", "app: web"));
+    assert_eq!(f.endpoints(web, 80), ["10.0.0.1:8080", "10.0.0.9:8080"]);
+}
+
+#[test]
+fn a_node_says_where_its_pods_are() {
+    let mut f = Fixture::new();
+    let web = "web.default.svc.cluster.local";
+    f.apply(&[WEB, &slice("s1", "{addresses: [10.0.0.9], nodeName: n1, zone: of-slice}")].join("\n---\n"));
+    let key = ServiceKey { host: Host::new(web), namespace: "default".into() };
+    let locality = |f: &Fixture| {
+        let locality = f.registry.endpoints[&key].port(80).unwrap()[0].locality.clone();
+        format!("{}/{}/{}", locality.region, locality.zone, locality.subzone)
+    };
+    assert_eq!(locality(&f), "/of-slice/");
+    let node = "apiVersion: v1\nkind: Node\nmetadata:\n  name: n1\n  labels:\n    topology.kubernetes.io/region: r1\n    \
+        topology.kubernetes.io/zone: z1\n    topology.istio.io/subzone: s1";
+    f.apply(node);
+    assert_eq!(locality(&f), "r1/z1/s1");
+    assert_eq!(f.apply(node), Effects::default());
+    f.delete(node);
+    assert_eq!(locality(&f), "/of-slice/");
 }
 
 #[test]

@@ -15,8 +15,10 @@ use std::time::{Duration, SystemTime};
 use hashbrown::{HashMap, HashSet};
 
 use super::object::{Document, FirstSeen, Reader};
+use super::selection::Selection;
 use super::yaml;
 use crate::model::{Coverage, Report, ResourceKey, SecurityPolicy, Severity};
+use crate::store::check::Resource;
 use crate::store::writer::now;
 use crate::store::{Outcome, Update};
 
@@ -179,7 +181,7 @@ impl Folder {
             Err(error) => return file.fail(path, error.line, format!("is no YAML: {}", error.message)),
         };
         let mut reader =
-            Reader { file: path.clone(), cluster_domain: &self.cluster_domain, ages: &mut self.ages };
+            Reader { file: Some(path.clone()), cluster_domain: &self.cluster_domain, ages: &mut self.ages };
         file.failure = None;
         file.documents = nodes.into_iter().flat_map(|node| reader.read(node)).map(Arc::new).collect();
         true
@@ -188,6 +190,7 @@ impl Folder {
     /// Which document holds for each resource, and what differs from before.
     fn settle(&mut self, scan: &mut Scan) {
         let mut next: BTreeMap<ResourceKey, Arc<Document>> = BTreeMap::new();
+        let selection = self.selection();
         for file in self.files.values() {
             scan.reports.extend(file.failure.clone());
             for document in &file.documents {
@@ -195,6 +198,9 @@ impl Folder {
                     scan.reports.extend(document.reports.iter().cloned());
                     continue;
                 };
+                if !key.namespace.is_empty() && !selection.counts(&key.namespace) {
+                    continue;
+                }
                 match next.get(key) {
                     Some(first) => {
                         scan.reports.push(duplicate(key, document, first));
@@ -228,6 +234,27 @@ impl Folder {
             }
         }
         self.current = next;
+    }
+}
+
+impl Folder {
+    /// Which namespaces count: the first mesh configuration says it, over the labels of the Namespaces that are written.
+    fn selection(&self) -> Selection {
+        let mut selection = Selection::default();
+        let documents = || self.files.values().flat_map(|file| &file.documents);
+        let mesh = documents().find_map(|document| match &document.outcome {
+            Outcome::Applied(Resource::Mesh(mesh)) => Some(mesh),
+            _ => None,
+        });
+        selection.select(mesh.map(|mesh| mesh.discovery_selectors.clone()).unwrap_or_default());
+        for document in documents() {
+            if let (Some(key), Outcome::Applied(Resource::Namespace(labels))) =
+                (&document.key, &document.outcome)
+            {
+                selection.label(&key.name, Some(labels.clone()));
+            }
+        }
+        selection
     }
 }
 

@@ -53,8 +53,8 @@ pub trait FirstSeen {
 
 /// Reads documents of one file.
 pub struct Reader<'a> {
-    /// File, relative to the folder.
-    pub file: Arc<PathBuf>,
+    /// File, relative to the folder; `None` where an API server says it.
+    pub file: Option<Arc<PathBuf>>,
     /// Domain of Kubernetes services.
     pub cluster_domain: &'a Arc<str>,
     /// Ages of what has none.
@@ -103,7 +103,8 @@ impl Reader<'_> {
         vec![self.read_one(Arc::new(node))]
     }
 
-    fn read_one(&mut self, node: Arc<Node>) -> Document {
+    /// Reads a document that is no list.
+    pub fn read_one(&mut self, node: Arc<Node>) -> Document {
         let header = match header(&node) {
             Ok(header) => header,
             Err(error) => {
@@ -136,7 +137,7 @@ impl Reader<'_> {
 
     fn of_kind(&mut self, kind: Kind, header: &Header, node: Arc<Node>) -> Document {
         let key = match kind {
-            Kind::Namespace => ResourceKey::new(kind, "", header.name.clone()),
+            Kind::Namespace | Kind::Node => ResourceKey::new(kind, "", header.name.clone()),
             // there is one mesh, wherever its ConfigMap lives
             Kind::MeshConfig => ResourceKey::new(kind, "", header.name.clone()),
             _ => ResourceKey::new(kind, header.namespace.clone(), header.name.clone()),
@@ -179,7 +180,7 @@ impl Reader<'_> {
         let reports = problems.into_iter().map(report).collect();
         // references to nothing are found later; only these have any, so only they keep their nodes
         let keeps_lines = kind == Kind::VirtualService;
-        let origin = Origin { file: Some(self.file.clone()), line: header.line };
+        let origin = Origin { file: self.file.clone(), line: header.line };
         let lines = keeps_lines.then(|| Arc::new(move |field: &str| node.line_of(field)) as Arc<LineOf>);
         Document { key: Some(key), outcome, place: Place { origin, lines }, reports }
     }
@@ -243,7 +244,7 @@ impl Reader<'_> {
         message: String,
         severity: Severity,
     ) -> Document {
-        let origin = Origin { file: Some(self.file.clone()), line: header.line };
+        let origin = Origin { file: self.file.clone(), line: header.line };
         Document {
             key: None,
             outcome: Outcome::Unused,
@@ -261,7 +262,7 @@ impl Reader<'_> {
         severity: Severity,
     ) -> Report {
         Report {
-            file: Some(self.file.clone()),
+            file: self.file.clone(),
             line,
             kind: header.kind.clone(),
             namespace: header.namespace.clone(),
@@ -334,6 +335,7 @@ fn served(header: &Header, node: &Node) -> Result<(), DecodeError> {
 fn kind_of(header: &Header) -> Option<Kind> {
     Some(match (header.group.as_str(), &*header.kind) {
         ("", "Namespace") => Kind::Namespace,
+        ("", "Node") => Kind::Node,
         ("", "Service") => Kind::Service,
         ("", "Pod") => Kind::Pod,
         ("", "ConfigMap") if &*header.name == "istio" => Kind::MeshConfig,
@@ -392,6 +394,11 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
         Kind::Namespace => {
             let object: kubernetes::Namespace = decode(node)?;
             Verdict { resource: Some(Resource::Namespace(object.metadata.labels.into())), problems: vec![] }
+        }
+        Kind::Node => {
+            let object: kubernetes::Node = decode(node)?;
+            let locality = check::kubernetes::node_locality(&object.metadata.labels.into());
+            Verdict { resource: Some(Resource::Node(locality)), problems: vec![] }
         }
         Kind::Service => check::kubernetes::check_service(context, &decode(node)?)
             .into_verdict(|s| Some(Resource::Service(Box::new(s)))),

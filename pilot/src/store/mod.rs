@@ -174,6 +174,11 @@ impl Store {
         }
     }
 
+    /// See [`Registry::wait_for_pods`].
+    pub fn wait_for_pods(&mut self) {
+        self.registry.wait_for_pods();
+    }
+
     /// The mesh as it is now.
     pub fn snapshot(&self) -> &Arc<MeshSnapshot> {
         &self.snapshot
@@ -250,6 +255,7 @@ impl Store {
         match resource {
             // no rule looks at a Namespace's labels yet
             Resource::Namespace(_) => {}
+            Resource::Node(locality) => self.registry.apply(Event::Node(key.name, Some(locality))),
             Resource::Service(service) => self.registry.apply(Event::Service(key, Some(service))),
             Resource::Entry(entry) => self.registry.apply(Event::Entry(key, Some(entry))),
             Resource::Slice(slice) => self.registry.apply(Event::Slice(key, Some(slice))),
@@ -283,6 +289,7 @@ impl Store {
         let key = key.clone();
         match key.kind {
             Kind::Namespace | Kind::Unsupported => {}
+            Kind::Node => self.registry.apply(Event::Node(key.name, None)),
             Kind::Service => self.registry.apply(Event::Service(key, None)),
             Kind::ServiceEntry => self.registry.apply(Event::Entry(key, None)),
             Kind::EndpointSlice => self.registry.apply(Event::Slice(key, None)),

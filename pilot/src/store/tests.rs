@@ -21,7 +21,7 @@ impl FirstSeen for NoAges {
 fn updates(yaml: &str) -> Vec<Update> {
     let domain = Arc::from("cluster.local");
     let mut reader =
-        Reader { file: Arc::new("mesh.yaml".into()), cluster_domain: &domain, ages: &mut NoAges };
+        Reader { file: Some(Arc::new("mesh.yaml".into())), cluster_domain: &domain, ages: &mut NoAges };
     let documents = parse(yaml).unwrap().into_iter().flat_map(|node| reader.read(node));
     let known = documents.filter_map(|d| Some(Update { key: d.key?, outcome: d.outcome, place: d.place }));
     known.collect()

@@ -136,6 +136,12 @@ impl Writer {
         }
     }
 
+    /// See [`crate::registry::Registry::wait_for_pods`].
+    pub fn wait_for_pods(mut self) -> Self {
+        self.store.wait_for_pods();
+        self
+    }
+
     /// Runs until every feeding handle is gone.
     pub async fn run(mut self) {
         let mut waiting = Vec::new();

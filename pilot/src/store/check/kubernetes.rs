@@ -268,6 +268,16 @@ pub fn check_pod(context: &Context, pod: &schema::Pod) -> Checked<Option<Workloa
     check.finish(Some(workload))
 }
 
+/// Region, zone and subzone that a Node's labels say.
+pub fn node_locality(labels: &Labels) -> Locality {
+    let first = |names: &[&str]| names.iter().find_map(|name| labels.get(name)).unwrap_or_default().into();
+    Locality {
+        region: first(&["topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"]),
+        zone: first(&["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"]),
+        subzone: first(&["topology.istio.io/subzone"]),
+    }
+}
+
 /// Ready, unless the Pod says otherwise; files written by hand often say nothing.
 fn pod_health(pod: &schema::Pod) -> Health {
     if pod.metadata.deletion_timestamp.is_some() || pod.metadata.labels.contains_key("istio.io/draining") {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{Check, Checked, Context, Path};
 use crate::model::{
-    AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, UpgradePolicy,
+    AccessLogEncoding, InboundTraffic, LabelSelector, MeshConfig, Operator, OutboundTraffic,
+    PathNormalization, Requirement, UpgradePolicy,
 };
 use crate::store::schema::destination_rule::H2UpgradePolicy;
 use crate::store::schema::mesh as schema;
@@ -88,9 +89,47 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
             .tcp_keepalive
             .as_ref()
             .map(|k| check.tcp_keepalive(root.field("tcpKeepalive"), k)),
+        discovery_selectors: check
+            .label_selectors(root.field("discoverySelectors"), &spec.discovery_selectors),
         dns_refresh: check.duration(refresh, spec.dns_refresh_rate.as_ref()).unwrap_or(default.dns_refresh),
     };
     check.finish(mesh)
+}
+
+impl Check<'_> {
+    fn label_selectors(&mut self, at: Path<'_>, selectors: &[schema::LabelSelector]) -> Arc<[LabelSelector]> {
+        let mut checked = Vec::with_capacity(selectors.len());
+        for (index, selector) in selectors.iter().enumerate() {
+            let at = at.index(index);
+            let equal = |(key, value): (&String, &String)| Requirement {
+                key: key.as_str().into(),
+                operator: Operator::In,
+                values: vec![value.as_str().into()],
+            };
+            let mut requirements: Vec<Requirement> = selector.match_labels.iter().map(equal).collect();
+            for (index, written) in selector.match_expressions.iter().enumerate() {
+                let here = at.field("matchExpressions");
+                let here = here.index(index);
+                let wants_values = matches!(written.operator, schema::Operator::In | schema::Operator::NotIn);
+                if wants_values == written.values.is_empty() {
+                    let wanted = if wants_values { "needs values" } else { "takes no values" };
+                    self.error(here.field("values"), format!("{:?} {wanted}", written.operator));
+                }
+                requirements.push(Requirement {
+                    key: written.key.as_str().into(),
+                    operator: match written.operator {
+                        schema::Operator::In => Operator::In,
+                        schema::Operator::NotIn => Operator::NotIn,
+                        schema::Operator::Exists => Operator::Exists,
+                        schema::Operator::DoesNotExist => Operator::DoesNotExist,
+                    },
+                    values: written.values.iter().map(|value| value.as_str().into()).collect(),
+                });
+            }
+            checked.push(LabelSelector { requirements });
+        }
+        checked.into()
+    }
 }
 
 fn some_text(text: &str) -> Option<Arc<str>> {

@@ -374,6 +374,8 @@ impl<'c> Check<'c> {
 pub enum Resource {
     /// A Namespace.
     Namespace(Labels),
+    /// Where the pods of a Node are.
+    Node(crate::model::Locality),
     /// A Service.
     Service(Box<crate::model::Service>),
     /// An EndpointSlice.

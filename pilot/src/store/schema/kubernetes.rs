@@ -6,6 +6,14 @@ use serde::{Deserialize, Deserializer};
 
 use super::Metadata;
 
+/// v1 Node.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Node {
+    pub metadata: Metadata,
+}
+
 /// v1 Service.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default)]
