@@ -1,10 +1,11 @@
-//! The project's own tasks: `cargo xtask test | licences | prune | bench | cluster`.
+//! The project's own tasks: `cargo xtask test | licences | prune | bench | gen | cluster`.
 //!
 //! Reading order: `suite` (what is tested and what each suite needs), `part` (how real parts are installed),
-//! `run` (running and counting), `cache` (what is kept outside the clone), `cluster` (a real Kubernetes on this machine).
+//! `run` (running and counting), `cache` (what is kept outside the clone), `cluster` (a real Kubernetes on this machine), `crd` (definitions of Istio's kinds).
 
 mod cache;
 mod cluster;
+mod crd;
 mod licence;
 mod part;
 mod run;
@@ -46,6 +47,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make files of the workspace anew that are made from something else.
+    Gen {
+        /// What to make.
+        #[arg(value_enum)]
+        what: Generated,
+    },
     /// Run a real single-node Kubernetes on this machine, for tests. Needs root.
     ///
     /// Example: cargo xtask cluster up && cargo xtask cluster kubectl get pods -A
@@ -53,6 +60,12 @@ enum Task {
         #[command(subcommand)]
         action: cluster::Action,
     },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Generated {
+    /// Definitions of Istio's kinds, for the Helm chart.
+    Crds,
 }
 
 fn main() -> ExitCode {
@@ -65,6 +78,7 @@ fn main() -> ExitCode {
         Task::Licences => licence::check(),
         Task::Prune => cache::prune().map(|()| true),
         Task::Bench { arguments } => run::bench(&arguments),
+        Task::Gen { what: Generated::Crds } => crd::generate().map(|()| true),
         Task::Cluster { action } => cluster::run(&action),
     };
     match outcome {
