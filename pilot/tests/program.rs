@@ -27,7 +27,11 @@ fn output(args: &[&str]) -> Output {
 
 #[test]
 fn wrong_usage_is_2_and_names_the_argument() {
-    for args in [&["--sources", "x"][..], &["--source", "x", "--kubeconfig", "y"], &["--source", "x", "--xds-address", "nowhere"]] {
+    for args in [
+        &["--sources", "x"][..],
+        &["--source", "x", "--kubeconfig", "y"],
+        &["--source", "x", "--xds-address", "nowhere"],
+    ] {
         let out = output(args);
         assert_eq!(out.status.code(), Some(2), "{args:?}");
         let text = String::from_utf8_lossy(&out.stderr).to_string();

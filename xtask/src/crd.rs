@@ -22,7 +22,8 @@ const FOLDER: &str = "deploy/charts/osier/crds";
 /// Writes all of them anew.
 pub fn generate() -> Result<()> {
     let source = download()?.join(SOURCE);
-    let text = std::fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    let text =
+        std::fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
     let folder = part::workspace().join(FOLDER);
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder)?;

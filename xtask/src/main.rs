@@ -1,11 +1,13 @@
-//! The project's own tasks: `cargo xtask test | licences | prune | bench | gen | cluster`.
+//! The project's own tasks: `cargo xtask test | licences | prune | bench | image | gen | cluster`.
 //!
 //! Reading order: `suite` (what is tested and what each suite needs), `part` (how real parts are installed),
-//! `run` (running and counting), `cache` (what is kept outside the clone), `cluster` (a real Kubernetes on this machine), `crd` (definitions of Istio's kinds).
+//! `run` (running and counting), `cache` (what is kept outside the clone), `cluster` (a real Kubernetes on this machine), `crd` (definitions of Istio's kinds),
+//! `image` (Osier's own, and how one is made).
 
 mod cache;
 mod cluster;
 mod crd;
+mod image;
 mod licence;
 mod part;
 mod run;
@@ -47,6 +49,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make the images osier/proxy and osier/pilot, as archives.
+    ///
+    /// Example: cargo xtask image --tag 0.1.0 --output images && docker load --input images/proxy.tar
+    Image(image::osier::Build),
     /// Make files of the workspace anew that are made from something else.
     Gen {
         /// What to make.
@@ -78,6 +84,7 @@ fn main() -> ExitCode {
         Task::Licences => licence::check(),
         Task::Prune => cache::prune().map(|()| true),
         Task::Bench { arguments } => run::bench(&arguments),
+        Task::Image(build) => image::osier::build(&build).map(|()| true),
         Task::Gen { what: Generated::Crds } => crd::generate().map(|()| true),
         Task::Cluster { action } => cluster::run(&action),
     };

@@ -74,7 +74,7 @@ pub fn bench(arguments: &[String]) -> Result<bool> {
 }
 
 /// Where cargo puts what it builds.
-fn target_folder() -> Result<PathBuf> {
+pub fn target_folder() -> Result<PathBuf> {
     let output = Command::new(cargo())
         .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
         .current_dir(part::workspace())
@@ -157,7 +157,8 @@ fn count_demo(line: &str) -> Count {
     }
 }
 
-fn cargo() -> String {
+/// The cargo that runs us.
+pub fn cargo() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
 }
 

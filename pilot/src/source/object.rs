@@ -371,6 +371,7 @@ const KINDS: &[&str] = &[
     "Sidecar",
     "TCPRoute",
     "TLSRoute",
+    "TrafficExtension",
     "Telemetry",
     "UDPRoute",
     "VirtualService",

@@ -1,17 +1,15 @@
 //! Images: made from folders, imported into containerd, never pulled.
-//!
-//! An archive as `docker save` writes it: one layer, a configuration, a manifest that names both.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::json;
 
 use super::place::Place;
 use super::program::Programs;
 use super::{machine, node};
+use crate::image::osier::{self, Build};
+use crate::image::{self, Recipe};
 
 /// The image of the process that holds a pod's namespaces. Its source doesn't change; if it does, so must the tag.
 pub const PAUSE: &str = "localhost/osier-cluster/pause:1";
@@ -20,8 +18,11 @@ pub const PAUSE: &str = "localhost/osier-cluster/pause:1";
 #[derive(Args)]
 pub struct Load {
     /// An archive of images; or the name of an image to make, when a folder follows.
-    #[arg(value_name = "FILE.tar|NAME")]
-    what: String,
+    #[arg(value_name = "FILE.tar|NAME", required_unless_present = "osier")]
+    what: Option<String>,
+    /// Build Osier's own images with this profile and import them.
+    #[arg(long, value_name = "PROFILE", value_parser = ["release", "dev"], conflicts_with_all = ["what", "folder"])]
+    osier: Option<String>,
     /// Files of the image; all belong to root in it.
     folder: Option<PathBuf>,
     /// The program that a container of it runs; once for each word.
@@ -37,15 +38,24 @@ pub struct Load {
 
 /// Imports it and says under which name.
 pub fn load(place: &Place, load: &Load) -> Result<()> {
+    if let Some(profile) = &load.osier {
+        for image in osier::archives(&Build::for_tests(profile, place.path("images")))? {
+            import(place, &image.archive)?;
+            std::fs::remove_file(&image.archive)?;
+            println!("imported {}", image.name);
+        }
+        return Ok(());
+    }
+    let what = load.what.as_deref().context("an archive or a name")?;
     let Some(folder) = &load.folder else {
-        import(place, Path::new(&load.what))?;
-        println!("imported {}", load.what);
+        import(place, Path::new(what))?;
+        println!("imported {what}");
         return Ok(());
     };
     let recipe =
-        Recipe { name: &load.what, entrypoint: &load.entrypoint, user: load.user.as_deref(), env: &load.env };
+        Recipe { names: &[what], entrypoint: &load.entrypoint, user: load.user.as_deref(), env: &load.env };
     make(place, &recipe, folder)?;
-    println!("imported {}", load.what);
+    println!("imported {what}");
     Ok(())
 }
 
@@ -70,69 +80,19 @@ pub fn import_own(place: &Place, programs: &Programs) -> Result<Own> {
             let file = program.file_name().context("a program has a name")?;
             std::fs::copy(program, folder.join(file))?;
             let entrypoint = [format!("/{}", file.display())];
-            make(place, &Recipe { name, entrypoint: &entrypoint, user: None, env: &[] }, &folder)?;
+            make(place, &Recipe { names: &[name], entrypoint: &entrypoint, user: None, env: &[] }, &folder)?;
             std::fs::remove_dir_all(&folder)?;
         }
     }
     Ok(Own { coredns })
 }
 
-/// How a container of an image is started.
-struct Recipe<'a> {
-    name: &'a str,
-    entrypoint: &'a [String],
-    user: Option<&'a str>,
-    env: &'a [String],
-}
-
 /// Makes an image of `folder` and imports it.
 fn make(place: &Place, recipe: &Recipe<'_>, folder: &Path) -> Result<()> {
-    if !folder.is_dir() {
-        bail!("{} is not a folder", folder.display());
-    }
-    let work = place.path("image");
-    let _ = std::fs::remove_dir_all(&work);
-    std::fs::create_dir_all(&work)?;
-    let layer = work.join("layer.tar");
-    // The same folder gives the same layer, whoever makes it and when.
-    machine::run(
-        Command::new("tar")
-            .args(["--create", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"])
-            .arg("--file")
-            .arg(&layer)
-            .arg("--directory")
-            .arg(folder)
-            .arg("."),
-    )?;
-    let configuration = serde_json::to_string(&configuration(recipe, &digest(&layer)?))?;
-    std::fs::write(work.join("configuration"), configuration)?;
-    let name = format!("{}.json", digest(&work.join("configuration"))?);
-    std::fs::rename(work.join("configuration"), work.join(&name))?;
-    let manifest = json!([{ "Config": name, "RepoTags": [recipe.name], "Layers": ["layer.tar"] }]);
-    std::fs::write(work.join("manifest.json"), manifest.to_string())?;
     let archive = place.path("image.tar");
-    machine::run(
-        Command::new("tar").arg("--create").arg("--file").arg(&archive).arg("--directory").arg(&work).args([
-            "manifest.json",
-            "layer.tar",
-            &name,
-        ]),
-    )?;
+    image::archive(recipe, folder, &archive)?;
     import(place, &archive)?;
-    std::fs::remove_file(&archive)?;
-    Ok(std::fs::remove_dir_all(&work)?)
-}
-
-fn configuration(recipe: &Recipe<'_>, layer: &str) -> serde_json::Value {
-    let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-    env.extend_from_slice(recipe.env);
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    json!({
-        "architecture": architecture,
-        "os": "linux",
-        "config": { "Entrypoint": recipe.entrypoint, "User": recipe.user.unwrap_or_default(), "Env": env },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer}")] },
-    })
+    Ok(std::fs::remove_file(&archive)?)
 }
 
 fn import(place: &Place, archive: &Path) -> Result<()> {
@@ -141,15 +101,4 @@ fn import(place: &Place, archive: &Path) -> Result<()> {
     }
     machine::run(node::containers(place).args(["images", "import"]).arg(archive))
         .context("the image can't be imported; is the cluster up?")
-}
-
-fn digest(file: &Path) -> Result<String> {
-    let done = Command::new("sha256sum").arg(file).output().context("cannot start sha256sum")?;
-    let printed = String::from_utf8_lossy(&done.stdout).into_owned();
-    // A name with odd characters makes sha256sum put a backslash first.
-    let digest = printed.trim_start_matches('\\').split(' ').next().unwrap_or_default();
-    if digest.len() != 64 {
-        bail!("sha256sum of {} failed", file.display());
-    }
-    Ok(digest.to_owned())
 }

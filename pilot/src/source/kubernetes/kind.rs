@@ -48,7 +48,7 @@ pub struct Watched {
 const MESH_CONFIG: [&str; 2] = ["osier", "istio"];
 
 /// Istio's kinds: group, kind, plural, versions.
-const ISTIO: [(&str, &str, &str, &[&str]); 14] = [
+const ISTIO: [(&str, &str, &str, &[&str]); 15] = [
     ("networking.istio.io", "VirtualService", "virtualservices", NETWORKING),
     ("networking.istio.io", "DestinationRule", "destinationrules", NETWORKING),
     ("networking.istio.io", "ServiceEntry", "serviceentries", NETWORKING),
@@ -62,6 +62,7 @@ const ISTIO: [(&str, &str, &str, &[&str]); 14] = [
     ("security.istio.io", "PeerAuthentication", "peerauthentications", SECURITY),
     ("security.istio.io", "RequestAuthentication", "requestauthentications", SECURITY),
     ("telemetry.istio.io", "Telemetry", "telemetries", &["v1", "v1alpha1"]),
+    ("extensions.istio.io", "TrafficExtension", "trafficextensions", &["v1alpha1"]),
     ("extensions.istio.io", "WasmPlugin", "wasmplugins", &["v1alpha1"]),
 ];
 const NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
