@@ -8,8 +8,10 @@
 #[path = "../../proxy/src/allocator.rs"]
 mod allocator;
 mod client;
+mod cluster;
 mod demo;
 mod inspect;
+mod install;
 mod internal;
 mod process;
 mod run;
@@ -40,6 +42,10 @@ enum Command {
     ProxyStatus(inspect::StatusArguments),
     #[command(visible_alias = "pc")]
     ProxyConfig(inspect::ConfigArguments),
+    Install(install::InstallArguments),
+    Upgrade(install::UpgradeArguments),
+    Uninstall(install::UninstallArguments),
+    Precheck(install::PrecheckArguments),
     #[command(hide = true, subcommand)]
     Internal(internal::Command),
 }
@@ -52,6 +58,10 @@ fn main() -> ExitCode {
         Command::Run(arguments) => blocking(run::run(arguments)),
         Command::ProxyStatus(arguments) => blocking(inspect::status(arguments)),
         Command::ProxyConfig(arguments) => blocking(inspect::config(arguments)),
+        Command::Install(arguments) => blocking(install::install(arguments)),
+        Command::Upgrade(arguments) => blocking(install::upgrade(arguments)),
+        Command::Uninstall(arguments) => blocking(install::uninstall(arguments)),
+        Command::Precheck(arguments) => blocking(install::precheck(arguments)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("osier: {error:#}");
