@@ -117,7 +117,9 @@ pub async fn upgrade(arguments: UpgradeArguments) -> Result<ExitCode> {
 
 /// Makes the cluster be as `chosen` says.
 async fn put(target: &Target, chosen: &Value) -> Result<ExitCode> {
-    let values = values::complete(chosen)?;
+    let mut values = values::complete(chosen)?;
+    // Sidecars look for the control plane where it is.
+    values["global"]["istioNamespace"] = target.namespace.as_str().into();
     let definitions = chart::definitions()?;
     let mut objects = chart::render(&target.namespace, &values)?;
     let revision = revision_of(&values);

@@ -1,6 +1,5 @@
 {{- define "osier.suffix" }}{{ if .Values.revision }}-{{ .Values.revision }}{{ end }}{{ end }}
 {{- define "osier.revision" }}{{ if .Values.revision }}{{ .Values.revision }}{{ else }}default{{ end }}{{ end }}
-{{- define "osier.tag" }}{{ if .Values.global.tag }}{{ .Values.global.tag }}{{ else }}{{ .Chart.AppVersion }}{{ end }}{{ end }}
 {{- define "osier.labels" }}
     app: osier-pilot
     app.kubernetes.io/name: osier-pilot
