@@ -1,5 +1,10 @@
 //! The control plane as a citizen of its cluster: how it reaches the API server, and what it keeps there.
 
+mod authority;
+mod lease;
+mod status;
+mod webhook;
+
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};

@@ -68,6 +68,14 @@ const ISTIO: [(&str, &str, &str, &[&str]); 15] = [
 const NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &[&str] = &["v1", "v1beta1"];
 
+/// Istio's kinds, each in its preferred version.
+pub fn istio_kinds() -> impl Iterator<Item = ApiResource> {
+    let newest = |(group, kind, plural, versions): (&str, &str, &str, &[&str])| {
+        resource(group, kind, plural, &versions[..1], Role::Configuration).versions.pop()
+    };
+    ISTIO.into_iter().filter_map(newest)
+}
+
 impl Watched {
     /// Everything that is watched.
     pub fn all(scope: &Scope) -> Vec<Self> {

@@ -23,6 +23,9 @@ use collect::Collector;
 use kind::Watched;
 use watch::Restart;
 
+pub use kind::istio_kinds;
+pub use watch::chain;
+
 /// What of an API server is read, and as whom.
 #[derive(Debug, Clone)]
 pub struct Scope {
