@@ -9,7 +9,7 @@ use super::place::Place;
 use super::program::Programs;
 use super::{machine, node};
 use crate::image::osier::{self, Build};
-use crate::image::{self, Recipe};
+use crate::image::{self, Recipe, workload};
 
 /// The image of the process that holds a pod's namespaces. Its source doesn't change; if it does, so must the tag.
 pub const PAUSE: &str = "localhost/osier-cluster/pause:1";
@@ -18,11 +18,14 @@ pub const PAUSE: &str = "localhost/osier-cluster/pause:1";
 #[derive(Args)]
 pub struct Load {
     /// An archive of images; or the name of an image to make, when a folder follows.
-    #[arg(value_name = "FILE.tar|NAME", required_unless_present = "osier")]
+    #[arg(value_name = "FILE.tar|NAME", required_unless_present_any = ["osier", "applications"])]
     what: Option<String>,
     /// Build Osier's own images with this profile and import them.
     #[arg(long, value_name = "PROFILE", value_parser = ["release", "dev"], conflicts_with_all = ["what", "folder"])]
     osier: Option<String>,
+    /// Import the images of applications that the walkthroughs run.
+    #[arg(long, conflicts_with_all = ["what", "folder"])]
+    applications: bool,
     /// Files of the image; all belong to root in it.
     folder: Option<PathBuf>,
     /// The program that a container of it runs; once for each word.
@@ -46,16 +49,32 @@ pub fn load(place: &Place, load: &Load) -> Result<()> {
         }
         return Ok(());
     }
+    if load.applications {
+        return load_applications(place);
+    }
     let what = load.what.as_deref().context("an archive or a name")?;
     let Some(folder) = &load.folder else {
         import(place, Path::new(what))?;
         println!("imported {what}");
         return Ok(());
     };
-    let recipe =
-        Recipe { names: &[what], entrypoint: &load.entrypoint, user: load.user.as_deref(), env: &load.env };
+    let recipe = Recipe {
+        names: &[what.to_owned()],
+        entrypoint: &load.entrypoint,
+        user: load.user.as_deref(),
+        env: &load.env,
+    };
     make(place, &recipe, folder)?;
     println!("imported {what}");
+    Ok(())
+}
+
+/// Imports the walkthroughs' images, where they aren't there as they are now.
+fn load_applications(place: &Place) -> Result<()> {
+    let (archive, names) = workload::archive(&place.path("images"))?;
+    import(place, &archive)?;
+    std::fs::remove_file(&archive)?;
+    names.iter().for_each(|name| println!("imported {name}"));
     Ok(())
 }
 
@@ -80,7 +99,11 @@ pub fn import_own(place: &Place, programs: &Programs) -> Result<Own> {
             let file = program.file_name().context("a program has a name")?;
             std::fs::copy(program, folder.join(file))?;
             let entrypoint = [format!("/{}", file.display())];
-            make(place, &Recipe { names: &[name], entrypoint: &entrypoint, user: None, env: &[] }, &folder)?;
+            make(
+                place,
+                &Recipe { names: &[name.to_owned()], entrypoint: &entrypoint, user: None, env: &[] },
+                &folder,
+            )?;
             std::fs::remove_dir_all(&folder)?;
         }
     }

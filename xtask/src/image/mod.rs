@@ -1,10 +1,13 @@
 //! Images: an archive as `docker save` writes it, made of a folder: one layer, a configuration, a manifest that names both.
 //!
-//! `root` fills a folder with programs and what they need; `osier` makes our own images.
+//! `root` fills a folder with programs and what they need; `osier` makes our own images, `workload` those of
+//! real applications for tests.
 
 pub mod osier;
 mod root;
+pub mod workload;
 
+use std::borrow::Borrow;
 use std::path::Path;
 use std::process::Command;
 
@@ -16,7 +19,7 @@ pub use root::Root;
 /// How an image is called, and how a container of it is started.
 pub struct Recipe<'a> {
     /// Its names, with tags.
-    pub names: &'a [&'a str],
+    pub names: &'a [String],
     /// The program, word by word.
     pub entrypoint: &'a [String],
     /// As `uid:gid`; root where nothing is said.
@@ -27,37 +30,68 @@ pub struct Recipe<'a> {
 
 /// Writes an archive with the image of `folder`. The same folder gives the same image, whoever makes it and when.
 pub fn archive(recipe: &Recipe<'_>, folder: &Path, archive: &Path) -> Result<()> {
-    if !folder.is_dir() {
-        bail!("{} is not a folder", folder.display());
-    }
+    archive_of(&[(recipe, folder)], None, archive)
+}
+
+/// Writes an archive with several images, each of a folder, all on the layer `base` where there is one.
+pub fn archive_of<'r, R: Borrow<Recipe<'r>>>(
+    images: &[(R, &Path)],
+    base: Option<&Path>,
+    archive: &Path,
+) -> Result<()> {
     let work = archive.with_extension("parts");
     let _ = std::fs::remove_dir_all(&work);
     std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-    let layer = work.join("layer.tar");
+    let mut shared = Vec::new();
+    if let Some(base) = base {
+        let name = "base.tar".to_owned();
+        std::os::unix::fs::symlink(base, work.join(&name))?;
+        shared.push((name, digest(base)?));
+    }
+    let (mut files, mut manifest) = (vec!["manifest.json".to_owned()], Vec::new());
+    files.extend(shared.iter().map(|(name, _)| name.clone()));
+    for (number, (recipe, folder)) in images.iter().enumerate() {
+        let recipe = recipe.borrow();
+        let mut layers = shared.clone();
+        let name = format!("layer-{number}.tar");
+        pack(folder, &work.join(&name))?;
+        layers.push((name.clone(), digest(&work.join(&name))?));
+        let digests: Vec<&str> = layers.iter().map(|(_, digest)| digest.as_str()).collect();
+        let text = serde_json::to_string(&configuration(recipe, &digests))?;
+        std::fs::write(work.join("configuration"), text)?;
+        let configuration = format!("{}.json", digest(&work.join("configuration"))?);
+        std::fs::rename(work.join("configuration"), work.join(&configuration))?;
+        let layers: Vec<&str> = layers.iter().map(|(name, _)| name.as_str()).collect();
+        manifest.push(json!({ "Config": configuration, "RepoTags": recipe.names, "Layers": layers }));
+        files.extend([name, configuration]);
+    }
+    std::fs::write(work.join("manifest.json"), serde_json::Value::Array(manifest).to_string())?;
+    // The shared layer is a link to where it is kept.
     run(Command::new("tar")
-        .args(["--create", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"])
-        .arg("--file")
-        .arg(&layer)
-        .arg("--directory")
-        .arg(folder)
-        .arg("."))?;
-    let configuration = serde_json::to_string(&configuration(recipe, &digest(&layer)?))?;
-    std::fs::write(work.join("configuration"), configuration)?;
-    let name = format!("{}.json", digest(&work.join("configuration"))?);
-    std::fs::rename(work.join("configuration"), work.join(&name))?;
-    let manifest = json!([{ "Config": name, "RepoTags": recipe.names, "Layers": ["layer.tar"] }]);
-    std::fs::write(work.join("manifest.json"), manifest.to_string())?;
-    run(Command::new("tar")
-        .arg("--create")
-        .arg("--file")
+        .args(["--create", "--dereference", "--file"])
         .arg(archive)
         .arg("--directory")
         .arg(&work)
-        .args(["manifest.json", "layer.tar", &name]))?;
+        .args(&files))?;
     Ok(std::fs::remove_dir_all(&work)?)
 }
 
-fn configuration(recipe: &Recipe<'_>, layer: &str) -> serde_json::Value {
+/// A layer of a folder; nothing in it tells who made it and when.
+fn pack(folder: &Path, layer: &Path) -> Result<()> {
+    if !folder.is_dir() {
+        bail!("{} is not a folder", folder.display());
+    }
+    run(Command::new("tar")
+        .args(["--create", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"])
+        .arg("--file")
+        .arg(layer)
+        .arg("--directory")
+        .arg(folder)
+        .arg("."))
+}
+
+fn configuration(recipe: &Recipe<'_>, layers: &[&str]) -> serde_json::Value {
+    let layers: Vec<String> = layers.iter().map(|digest| format!("sha256:{digest}")).collect();
     let mut env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
     env.extend_from_slice(recipe.env);
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -65,7 +99,7 @@ fn configuration(recipe: &Recipe<'_>, layer: &str) -> serde_json::Value {
         "architecture": architecture,
         "os": "linux",
         "config": { "Entrypoint": recipe.entrypoint, "User": recipe.user.unwrap_or_default(), "Env": env },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer}")] },
+        "rootfs": { "type": "layers", "diff_ids": layers },
     })
 }
 

@@ -79,7 +79,8 @@ pub fn archives(build: &Build) -> Result<[Image; 2]> {
         fill(&root)?;
         let full = format!("{}/{name}:{tag}", build.hub);
         let file = build.output.join(format!("{name}.tar"));
-        let recipe = Recipe { names: &[&full], entrypoint: &[path], user: Some(USER), env: &[] };
+        let recipe =
+            Recipe { names: std::slice::from_ref(&full), entrypoint: &[path], user: Some(USER), env: &[] };
         archive(&recipe, root.path(), &file)?;
         Ok::<_, anyhow::Error>(Image { name: full, archive: file })
     };
