@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use osier_core::logging::Logging;
 
-use crate::app;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
-use crate::settings::raw::Raw;
+use crate::settings::raw::{Raw, RawMode, Tool};
+use crate::{app, capture};
 
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
@@ -19,7 +19,11 @@ const USAGE: u8 = 2;
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // clap itself exits with 2 for wrong usage, and with 0 for --help and --version.
     let raw = Raw::parse_from(arguments);
-    let settings = match Settings::check(raw, &Environment::of_process()) {
+    let environment = Environment::of_process();
+    if let Some(RawMode::Tool(tool)) = &raw.mode {
+        return run_tool(tool, &environment);
+    }
+    let settings = match Settings::check(raw, &environment) {
         Ok(settings) => settings,
         Err(mistakes) => {
             for mistake in mistakes.0 {
@@ -34,6 +38,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("osier-proxy: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run_tool(tool: &Tool, environment: &Environment) -> ExitCode {
+    match tool {
+        Tool::Init(flags) => capture::main(flags, environment),
     }
 }
 

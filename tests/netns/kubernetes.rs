@@ -4,7 +4,6 @@
 //! `my-nginx.yaml` is what `kubectl get service,endpointslice -o yaml` prints for the Deployment of the Kubernetes tutorial
 //! (`run: my-nginx`, port 80, two replicas).
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -136,28 +135,12 @@ fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What Istio's init container sets up: in through 15006, out through 15001, but for the sidecar's own traffic.
+/// What the init container does.
 fn capture(namespace: &str) {
-    let rules = format!(
-        "table ip osier {{
-  chain inbound {{
-    type nat hook prerouting priority -100;
-    tcp dport {{ 15006, 15021 }} return
-    meta l4proto tcp redirect to :15006
-  }}
-  chain outbound {{
-    type nat hook output priority -100;
-    meta skuid {SIDECAR} return
-    oifname lo return
-    meta l4proto tcp redirect to :15001
-  }}
-}}
-"
-    );
-    let mut child =
-        inside(namespace, "nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft starts");
-    child.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("nft reads");
-    assert!(child.wait().expect("nft ends").success());
+    let proxy = process::own("osier-proxy");
+    let mut command = inside(namespace, &proxy.get_program().to_string_lossy());
+    command.args(["init", "-u", SIDECAR, "-d", "15090,15021,15020"]);
+    assert!(command.stdout(Stdio::null()).status().expect("init starts").success());
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! Real capture: nftables REDIRECT in network namespaces of our own. Needs root; without it the suite fails, as a skip would hide.
+//! Real network namespaces: original destinations, pods as Kubernetes makes them, and what `osier-proxy init` captures.
 
 mod capture;
 mod kubernetes;
+mod pod;
+mod rules;

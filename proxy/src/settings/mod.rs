@@ -71,7 +71,11 @@ impl Settings {
         let settings = match (raw.config, raw.mode) {
             (Some(file), None) => from_file(&file, &raw.options, &mut mistakes),
             (None, Some(RawMode::Sidecar(sidecar))) => from_environment(&sidecar, environment, &mut mistakes),
-            (Some(_), Some(_)) => {
+            (_, Some(RawMode::Tool(_))) => {
+                mistakes.push("a tool is no proxy".to_owned());
+                None
+            }
+            (Some(_), Some(RawMode::Sidecar(_))) => {
                 mistakes.push("--config and `sidecar` exclude each other (is OSIER_CONFIG set?)".to_owned());
                 None
             }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::capture;
+
 /// The data plane of Osier: a proxy that is configured over xDS v3 or by an Envoy bootstrap file.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "osier-proxy", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
@@ -22,12 +24,23 @@ pub struct Raw {
     pub mode: Option<RawMode>,
 }
 
-/// A mode that takes its configuration from elsewhere than a file.
+/// A mode that takes its configuration from elsewhere than a file, or a tool for pods.
 #[derive(Subcommand, Debug, Clone)]
 pub enum RawMode {
     /// Stands beside an application. Identity comes from the environment, as Istio's injection sets it: POD_NAME,
     /// POD_NAMESPACE, INSTANCE_IP, ISTIO_META_*, ISTIO_METAJSON_*, PROXY_CONFIG.
     Sidecar(RawSidecar),
+
+    /// Something that ends when it is done.
+    #[command(flatten)]
+    Tool(Tool),
+}
+
+/// What a pod calls beside its sidecar.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Tool {
+    /// Sets the rules that turn a pod's traffic to its sidecar. Needs NET_ADMIN and NET_RAW, and nft or iptables.
+    Init(Box<capture::flags::Flags>),
 }
 
 /// Flags of `sidecar`.
