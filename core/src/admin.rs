@@ -27,7 +27,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 64;
 
 /// One request. Bodies are not read: parameters are in the query.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Request {
     /// GET, POST, …
     pub method: Method,
@@ -35,6 +35,10 @@ pub struct Request {
     pub path: String,
     /// Decoded parameters, in order; `?usedonly` has an empty value.
     pub query: Vec<(String, String)>,
+    /// All headers.
+    pub headers: HeaderMap,
+    /// Who asks; `None` where there is no connection.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Request {
@@ -94,10 +98,10 @@ pub async fn serve(listener: TcpListener, pages: Arc<impl Pages>) {
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let pages = pages.clone();
                 tokio::spawn(async move {
-                    connection(stream, pages).await;
+                    connection(stream, peer, pages).await;
                     drop(place);
                 });
             }
@@ -109,14 +113,14 @@ pub async fn serve(listener: TcpListener, pages: Arc<impl Pages>) {
     }
 }
 
-async fn connection(stream: TcpStream, pages: Arc<impl Pages>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, pages: Arc<impl Pages>) {
     // Who takes nothing of an answer for so long gives its place to others. The kernel watches it.
     if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_LIMIT)) {
         tracing::debug!(%error, "admin: no limit on writing");
     }
     let service = service_fn(move |request| {
         let pages = pages.clone();
-        async move { Ok::<_, Infallible>(response(answer(&*pages, &request).await)) }
+        async move { Ok::<_, Infallible>(response(answer(&*pages, request, peer).await)) }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -128,15 +132,16 @@ async fn connection(stream: TcpStream, pages: Arc<impl Pages>) {
     }
 }
 
-async fn answer<P: Pages>(pages: &P, request: &http::Request<Incoming>) -> Reply {
+async fn answer<P: Pages>(pages: &P, request: http::Request<Incoming>, peer: SocketAddr) -> Reply {
     if let Err(reason) = check_origin(request.headers())
         && P::GUARDED
     {
         return Reply::status(StatusCode::FORBIDDEN, reason);
     }
     let query = request.uri().query().map(parse_query).unwrap_or_default();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    pages.answer(Request { method, path, query }).await
+    let (head, _) = request.into_parts();
+    let (method, path, headers) = (head.method, head.uri.path().to_owned(), head.headers);
+    pages.answer(Request { method, path, query, headers, peer: Some(peer) }).await
 }
 
 fn response(reply: Reply) -> http::Response<Full<Bytes>> {
@@ -149,8 +154,8 @@ fn response(reply: Reply) -> http::Response<Full<Bytes>> {
     response
 }
 
-/// Refuses what a browser sends on behalf of a foreign page.
-fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
+/// Refuses what a browser sends on behalf of a foreign page; for pages that aren't guarded as a whole.
+pub fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
     let host = match headers.get(HOST).map(|host| host.to_str()) {
         None => "",
         Some(Ok(host)) => host,

@@ -3,11 +3,12 @@
 //! Readers on the request path ask [`Drain::phase`], one relaxed atomic load. Tasks that must act at once (HTTP/2 sends
 //! GOAWAY) wait with [`Drain::reached`]. Nothing here ticks: without a drain nobody is woken.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 /// How far the end has come. A later phase includes the earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +32,8 @@ impl Phase {
 pub struct Drain {
     fast: AtomicU8,
     phase: watch::Sender<Phase>,
+    /// When the first phase after [`Phase::Running`] was reached.
+    began: OnceLock<Instant>,
     open: AtomicUsize,
     /// All that were ever opened.
     opened: AtomicUsize,
@@ -43,6 +46,7 @@ impl Default for Drain {
         Self {
             fast: AtomicU8::new(0),
             phase,
+            began: OnceLock::new(),
             open: AtomicUsize::new(0),
             opened: AtomicUsize::new(0),
             emptied: Notify::new(),
@@ -68,9 +72,15 @@ impl Drain {
                 return false;
             }
             *now = phase;
+            self.began.get_or_init(Instant::now);
             self.fast.store(phase as u8, Ordering::Relaxed);
             true
         });
+    }
+
+    /// How long ago the drain began; `None` while the process is running.
+    pub fn since(&self) -> Option<Duration> {
+        self.began.get().map(Instant::elapsed)
     }
 
     /// Waits until `phase` or a later one is reached.
@@ -150,6 +160,16 @@ mod tests {
         drain.advance(Phase::Draining);
         assert_eq!(waiter.await.expect("waiter"), Phase::Closing);
         drain.reached(Phase::Draining).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_began_with_its_first_phase() {
+        let drain = Drain::new();
+        assert_eq!(drain.since(), None);
+        drain.advance(Phase::DrainingInbound);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        drain.advance(Phase::Closing);
+        assert_eq!(drain.since(), Some(Duration::from_secs(3)));
     }
 
     #[tokio::test]

@@ -4,11 +4,12 @@
 //! [`xds::start`] returns), sockets, admin and readiness. Housekeeping runs on the calling thread's runtime; traffic runs on
 //! the workers' threads. The end: inbound connections finish politely while outbound ones go on, then what is left is cut.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use nix::errno::Errno;
 use osier_core::admin;
 use osier_core::drain::{Drain, Phase};
 use osier_core::logging::Logging;
@@ -24,7 +25,8 @@ use crate::config::snapshot::Clusters;
 use crate::listener::accept::Acceptors;
 use crate::listener::arrival;
 use crate::node::Node;
-use crate::settings::{DrainSettings, Settings, SidecarSettings};
+use crate::settings::{DrainSettings, Interception, PodSettings, Settings, SidecarSettings};
+use crate::status::{self, Status};
 use crate::telemetry::access_log::AccessLogs;
 use crate::telemetry::collector::Metrics;
 use crate::upstream::dns::DnsResolver;
@@ -52,7 +54,8 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     let acceptors = Arc::new(Acceptors::new(workers.all(), arrival::serve));
 
     let static_clusters = settings.bootstrap.clusters.iter().map(|cluster| cluster.name.clone()).collect();
-    let Settings { bootstrap, sidecar, .. } = settings;
+    let Settings { bootstrap, mut sidecar, .. } = settings;
+    let pod = sidecar.as_mut().and_then(|sidecar| sidecar.pod.take());
     let node = bootstrap.node.clone();
     let registered = node.metadata.contains_key(METADATA_KEY);
     let xds = xds::start(Options {
@@ -84,6 +87,9 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         let probe = Arc::new(Probe::new(pages.clone()));
         tokio::spawn(admin::serve(bind("readiness", address).await?, probe));
     }
+    if let Some(pod) = pod {
+        serve_pod(pod, &pages).await?;
+    }
     if let Some(address) = settings.admin {
         tokio::spawn(admin::serve(bind("admin", address).await?, pages));
     }
@@ -99,9 +105,11 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         order = ordered.recv() => order.unwrap_or(Order::Quit),
         () = signals.received() => Order::Drain { inbound_only: true },
     };
+    // Told in advance (a native sidecar's preStop): whoever was to hear of it has heard, and the application has ended.
+    let began = shared.drain.since();
     // Others stop to pick us before we stop to serve.
     let nobody_comes = registered && xds.leave().await;
-    end(order, settings.drain, nobody_comes, &shared, &acceptors, &mut signals, &mut ordered).await;
+    end(order, settings.drain, began, nobody_comes, &shared, &acceptors, &mut signals, &mut ordered).await;
     xds.save().await;
     drop(acceptors);
     workers.stop();
@@ -123,10 +131,12 @@ fn share(settings: &Settings) -> Arc<Shared> {
 }
 
 fn on_demand(sidecar: SidecarSettings) -> Mode {
-    let listeners = match sidecar.captured {
-        true => vec!["virtualInbound".to_owned(), "virtualOutbound".to_owned()],
+    let listeners = match sidecar.interception {
+        Interception::Redirect | Interception::Tproxy => {
+            vec!["virtualInbound".to_owned(), "virtualOutbound".to_owned()]
+        }
         // Only the control plane knows which sockets the workload has.
-        false => vec![WILDCARD.to_owned()],
+        Interception::None => vec![WILDCARD.to_owned()],
     };
     Mode::OnDemand(xds::Sidecar { listeners, limits: Default::default(), state_file: sidecar.state_file })
 }
@@ -143,9 +153,31 @@ fn listen(shared: &Shared, acceptors: &Acceptors) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The ports that the kubelet and Prometheus know.
+async fn serve_pod(pod: PodSettings, pages: &Arc<Admin>) -> anyhow::Result<()> {
+    let everywhere = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let metrics = Arc::new(status::Metrics::new(pages.clone()));
+    tokio::spawn(admin::serve(bind("metrics", everywhere(status::METRICS_PORT)).await?, metrics));
+    let PodSettings { status_port, probers, scrape, .. } = pod;
+    if let Some(port) = status_port {
+        let status = Arc::new(Status::new(pages.clone(), probers, scrape));
+        tokio::spawn(admin::serve(bind("status", everywhere(port)).await?, status));
+    }
+    Ok(())
+}
+
+/// A listening socket; for `[::]` one of both families, or of IPv4 alone where the kernel has no IPv6.
 async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let socket =
-        TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))?;
+    let bound = match TcpListener::bind(address).await {
+        Err(error)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) =>
+        {
+            TcpListener::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port())).await
+        }
+        bound => bound,
+    };
+    let socket = bound.with_context(|| format!("{what}: cannot listen on {address}"))?;
     tracing::info!(address = %socket.local_addr()?, "{what} listens");
     Ok(socket)
 }
@@ -166,6 +198,7 @@ async fn follow(shared: Arc<Shared>, acceptors: Arc<Acceptors>) {
 async fn end(
     order: Order,
     settings: DrainSettings,
+    began: Option<Duration>,
     nobody_comes: bool,
     shared: &Shared,
     acceptors: &Acceptors,
@@ -175,10 +208,12 @@ async fn end(
     let Order::Drain { inbound_only } = order else { return };
     let phase = if inbound_only { Phase::DrainingInbound } else { Phase::Draining };
     shared.drain.advance(phase);
-    tracing::info!(time = ?settings.time, open = shared.drain.open(), "draining");
+    let time = settings.time.saturating_sub(began.unwrap_or_default());
+    tracing::info!(?time, open = shared.drain.open(), "draining");
     let drained = async {
         tokio::select! {
-            () = tokio::time::sleep(settings.time) => {}
+            () = tokio::time::sleep(time) => {}
+            () = shared.drain.emptied(), if began.is_some() => return,
             () = shared.drain.quiet_for(QUIET), if nobody_comes => return,
         }
         if settings.until_idle {

@@ -17,6 +17,7 @@ pub mod node;
 pub mod on_demand;
 pub mod program;
 pub mod settings;
+pub mod status;
 pub mod tcp;
 pub mod telemetry;
 pub mod upstream;

@@ -10,6 +10,7 @@ use osier_core::logging::Logging;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::raw::{Raw, RawMode, Tool};
+use crate::status::tools;
 use crate::{app, capture};
 
 /// Wrong usage or configuration.
@@ -44,6 +45,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run_tool(tool: &Tool, environment: &Environment) -> ExitCode {
     match tool {
         Tool::Init(flags) => capture::main(flags, environment),
+        Tool::Request(flags) => tools::request(flags),
+        Tool::Wait(flags) => tools::wait(flags),
     }
 }
 

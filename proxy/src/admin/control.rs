@@ -11,7 +11,7 @@ use super::{Admin, Order};
 pub(super) const FAILED: &str = "/healthcheck/ok";
 
 /// The parts whose level can be set: the modules of this crate.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "admin",
     "app",
     "bootstrap",
@@ -19,6 +19,7 @@ const PARTS: [&str; 12] = [
     "config",
     "http",
     "listener",
+    "status",
     "tcp",
     "telemetry",
     "upstream",
@@ -82,11 +83,20 @@ pub(super) fn drain_listeners(admin: &Admin, request: &Request) -> Reply {
     if !graceful {
         admin.acceptors.close(inbound_only);
     } else if stays {
-        let phase = if inbound_only { Phase::DrainingInbound } else { Phase::Draining };
-        admin.shared.drain.advance(phase);
+        begin_drain(admin, if inbound_only { Phase::DrainingInbound } else { Phase::Draining });
     } else {
         order(admin, Order::Drain { inbound_only });
     }
+    Reply::text("OK\n")
+}
+
+/// Politely, and without an end of the process.
+pub(super) fn begin_drain(admin: &Admin, phase: Phase) -> Reply {
+    let drain = &admin.shared.drain;
+    if drain.phase() < phase {
+        tracing::info!(open = drain.open(), "draining until told to end");
+    }
+    drain.advance(phase);
     Reply::text("OK\n")
 }
 

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use ::prometheus::proto::MetricFamily;
 use http::{Method, StatusCode};
 use osier_core::admin::{Pages, Reply, Request};
 use osier_core::drain::Phase;
@@ -145,6 +146,36 @@ impl Admin {
         Reply::status(status, format!("{state}\n"))
     }
 
+    /// As `/ready`, with what is still awaited.
+    pub fn health(&self) -> Reply {
+        let awaited = self.readiness.awaited().into_iter().map(|what| format!("waiting for {what}\n"));
+        let ready = self.ready();
+        Reply::status(
+            ready.status,
+            format!("{}{}", self.state(), awaited.fold("\n".to_owned(), |all, line| all + &line)),
+        )
+    }
+
+    /// `/stats/prometheus`.
+    pub fn metrics(&self) -> Reply {
+        prometheus::page(self)
+    }
+
+    /// What `/stats/prometheus` shows.
+    pub fn families(&self) -> Vec<MetricFamily> {
+        prometheus::families(self)
+    }
+
+    /// Ends the process at once.
+    pub fn quit(&self) -> Reply {
+        control::quit(self)
+    }
+
+    /// Ends inbound connections politely and goes on serving, until somebody ends the process.
+    pub fn begin_drain(&self) -> Reply {
+        control::begin_drain(self, Phase::DrainingInbound)
+    }
+
     async fn config_dump(&self, request: &Request) -> Reply {
         let text = |name: &str| request.parameter(name).map(str::to_owned);
         let query = DumpQuery {
@@ -184,7 +215,7 @@ impl Pages for Probe {
 
     async fn answer(&self, request: Request) -> Reply {
         match (request.path.as_str(), request.method == Method::GET || request.method == Method::HEAD) {
-            ("/healthz/ready", true) => self.0.ready(),
+            ("/healthz/ready", true) => self.0.health(),
             ("/healthz/ready", false) => Reply::status(StatusCode::METHOD_NOT_ALLOWED, "GET it\n"),
             _ => Reply::status(StatusCode::NOT_FOUND, "only /healthz/ready is here\n"),
         }
@@ -192,4 +223,4 @@ impl Pages for Probe {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

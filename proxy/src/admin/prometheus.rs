@@ -10,12 +10,16 @@ use prometheus::proto::{MetricFamily, MetricType};
 use super::{Admin, server_info, stats};
 use crate::telemetry::collector::{counter, family, gauge};
 
-pub(super) fn page(admin: &Admin) -> Reply {
+pub(super) fn families(admin: &Admin) -> Vec<MetricFamily> {
     // No registry: there is one collector, and what else is shown is made here.
     let mut families = admin.shared.metrics.collect();
     families.extend(own_figures(admin));
     families.sort_by(|a, b| a.name().cmp(b.name()));
-    match TextEncoder::new().encode_to_string(&families) {
+    families
+}
+
+pub(super) fn page(admin: &Admin) -> Reply {
+    match TextEncoder::new().encode_to_string(&families(admin)) {
         Ok(text) => Reply { content_type: "text/plain; version=0.0.4", ..Reply::text(text) },
         Err(error) => Reply::status(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

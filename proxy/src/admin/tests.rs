@@ -24,7 +24,7 @@ fn logging() -> &'static Arc<Logging> {
 }
 
 /// An admin over a cluster `web` with one endpoint and an inbound listener `in`; the control plane never answers.
-fn admin() -> (Arc<Admin>, mpsc::Receiver<Order>) {
+pub(crate) fn admin() -> (Arc<Admin>, mpsc::Receiver<Order>) {
     let shared = Arc::new(Shared { drain: Drain::new(), ..Shared::default() });
     let cluster = Cluster::new(ClusterSpec::plain("web", Discovery::Static), None);
     let endpoints = [("10.0.0.1:80".parse().expect("address"), EndpointSpec::default())];
@@ -69,7 +69,7 @@ async fn ask(admin: &Admin, method: Method, target: &str) -> (u16, String) {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let query = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let query = query.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-    let reply = admin.answer(Request { method, path: path.to_owned(), query }).await;
+    let reply = admin.answer(Request { method, path: path.to_owned(), query, ..Request::default() }).await;
     (reply.status.as_u16(), String::from_utf8(reply.body.to_vec()).expect("text"))
 }
 
@@ -111,7 +111,7 @@ async fn ready_says_which_state() {
     post(&admin, "/healthcheck/ok").await;
     assert_eq!(get(&admin, "/ready").await.0, 200);
     let probe = Probe::new(admin.clone());
-    let request = |path: &str| Request { method: Method::GET, path: path.to_owned(), query: Vec::new() };
+    let request = |path: &str| Request { path: path.to_owned(), ..Request::default() };
     assert_eq!(probe.answer(request("/healthz/ready")).await.status, 200);
     assert_eq!(probe.answer(request("/stats")).await.status, 404, "the probe's port shows nothing else");
     admin.shared.drain.advance(Phase::DrainingInbound);

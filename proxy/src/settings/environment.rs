@@ -9,9 +9,12 @@ use osier_core::duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::DrainSettings;
+use super::{DrainSettings, Interception, PodSettings};
 use crate::bootstrap::Node;
 use crate::config::endpoint::Locality;
+use crate::status;
+use crate::status::probers::Probers;
+use crate::status::scrape::Scrape;
 
 /// Where injection mounts the pod's labels.
 const LABELS_FILE: &str = "/etc/istio/pod/labels";
@@ -53,6 +56,13 @@ pub struct ProxyConfig {
     /// Port of the admin interface.
     #[serde(rename = "proxyAdminPort")]
     pub admin_port: Option<u16>,
+    /// Port of the status server; 0 for none.
+    pub status_port: Option<u16>,
+    /// How traffic is captured, unless `ISTIO_META_INTERCEPTION_MODE` says it.
+    pub interception_mode: Option<String>,
+    /// What injection has acted on; nothing is left to do here.
+    #[serde(rename = "holdApplicationUntilProxyStarts")]
+    pub hold_application: Option<bool>,
     /// Variables, as if they were set.
     pub proxy_metadata: BTreeMap<String, String>,
 }
@@ -64,6 +74,10 @@ pub struct Identity {
     pub node: Option<Node>,
     /// `PROXY_CONFIG`.
     pub proxy_config: ProxyConfig,
+    /// How the pod's traffic is captured.
+    pub interception: Interception,
+    /// What is known of the pod, for a sidecar that captures.
+    pub pod: Option<PodSettings>,
     drain: Option<Duration>,
     minimum_drain: Option<Duration>,
     until_idle: bool,
@@ -105,7 +119,9 @@ impl Identity {
             None => false,
         };
         let node = node(&environment, mistakes);
-        Self { node, proxy_config, drain, minimum_drain, until_idle }
+        let interception = interception(&environment, &proxy_config, mistakes);
+        let pod = (interception != Interception::None).then(|| pod(&environment, &proxy_config, mistakes));
+        Self { node, proxy_config, interception, pod: pod.flatten(), drain, minimum_drain, until_idle }
     }
 
     /// How to end, with `default` where nothing is said.
@@ -113,12 +129,57 @@ impl Identity {
         let time = if self.until_idle { self.minimum_drain } else { self.drain };
         DrainSettings { time: time.unwrap_or(default), until_idle: self.until_idle }
     }
+}
 
-    /// False in interception mode NONE.
-    pub fn is_captured(&self) -> bool {
-        let mode = self.node.as_ref().and_then(|node| node.metadata.get("INTERCEPTION_MODE"));
-        mode.and_then(Value::as_str) != Some("NONE")
+fn interception(
+    environment: &Environment,
+    proxy_config: &ProxyConfig,
+    mistakes: &mut Vec<String>,
+) -> Interception {
+    let variable = "ISTIO_META_INTERCEPTION_MODE";
+    let (name, mode) = match environment.get(variable) {
+        Some(mode) => (variable, mode),
+        None => (
+            "PROXY_CONFIG: interceptionMode",
+            proxy_config.interception_mode.as_deref().unwrap_or("REDIRECT"),
+        ),
+    };
+    match mode {
+        "REDIRECT" => Interception::Redirect,
+        "TPROXY" => Interception::Tproxy,
+        "NONE" => Interception::None,
+        other => {
+            mistakes.push(format!("{name}: `{other}` is none of REDIRECT, TPROXY, NONE"));
+            Interception::None
+        }
     }
+}
+
+/// What injection says of the application.
+fn pod(
+    environment: &Environment,
+    proxy_config: &ProxyConfig,
+    mistakes: &mut Vec<String>,
+) -> Option<PodSettings> {
+    // A mistake in it is reported with the node.
+    let address = *addresses(environment, &mut Vec::new()).first()?;
+    let status_port = proxy_config.status_port.unwrap_or(status::STATUS_PORT);
+    let read = |name: &str| environment.get(name).map(|text| (name.to_owned(), text.to_owned()));
+    let (probers, scrape) = (read("ISTIO_KUBE_APP_PROBERS"), read("ISTIO_PROMETHEUS_ANNOTATIONS"));
+    let probers = probers.and_then(|(name, text)| {
+        let parsed = Probers::parse(&text, address, status_port);
+        parsed.map_err(|error| mistakes.push(format!("{name}: {error}"))).ok()
+    });
+    let scrape = scrape.and_then(|(name, text)| {
+        let parsed = Scrape::parse(&text, status_port);
+        parsed.map_err(|error| mistakes.push(format!("{name}: {error}"))).ok()
+    });
+    Some(PodSettings {
+        address,
+        status_port: Some(status_port).filter(|port| *port > 0),
+        probers: probers.unwrap_or_default(),
+        scrape: scrape.unwrap_or_default(),
+    })
 }
 
 fn node(environment: &Environment, mistakes: &mut Vec<String>) -> Option<Node> {

@@ -5,7 +5,7 @@
 pub mod environment;
 pub mod raw;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use osier_core::duration;
 use osier_core::logging::Levels;
 
 use crate::bootstrap::{self, Bootstrap, XdsTarget};
+use crate::status::READINESS_PORT;
+use crate::status::probers::Probers;
+use crate::status::scrape::Scrape;
 use crate::worker;
 use environment::{Environment, Identity};
 use raw::{Options, Raw, RawMode, RawSidecar};
@@ -41,11 +44,38 @@ pub struct Settings {
     pub drain: DrainSettings,
 }
 
+/// How the traffic of a pod gets to its sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Interception {
+    /// Not at all: there are no listeners for captured traffic.
+    #[default]
+    None,
+    /// By changing destinations.
+    Redirect,
+    /// Inbound by transparent sockets, outbound by changing destinations.
+    Tproxy,
+}
+
+/// What a sidecar knows of the pod whose traffic it captures.
+#[derive(Debug)]
+pub struct PodSettings {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// Port of the status server.
+    pub status_port: Option<u16>,
+    /// The application's probes.
+    pub probers: Probers,
+    /// The application's metrics.
+    pub scrape: Scrape,
+}
+
 /// What a sidecar has beside its bootstrap.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct SidecarSettings {
-    /// Nothing is captured (interception mode NONE): there are no listeners for captured traffic.
-    pub captured: bool,
+    /// How it gets traffic.
+    pub interception: Interception,
+    /// The pod whose traffic it captures.
+    pub pod: Option<PodSettings>,
     /// Where names in use are kept.
     pub state_file: Option<PathBuf>,
 }
@@ -112,7 +142,7 @@ fn from_environment(
     };
     let loopback =
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), identity.proxy_config.admin_port.unwrap_or(15000));
-    let anywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 15021);
+    let anywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), READINESS_PORT);
     let drain = identity.drain(DRAIN_TIME);
     let rest = Rest::check(
         &raw.options,
@@ -122,7 +152,8 @@ fn from_environment(
         drain,
         mistakes,
     );
-    let sidecar = SidecarSettings { captured: identity.is_captured(), state_file: raw.state_file.clone() };
+    let Identity { interception, pod, .. } = identity;
+    let sidecar = SidecarSettings { interception, pod, state_file: raw.state_file.clone() };
     let bootstrap = Bootstrap::for_sidecar(identity.node?, target?);
     Some(rest?.with(bootstrap, Some(sidecar)))
 }

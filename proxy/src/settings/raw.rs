@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::capture;
+use crate::status::tools;
 
 /// The data plane of Osier: a proxy that is configured over xDS v3 or by an Envoy bootstrap file.
 #[derive(Parser, Debug, Clone)]
@@ -41,6 +42,12 @@ pub enum RawMode {
 pub enum Tool {
     /// Sets the rules that turn a pod's traffic to its sidecar. Needs NET_ADMIN and NET_RAW, and nft or iptables.
     Init(Box<capture::flags::Flags>),
+
+    /// Asks the sidecar of this pod: `request --debug-port=15020 POST drain`.
+    Request(tools::RequestFlags),
+
+    /// Returns when the sidecar of this pod is ready.
+    Wait(tools::WaitFlags),
 }
 
 /// Flags of `sidecar`.
@@ -66,7 +73,7 @@ pub struct Options {
     #[arg(long, env = "OSIER_ADMIN_ADDRESS", value_name = "IP:PORT")]
     pub admin_address: Option<SocketAddr>,
 
-    /// Address that answers /healthz/ready [default: none; for a sidecar 0.0.0.0:15021].
+    /// Address that answers /healthz/ready [default: none; for a sidecar [::]:15021].
     #[arg(long, env = "OSIER_READINESS_ADDRESS", value_name = "IP:PORT")]
     pub readiness_address: Option<SocketAddr>,
 

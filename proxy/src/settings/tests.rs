@@ -95,8 +95,11 @@ fn a_sidecar_is_what_its_environment_says() {
     assert_eq!(dynamic.server.targets, [XdsTarget::Tcp("pilot.mesh".into(), 15010)]);
     assert_eq!((settings.concurrency, settings.drain.time.as_secs()), (2, 7));
     assert_eq!(settings.admin.expect("admin").to_string(), "127.0.0.1:15000");
-    assert_eq!(settings.readiness.expect("readiness").to_string(), "0.0.0.0:15021");
-    assert!(settings.sidecar.expect("sidecar").captured);
+    assert_eq!(settings.readiness.expect("readiness").to_string(), "[::]:15021");
+    let sidecar = settings.sidecar.expect("sidecar");
+    let pod = sidecar.pod.expect("a pod");
+    assert_eq!(sidecar.interception, Interception::Redirect);
+    assert_eq!((pod.address.to_string(), pod.status_port), ("10.0.0.7".to_owned(), Some(15020)));
 }
 
 #[test]
@@ -116,7 +119,8 @@ fn flags_win_over_proxy_config() {
     assert_eq!(dynamic.server.targets, [XdsTarget::Tcp("::1".into(), 15010)]);
     assert_eq!(settings.concurrency, 4);
     assert!(settings.drain.until_idle);
-    assert!(!settings.sidecar.expect("sidecar").captured);
+    let sidecar = settings.sidecar.expect("sidecar");
+    assert!(sidecar.interception == Interception::None && sidecar.pod.is_none());
 }
 
 #[test]
@@ -127,6 +131,7 @@ fn a_sidecars_mistakes_name_their_variables() {
         ("PROXY_CONFIG", "tracing: {}"),
         ("MINIMUM_DRAIN_DURATION", "soon"),
         ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "perhaps"),
+        ("ISTIO_META_INTERCEPTION_MODE", "SOMEHOW"),
     ]);
     let text = check(&["sidecar", "--pilot-address", "pilot"], &environment).expect_err("wrong");
     for expected in [
@@ -138,6 +143,7 @@ fn a_sidecars_mistakes_name_their_variables() {
         "POD_NAME is needed",
         "ISTIO_METAJSON_LABELS: ",
         "pilot address `pilot` is not HOST:PORT",
+        "ISTIO_META_INTERCEPTION_MODE: `SOMEHOW` is none of",
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
@@ -156,5 +162,36 @@ fn addresses_of_pilots() {
         ("[a]:1", Err(())),
     ] {
         assert_eq!(xds_target(text).map_err(|_| ()), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_injection_says_of_the_application_is_checked() {
+    let with = |name: &'static str, text: &'static str| {
+        check(&["sidecar", "--pilot-address", "a:1"], &environment(&[POD[0], POD[1], (name, text)]))
+    };
+    let probers = r#"{"/app-health/web/livez":{"httpGet":{"path":"live","port":8080},"timeoutSeconds":3}}"#;
+    let settings = with("ISTIO_KUBE_APP_PROBERS", probers).expect("settings");
+    let pod = settings.sidecar.and_then(|sidecar| sidecar.pod).expect("a pod");
+    assert!(pod.probers.get("/app-health/web/livez").is_some());
+    let settings =
+        with("PROXY_CONFIG", "{statusPort: 0, holdApplicationUntilProxyStarts: true}").expect("settings");
+    assert_eq!(settings.sidecar.and_then(|sidecar| sidecar.pod).expect("a pod").status_port, None);
+    for (name, text, expected) in [
+        ("ISTIO_KUBE_APP_PROBERS", r#"{"/x":{"tcpSocket":{"port":1}}}"#, "/x stands for no probe"),
+        (
+            "ISTIO_KUBE_APP_PROBERS",
+            r#"{"/app-health/web/livez":{}}"#,
+            "exactly one of httpGet, tcpSocket and grpc",
+        ),
+        (
+            "ISTIO_KUBE_APP_PROBERS",
+            r#"{"/app-health/web/livez":{"tcpSocket":{"port":"web"}}}"#,
+            "invalid type",
+        ),
+        ("ISTIO_PROMETHEUS_ANNOTATIONS", r#"{"port":"15090"}"#, "port 15090 is the sidecar's own"),
+    ] {
+        let error = with(name, text).expect_err("wrong");
+        assert!(error.starts_with(&format!("{name}: ")) && error.contains(expected), "{error}");
     }
 }
