@@ -7,6 +7,7 @@ pub mod app;
 pub mod debug;
 pub mod r#gen;
 pub mod kubernetes;
+pub mod inject;
 pub mod metrics;
 pub mod model;
 pub mod program;

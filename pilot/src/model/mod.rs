@@ -6,6 +6,7 @@
 mod endpoint;
 mod export;
 mod mesh;
+mod owner;
 mod policy;
 mod resource;
 mod route;
@@ -20,6 +21,7 @@ pub use export::{ExportTo, Exports};
 pub use mesh::{
     AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, UpgradePolicy,
 };
+pub use owner::Owner;
 pub use policy::{
     ConnectionPool, DestinationPolicy, EffectivePolicy, HttpPool, LoadBalancer, PortPolicy, Subset,
     TcpKeepalive, TcpPool, TrafficPolicy,

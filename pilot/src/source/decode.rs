@@ -89,7 +89,7 @@ impl de::Error for DecodeError {
 }
 
 /// The expected name nearest to what was written, if it is near.
-pub(super) fn closest<'a>(written: &str, expected: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn closest<'a>(written: &str, expected: &[&'a str]) -> Option<&'a str> {
     let scored = expected.iter().map(|name| (distance(&written.to_lowercase(), &name.to_lowercase()), *name));
     let (score, name) = scored.min()?;
     (score <= 1 + written.len() / 4).then_some(name)

@@ -11,8 +11,8 @@ use osier_core::labels::Labels;
 use super::service_entry::{locality, tls_mode};
 use super::{Check, Checked, Context, Path};
 use crate::model::{
-    Address, Exports, Health, Locality, Location, Protocol, Service, ServiceKey, ServiceKind, ServicePort,
-    ServiceSource, TargetPort, Workload, WorkloadName,
+    Address, Exports, Health, Locality, Location, Owner, Protocol, Service, ServiceKey, ServiceKind,
+    ServicePort, ServiceSource, TargetPort, Workload, WorkloadName,
 };
 use crate::store::schema::kubernetes as schema;
 
@@ -297,7 +297,6 @@ fn owner(pod: &schema::Pod) -> Arc<str> {
     let Some(owner) = owners.iter().find(|o| o.controller).or(owners.first()) else {
         return pod.metadata.name.as_str().into();
     };
-    let hash = pod.metadata.labels.get("pod-template-hash").filter(|_| owner.kind == "ReplicaSet");
-    let suffix = hash.map(|hash| format!("-{hash}")).unwrap_or_default();
-    owner.name.strip_suffix(&suffix).unwrap_or(&owner.name).into()
+    let owner = Owner { api_version: String::new(), kind: owner.kind.clone(), name: owner.name.clone() };
+    owner.made_by(|key| pod.metadata.labels.get(key).map(String::as_str)).name.into()
 }

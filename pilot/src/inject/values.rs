@@ -1,0 +1,337 @@
+//! The injection values: key `values` of the ConfigMap `osier-sidecar-injector`, with the names that they have in Istio's chart.
+//!
+//! Strict: a typo is refused with its path, and whoever reads them keeps the last good ones.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::template;
+use crate::source::decode::{DecodeError, decode};
+use crate::source::yaml;
+use crate::store::schema::Ignored;
+
+/// All values, with their defaults filled in.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Values {
+    /// What holds for all parts.
+    pub global: Global,
+    /// What only the injector reads.
+    pub sidecar_injector_webhook: Webhook,
+    /// Read by the chart.
+    #[serde(rename = "revision")]
+    _revision: Ignored,
+}
+
+/// `global`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Global {
+    /// Where images are.
+    pub hub: String,
+    /// Their version.
+    pub tag: String,
+    /// `imagePullPolicy` of what is injected; empty leaves it to Kubernetes.
+    pub image_pull_policy: String,
+    /// Names of Secrets that pods get to pull images with.
+    pub image_pull_secrets: Vec<String>,
+    /// Namespace of the control plane.
+    #[serde(alias = "systemNamespace")]
+    pub istio_namespace: String,
+    /// Name of the mesh; empty: the trust domain.
+    #[serde(rename = "meshID")]
+    pub mesh_id: String,
+    /// Network of the pods.
+    pub network: String,
+    /// Name of this cluster.
+    pub multi_cluster: MultiCluster,
+    /// Log as JSON.
+    pub log_as_json: bool,
+    /// The injected proxy.
+    pub proxy: Proxy,
+    /// The injected init container.
+    #[serde(rename = "proxy_init")]
+    pub init: Init,
+}
+
+/// `global.multiCluster`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MultiCluster {
+    /// Name of this cluster.
+    pub cluster_name: String,
+    /// Read by the chart.
+    #[serde(rename = "enabled")]
+    _enabled: Ignored,
+}
+
+/// `global.proxy`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Proxy {
+    /// A name below the hub, or a whole reference.
+    pub image: String,
+    /// Whether pods are injected that say nothing themselves.
+    pub auto_inject: AutoInject,
+    /// Before the application and restarted apart from it (a native sidecar), or a container like others.
+    pub native_sidecar: bool,
+    /// Domain of Kubernetes services.
+    pub cluster_domain: String,
+    /// Where the control plane is; empty: the Service of the revision.
+    pub discovery_address: String,
+    /// What the proxy logs; empty: its own default.
+    pub log_level: String,
+    /// Run privileged.
+    pub privileged: bool,
+    /// `resources` of what is injected.
+    pub resources: Map<String, Value>,
+    /// `lifecycle` of the proxy, instead of ours.
+    pub lifecycle: Map<String, Value>,
+    /// Port of health and merged metrics.
+    pub status_port: u16,
+    /// Captured destinations.
+    #[serde(rename = "includeIPRanges")]
+    pub include_ip_ranges: String,
+    /// Destinations that are not captured.
+    #[serde(rename = "excludeIPRanges")]
+    pub exclude_ip_ranges: String,
+    /// Captured inbound ports.
+    pub include_inbound_ports: String,
+    /// Inbound ports that are not captured.
+    pub exclude_inbound_ports: String,
+    /// Ports that are captured whatever their destination.
+    pub include_outbound_ports: String,
+    /// Outbound ports that are not captured.
+    pub exclude_outbound_ports: String,
+    /// Readiness: delay before the first probe.
+    pub readiness_initial_delay_seconds: u32,
+    /// Readiness: time between probes.
+    pub readiness_period_seconds: u32,
+    /// Readiness: failures before the pod isn't ready.
+    pub readiness_failure_threshold: u32,
+    /// The probe that holds the readiness probe back.
+    pub startup_probe: StartupProbe,
+    /// The application waits until the proxy is ready (containers that are no native sidecars).
+    pub hold_application_until_proxy_starts: bool,
+}
+
+/// `global.proxy.startupProbe`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StartupProbe {
+    /// Whether there is one. A native sidecar always has one: it holds the application back.
+    pub enabled: bool,
+    /// Seconds before the container is restarted.
+    pub failure_threshold: u32,
+}
+
+/// `global.proxy_init`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Init {
+    /// Its image; empty: the proxy's.
+    pub image: String,
+}
+
+/// `global.proxy.autoInject`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AutoInject {
+    /// Injected.
+    Enabled,
+    /// Not injected.
+    Disabled,
+}
+
+/// `sidecarInjectorWebhook`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Webhook {
+    /// Pods that any of these selects are not injected.
+    pub never_inject_selector: Vec<Selector>,
+    /// Pods that any of these selects are injected.
+    pub always_inject_selector: Vec<Selector>,
+    /// Annotations that all injected pods get.
+    pub injected_annotations: BTreeMap<String, String>,
+    /// The application's probes are asked through the proxy's status port.
+    #[serde(rename = "rewriteAppHTTPProbe")]
+    pub rewrite_probes: bool,
+    /// Templates of pods that choose none.
+    pub default_templates: Vec<String>,
+    /// Templates of one's own, by name: a part of a pod as YAML.
+    #[serde(deserialize_with = "templates")]
+    pub templates: BTreeMap<String, Value>,
+    /// Read by the chart.
+    #[serde(rename = "reinvocationPolicy")]
+    _reinvocation: Ignored,
+    /// Read by the chart.
+    #[serde(rename = "enableNamespacesByDefault")]
+    _by_default: Ignored,
+}
+
+/// A label selector.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Selector {
+    /// Labels with these values.
+    pub match_labels: BTreeMap<String, String>,
+    /// Further demands.
+    pub match_expressions: Vec<Expression>,
+}
+
+/// One of `matchExpressions`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Expression {
+    /// The label.
+    pub key: String,
+    /// What is asked of it.
+    pub operator: Operator,
+    /// For `In` and `NotIn`.
+    #[serde(default)]
+    pub values: Vec<String>,
+}
+
+/// `operator` of an expression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Operator {
+    /// It has one of the values.
+    In,
+    /// It has none of the values, or isn't there.
+    NotIn,
+    /// It is there.
+    Exists,
+    /// It isn't there.
+    DoesNotExist,
+}
+
+impl Values {
+    /// Reads the YAML text; an empty one is all defaults.
+    pub fn parse(text: &str) -> Result<Self, DecodeError> {
+        let wrong = |line, message: String| DecodeError { path: "values".into(), line, message };
+        let mut documents = yaml::parse(text).map_err(|e| wrong(e.line, e.message))?;
+        match documents.as_mut_slice() {
+            [] => Ok(Self::default()),
+            [one] => decode(one),
+            [_, second, ..] => Err(wrong(second.line, "has more than one document".into())),
+        }
+    }
+
+    /// The proxy's image, with `kind` (`debug`, `distroless`) where one is asked for.
+    pub(super) fn image(&self, name: &str) -> String {
+        if name.contains('/') {
+            return name.to_owned();
+        }
+        let Global { hub, tag, .. } = &self.global;
+        format!("{hub}/{name}:{tag}")
+    }
+}
+
+impl Selector {
+    /// Whether it selects something with these labels. One that asks for nothing selects nothing.
+    pub(super) fn selects<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
+        let asks = !self.match_labels.is_empty() || !self.match_expressions.is_empty();
+        let expression = |e: &Expression| {
+            let value = label(&e.key);
+            let among = || value.is_some_and(|value| e.values.iter().any(|v| v == value));
+            match e.operator {
+                Operator::In => among(),
+                Operator::NotIn => !among(),
+                Operator::Exists => value.is_some(),
+                Operator::DoesNotExist => value.is_none(),
+            }
+        };
+        asks && self.match_labels.iter().all(|(key, value)| label(key) == Some(value))
+            && self.match_expressions.iter().all(expression)
+    }
+}
+
+/// Templates are read when the values are, so that a broken one is told to who writes it, not to who starts a pod.
+fn templates<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Value>, D::Error> {
+    use serde::de::Error as _;
+    let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+    let read = |(name, text): (String, String)| match template::custom(&name, &text) {
+        Ok(fragment) => Ok((name, fragment)),
+        Err(error) => Err(D::Error::custom(format!("template {name:?}: {error}"))),
+    };
+    texts.into_iter().map(read).collect()
+}
+
+impl Default for Global {
+    fn default() -> Self {
+        Self {
+            hub: "osier".into(),
+            tag: env!("CARGO_PKG_VERSION").into(),
+            image_pull_policy: String::new(),
+            image_pull_secrets: Vec::new(),
+            istio_namespace: "osier-system".into(),
+            mesh_id: String::new(),
+            network: String::new(),
+            multi_cluster: MultiCluster::default(),
+            log_as_json: false,
+            proxy: Proxy::default(),
+            init: Init::default(),
+        }
+    }
+}
+
+impl Default for MultiCluster {
+    fn default() -> Self {
+        Self { cluster_name: "Kubernetes".into(), _enabled: Ignored }
+    }
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        let resources = serde_json::json!({
+            "requests": {"cpu": "25m", "memory": "32Mi"},
+            "limits": {"cpu": "2000m", "memory": "1024Mi"},
+        });
+        Self {
+            image: "proxy".into(),
+            auto_inject: AutoInject::Enabled,
+            native_sidecar: true,
+            cluster_domain: "cluster.local".into(),
+            discovery_address: String::new(),
+            log_level: String::new(),
+            privileged: false,
+            resources: resources.as_object().cloned().unwrap_or_default(),
+            lifecycle: Map::new(),
+            status_port: 15020,
+            include_ip_ranges: "*".into(),
+            exclude_ip_ranges: String::new(),
+            include_inbound_ports: "*".into(),
+            exclude_inbound_ports: String::new(),
+            include_outbound_ports: String::new(),
+            exclude_outbound_ports: String::new(),
+            readiness_initial_delay_seconds: 0,
+            readiness_period_seconds: 15,
+            readiness_failure_threshold: 4,
+            startup_probe: StartupProbe::default(),
+            hold_application_until_proxy_starts: false,
+        }
+    }
+}
+
+impl Default for StartupProbe {
+    fn default() -> Self {
+        Self { enabled: true, failure_threshold: 600 }
+    }
+}
+
+impl Default for Webhook {
+    fn default() -> Self {
+        Self {
+            never_inject_selector: Vec::new(),
+            always_inject_selector: Vec::new(),
+            injected_annotations: BTreeMap::new(),
+            rewrite_probes: true,
+            default_templates: Vec::new(),
+            templates: BTreeMap::new(),
+            _reinvocation: Ignored,
+            _by_default: Ignored,
+        }
+    }
+}
