@@ -17,4 +17,5 @@ pub mod settings;
 pub mod snapshot;
 pub mod source;
 pub mod store;
+pub mod webhook;
 pub mod xds;

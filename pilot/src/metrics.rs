@@ -120,6 +120,48 @@ pub struct Metrics {
     pub registered: IntCounter,
     /// Workloads that left and were forgotten.
     pub unregistered: IntCounter,
+    /// Pods that were to be injected.
+    pub injection: InjectionMetrics,
+    /// Resources that the validating webhook let pass.
+    pub validation_passed: IntCounter,
+    /// Resources that the validating webhook refused.
+    pub validation_failed: IntCounter,
+}
+
+/// Series of the injecting webhook.
+#[derive(Debug)]
+pub struct InjectionMetrics {
+    /// Requests.
+    pub requests: IntCounter,
+    /// Pods that were injected.
+    pub success: IntCounter,
+    /// Pods that were refused, and requests that were none.
+    pub failure: IntCounter,
+    /// Pods that were left as they are.
+    pub skip: IntCounter,
+    /// Time of one.
+    pub time: Histogram,
+}
+
+impl InjectionMetrics {
+    fn new(r: &Registry) -> Self {
+        Self {
+            requests: counter(
+                r,
+                Opts::new("sidecar_injection_requests_total", "Pods that were to be injected."),
+            ),
+            success: counter(r, Opts::new("sidecar_injection_success_total", "Pods that were injected.")),
+            failure: counter(
+                r,
+                Opts::new(
+                    "sidecar_injection_failure_total",
+                    "Pods that were refused, and requests that were none.",
+                ),
+            ),
+            skip: counter(r, Opts::new("sidecar_injection_skip_total", "Pods that were left as they are.")),
+            time: histogram(r, times("sidecar_injection_time_seconds", "Seconds to inject one pod.")),
+        }
+    }
 }
 
 /// One series for each [`Kind`].
@@ -263,6 +305,15 @@ impl Metrics {
             unregistered: counter(
                 r,
                 Opts::new("auto_registration_deletes_total", "Registered workloads that left."),
+            ),
+            injection: InjectionMetrics::new(r),
+            validation_passed: counter(
+                r,
+                Opts::new("galley_validation_passed", "Resources that the validating webhook let pass."),
+            ),
+            validation_failed: counter(
+                r,
+                Opts::new("galley_validation_failed", "Resources that the validating webhook refused."),
             ),
             registry,
         }

@@ -331,14 +331,18 @@ fn served(header: &Header, node: &Node) -> Result<(), DecodeError> {
     })
 }
 
-/// `None` for kinds that are none of our business.
 fn kind_of(header: &Header) -> Option<Kind> {
-    Some(match (header.group.as_str(), &*header.kind) {
+    kind(&header.group, &header.kind, &header.name)
+}
+
+/// What we call a kind of this group, or one object of it; `None` for those that are none of our business.
+pub fn kind(group: &str, kind: &str, name: &str) -> Option<Kind> {
+    Some(match (group, kind) {
         ("", "Namespace") => Kind::Namespace,
         ("", "Node") => Kind::Node,
         ("", "Service") => Kind::Service,
         ("", "Pod") => Kind::Pod,
-        ("", "ConfigMap") if &*header.name == "istio" => Kind::MeshConfig,
+        ("", "ConfigMap") if name == "istio" => Kind::MeshConfig,
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         ("networking.istio.io", "VirtualService") => Kind::VirtualService,
         ("networking.istio.io", "DestinationRule") => Kind::DestinationRule,
