@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::debug::{self, ConfigView, Pages};
-use crate::kubernetes::{self, ClientError};
+use crate::inject::Injector;
+use crate::kubernetes::{self, Citizen, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
 use crate::push::PushRequest;
 use crate::push::debounce::{self, Debounced, Timing};
@@ -34,6 +35,7 @@ use crate::source::kubernetes::{self as api_server, Scope};
 use crate::source::watch;
 use crate::store::State;
 use crate::store::writer::{Feed, Outputs, Parts, Published, Status, Writer};
+use crate::webhook::Webhook;
 use crate::xds::cache::Cache;
 use crate::xds::registration::Leases;
 use crate::xds::service::Discovery;
@@ -97,6 +99,7 @@ pub struct Pilot {
     source: Source,
     xds: TcpListener,
     monitoring: TcpListener,
+    webhook: Option<TcpListener>,
 }
 
 /// Runs a control plane until `shutdown` is cancelled.
@@ -113,7 +116,11 @@ impl Pilot {
         };
         let xds = listen(settings.xds_address, "xDS", "--xds-address").await?;
         let monitoring = listen(settings.monitoring_address, "monitoring", "--monitoring-address").await?;
-        Ok(Self { settings, source, xds, monitoring })
+        let webhook = match settings.webhook_address {
+            Some(address) => Some(listen(address, "webhooks", "--webhook-address").await?),
+            None => None,
+        };
+        Ok(Self { settings, source, xds, monitoring, webhook })
     }
 
     async fn folder(folder: &PathBuf) -> Result<Source, AppError> {
@@ -165,12 +172,26 @@ impl Pilot {
             Timing::new(self.settings.debounce_after, self.settings.debounce_max),
         ));
         tasks.spawn(count_reports(status.clone(), metrics.clone()));
+        let mut citizen = None;
         let readiness = Readiness::default();
         let reading = readiness.wait_for("configuration");
-        let pages = Pages { metrics, shared: shared.clone(), config: Arc::new(Config { status }), readiness };
+        let config = Arc::new(Config { status: status.clone() });
+        let pages =
+            Pages { metrics: metrics.clone(), shared: shared.clone(), config, readiness: readiness.clone() };
         let monitoring = axum::serve(self.monitoring, debug::router(pages))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
         let monitoring = tokio::spawn(async move { monitoring.await });
+        if let Source::ApiServer(client) = &self.source {
+            let cluster = self.settings.cluster.clone();
+            let webhook = self.webhook.map(|listener| {
+                let injector = Injector { revision: cluster.revision.clone(), ..Injector::default() };
+                (Webhook::new(injector, cluster.cluster_domain.as_str().into(), metrics.clone()), listener)
+            });
+            let starting = readiness.wait_for("the webhooks' certificate");
+            let (client, shutdown) = (client.clone(), shutdown.clone());
+            citizen =
+                Some(tokio::spawn(Citizen { client, cluster, status, webhook, starting, shutdown }.live()));
+        }
         let _follower = tokio::select! {
             follower = read(&self.source, &self.settings, feed) => follower?,
             () = shutdown.cancelled() => return Ok(()),
@@ -190,6 +211,9 @@ impl Pilot {
             let served = monitoring.await.map_err(io::Error::other).flatten();
             served.map_err(|e| ended("monitoring")(e.to_string()))
         },)?;
+        if let Some(citizen) = citizen {
+            let _ = citizen.await;
+        }
         tasks.shutdown().await;
         Ok(())
     }

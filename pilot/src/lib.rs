@@ -6,8 +6,8 @@
 pub mod app;
 pub mod debug;
 pub mod r#gen;
-pub mod kubernetes;
 pub mod inject;
+pub mod kubernetes;
 pub mod metrics;
 pub mod model;
 pub mod program;

@@ -36,6 +36,10 @@ pub struct Settings {
     )]
     pub monitoring_address: SocketAddr,
 
+    /// Address to serve the webhooks on (TLS): injection and validation. Only beside an API server; without it there are none.
+    #[arg(long, env = "OSIER_PILOT_WEBHOOK_ADDRESS", value_name = "IP:PORT", conflicts_with = "source")]
+    pub webhook_address: Option<SocketAddr>,
+
     /// File that keeps the workloads which registered themselves over a restart. Without it they have to register again first.
     #[arg(long, env = "OSIER_PILOT_STATE_FILE", value_name = "FILE")]
     pub state_file: Option<PathBuf>,
@@ -112,6 +116,7 @@ impl Settings {
             cluster: Cluster::default(),
             xds_address: free,
             monitoring_address: free,
+            webhook_address: None,
             state_file: None,
             debounce_after: Duration::from_millis(50),
             debounce_max: Duration::from_secs(10),

@@ -4,7 +4,6 @@
 //! Name, type and keys of the Secret are Istio's. Its content never leaves this process but for the root certificate.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -16,10 +15,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 use x509_parser::time::ASN1Time;
 
 /// Name of the Secret.
@@ -60,9 +57,6 @@ pub enum AuthorityError {
     /// A certificate can't be made.
     #[error("a certificate can't be made")]
     Issue(#[from] rcgen::Error),
-    /// What was made can't be used for TLS.
-    #[error("a certificate can't be used")]
-    Use(#[from] rustls::Error),
 }
 
 /// Signs certificates.
@@ -119,27 +113,16 @@ impl Authority {
         &self.root
     }
 
-    /// A certificate for a server of these names, valid for [`SERVER_LIFE`]; its key was never anywhere else.
-    pub fn server(&self, names: &[String]) -> Result<Arc<CertifiedKey>, AuthorityError> {
-        self.server_valid_for(names, SERVER_LIFE)
-    }
-
-    fn server_valid_for(
-        &self,
-        names: &[String],
-        life: Duration,
-    ) -> Result<Arc<CertifiedKey>, AuthorityError> {
+    /// Certificate chain and key, both PEM, of a server of these names, valid for [`SERVER_LIFE`].
+    pub fn server(&self, names: &[String]) -> Result<(String, String), AuthorityError> {
         let key = KeyPair::generate()?;
         let mut parameters = CertificateParams::new(names.to_vec())?;
         parameters.distinguished_name = DistinguishedName::new();
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        valid(&mut parameters, life);
+        valid(&mut parameters, SERVER_LIFE);
         let certificate = parameters.signed_by(&key, &self.issuer)?;
-        let der =
-            PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| rustls::Error::General(e.into()))?;
-        let chain = vec![certificate.der().clone()];
-        Ok(Arc::new(CertifiedKey::new(chain, any_supported_type(&der)?)))
+        Ok((certificate.pem(), key.serialize_pem()))
     }
 }
 
@@ -191,6 +174,8 @@ fn new_secret(namespace: &str) -> Result<Secret, rcgen::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rustls::RootCertStore;
     use rustls::client::WebPkiServerVerifier;
     use rustls::client::danger::ServerCertVerifier as _;
@@ -202,7 +187,8 @@ mod tests {
     fn a_server_is_known_by_the_root_and_its_names_alone() {
         let authority = Authority::read("n", &new_secret("n").unwrap()).unwrap();
         let names = ["osier-pilot.osier-system.svc".to_owned()];
-        let key = authority.server(&names).unwrap();
+        let (chain, _) = authority.server(&names).unwrap();
+        let certificate = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.root().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -210,7 +196,7 @@ mod tests {
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
         let verify = |name: &str, time: UnixTime| {
             let name = ServerName::try_from(name.to_owned()).unwrap();
-            verifier.verify_server_cert(&key.cert[0], &[], &name, &[], time).is_ok()
+            verifier.verify_server_cert(&certificate, &[], &name, &[], time).is_ok()
         };
         let now = UnixTime::now();
         assert!(verify("osier-pilot.osier-system.svc", now));

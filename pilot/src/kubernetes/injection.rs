@@ -21,7 +21,8 @@ use crate::webhook::Webhook;
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The ConfigMaps and the key of each: the values first, then the mesh configuration, of which the first that is there holds.
-const SOURCES: [(&str, &str); 3] = [("osier-sidecar-injector", "values"), ("osier", "mesh"), ("istio", "mesh")];
+const SOURCES: [(&str, &str); 3] =
+    [("osier-sidecar-injector", "values"), ("osier", "mesh"), ("istio", "mesh")];
 
 /// Follows them for ever.
 pub async fn follow(client: Client, cluster: Cluster, webhook: Arc<Webhook>) {

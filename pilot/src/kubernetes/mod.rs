@@ -1,20 +1,40 @@
 //! The control plane as a citizen of its cluster: how it reaches the API server, and what it keeps there.
 
 mod authority;
+mod injection;
 mod lease;
 mod status;
-mod webhook;
+mod trust;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+use osier_core::readiness::Pending;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
 use crate::settings::Cluster;
+use crate::source::kubernetes::chain;
+use crate::store::writer::Status;
+use crate::webhook::certificate::{Current, server_config};
+use crate::webhook::{self, Webhook};
+use authority::{Authority, SERVER_LIFE};
+use lease::Candidate;
+use status::StatusWriter;
+use trust::Webhooks;
 
 /// A watch hears a bookmark once a minute; after this much silence the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(150);
 const CONNECT: Duration = Duration::from_secs(5);
+/// Wait after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long giving the lease back may take.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Why there is no way to an API server.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +57,100 @@ pub enum ClientError {
     /// TLS or authentication can't be set up.
     #[error("the API server's client can't be made")]
     Client(#[source] kube::Error),
+}
+
+/// Name of an object of this revision; the default revision's have no suffix.
+fn named(name: &str, revision: &str) -> String {
+    if revision == "default" { name.to_owned() } else { format!("{name}-{revision}") }
+}
+
+/// What the control plane does in its cluster beside serving xDS.
+pub struct Citizen {
+    /// Talks to the API server.
+    pub client: Client,
+    /// Who we are there.
+    pub cluster: Cluster,
+    /// What there is to say about resources.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// The handlers of the webhooks, and where they are served; `None` where nobody serves them here.
+    pub webhook: Option<(Arc<Webhook>, TcpListener)>,
+    /// Dropped once the webhooks can be called.
+    pub starting: Pending,
+    /// Ends it all.
+    pub shutdown: CancellationToken,
+}
+
+impl Citizen {
+    /// Runs until `shutdown`.
+    pub async fn live(self) {
+        let Self { client, cluster, status, webhook, starting, shutdown } = self;
+        let (leads, leadership) = watch::channel(false);
+        let candidate = Candidate {
+            client: client.clone(),
+            namespace: cluster.namespace.clone(),
+            name: named("osier-pilot-leader", &cluster.revision),
+            identity: identity(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(candidate.run(leads, shutdown.clone()));
+        tasks.spawn(StatusWriter { client: client.clone(), status }.run(leadership.clone()));
+        if let Some((webhook, listener)) = webhook {
+            tasks.spawn(injection::follow(client.clone(), cluster.clone(), webhook.clone()));
+            let authority = Arc::new(authority(&client, &cluster.namespace).await);
+            let current = Arc::new(Current::default());
+            renew(&authority, &current, &cluster);
+            let config = match server_config(current.clone()) {
+                Ok(config) => config,
+                Err(error) => return tracing::error!("webhooks can't be served: {error}"),
+            };
+            let server = webhook::serve(listener, webhook::router(webhook), config, shutdown.clone());
+            tasks.spawn(server);
+            let root = authority.root().to_owned();
+            let Cluster { namespace, revision, .. } = cluster.clone();
+            tasks.spawn(Webhooks { client, namespace, revision, root }.run(leadership));
+            tasks.spawn(async move {
+                loop {
+                    tokio::time::sleep(SERVER_LIFE / 2).await;
+                    renew(&authority, &current, &cluster);
+                }
+            });
+        }
+        drop(starting);
+        shutdown.cancelled().await;
+        // The candidate gives its lease back; everything else just ends.
+        let _ = tokio::time::timeout(GOODBYE, tasks.join_next()).await;
+        tasks.shutdown().await;
+    }
+}
+
+/// The authority; waits for as long as there is none, and says why.
+async fn authority(client: &Client, namespace: &str) -> Authority {
+    loop {
+        match Authority::load(client, namespace).await {
+            Ok(authority) => return authority,
+            Err(error) => {
+                tracing::error!("webhooks can't be served yet: {}", chain(&error));
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Puts a new certificate of the webhooks' server in force. Half of its life is left when the next one comes.
+fn renew(authority: &Authority, current: &Current, cluster: &Cluster) {
+    let name = format!("{}.{}.svc", named("osier-pilot", &cluster.revision), cluster.namespace);
+    let done = authority.server(&[name.clone(), format!("{name}.{}", cluster.cluster_domain)]);
+    match done.map(|(chain, key)| current.set(chain.as_bytes(), key.as_bytes())) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!("the webhooks' certificate can't be renewed: {error}"),
+        Err(error) => tracing::error!("the webhooks' certificate can't be renewed: {}", chain(&error)),
+    }
+}
+
+/// Different for each replica: the pod's name, else something of this process.
+fn identity() -> String {
+    let process = || format!("{}-{}", std::process::id(), rand::random::<u32>());
+    std::env::var("POD_NAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(process)
 }
 
 /// A client as the settings say: a kubeconfig that was named, else the pod's own, else kubectl's.

@@ -3,7 +3,6 @@
 //! A kind that isn't supported yet is let pass with a warning: what people bring along must be storable. So is an update that
 //! doesn't change what is wanted, or one of an object that is being deleted: whoever removes a finalizer can't mend the rest.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -51,8 +50,7 @@ pub(super) fn check(review: Review, cluster_domain: &Arc<str>) -> Verdict {
     }
     let settled = !object["metadata"]["deletionTimestamp"].is_null()
         || review.old_object.is_some_and(|old| wanted(&old) == wanted(&object));
-    let file = Arc::new(PathBuf::new());
-    let mut reader = Reader { file, cluster_domain, ages: &mut Ageless };
+    let mut reader = Reader { file: None, cluster_domain, ages: &mut Ageless };
     let mut verdict = Verdict::default();
     for report in reader.read(node(object)).into_iter().flat_map(|document| document.reports) {
         let text = match report.field.as_str() {
