@@ -57,7 +57,7 @@ pub struct Settings {
     pub push_throttle: Option<u16>,
 
     /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,osier_pilot::xds=debug`.
-    #[arg(long, env = "OSIER_PILOT_LOG", value_name = "FILTER", default_value = "info", value_parser = filter)]
+    #[arg(long, env = "OSIER_PILOT_LOG", value_name = "FILTER", default_value = "info,kube_runtime=off", value_parser = filter)]
     pub log: String,
 }
 
@@ -121,7 +121,7 @@ impl Settings {
             debounce_after: Duration::from_millis(50),
             debounce_max: Duration::from_secs(10),
             push_throttle: None,
-            log: "info".into(),
+            log: "info,kube_runtime=off".into(),
         }
     }
 

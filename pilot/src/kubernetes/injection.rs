@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::named;
 use crate::inject::{Injector, MeshSettings, Values};
 use crate::settings::Cluster;
-use crate::source::kubernetes::chain;
+use crate::source::kubernetes::said;
 use crate::webhook::Webhook;
 
 /// Wait after a failure.
@@ -43,7 +43,7 @@ pub async fn follow(client: Client, cluster: Cluster, webhook: Arc<Webhook>) {
             Ok(Event::Delete(_)) => texts[index] = None,
             Ok(Event::Init | Event::InitDone) => continue,
             Err(error) => {
-                tracing::warn!(map = SOURCES[index].0, "the ConfigMap can't be watched: {}", chain(&error));
+                tracing::warn!(map = SOURCES[index].0, "the ConfigMap can't be watched: {}", said(&error));
                 sleep(RETRY).await;
                 continue;
             }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::source::kubernetes::chain;
+use crate::source::kubernetes::{chain, said};
 
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ impl Webhooks {
                 Ok(Event::Apply(found) | Event::InitApply(found)) => self.mend(&api, &found).await,
                 Ok(_) => Ok(()),
                 Err(error) => {
-                    tracing::warn!("{plural}: {}", chain(&error));
+                    tracing::warn!("{plural} can't be watched: {}", said(&error));
                     sleep(RETRY).await;
                     continue;
                 }

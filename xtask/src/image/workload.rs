@@ -35,7 +35,11 @@ struct Application {
 }
 
 const APPLICATIONS: [Application; 7] = [
-    Application { name: "nginx", files: &[], entrypoint: &["nginx", "-g", "daemon off;"] },
+    Application {
+        name: "nginx",
+        files: &[("nginx/index.html", "var/www/html/index.html")],
+        entrypoint: &["nginx", "-g", "daemon off;"],
+    },
     Application { name: "redis", files: &[], entrypoint: REDIS },
     Application {
         name: "redis-follower",

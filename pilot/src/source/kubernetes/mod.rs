@@ -24,7 +24,7 @@ use kind::Watched;
 use watch::Restart;
 
 pub use kind::istio_kinds;
-pub use watch::chain;
+pub use watch::{chain, said};
 
 /// What of an API server is read, and as whom.
 #[derive(Debug, Clone)]

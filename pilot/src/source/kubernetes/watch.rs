@@ -162,8 +162,7 @@ impl Watch {
                     status.message
                 )
             }
-            Some(status) => format!("{resource} can't be watched: {} ({})", status.message, status.code),
-            None => format!("{resource} can't be watched: {}", chain(error)),
+            _ => format!("{resource} can't be watched: {}", said(error)),
         }
     }
 
@@ -227,6 +226,14 @@ fn api_status(error: &watcher::Error) -> Option<&kube::core::Status> {
 
 fn is_not_found(error: &watcher::Error) -> bool {
     api_status(error).is_some_and(|status| status.code == 404)
+}
+
+/// What the API server says of a watch that failed, else the error with its causes.
+pub fn said(error: &watcher::Error) -> String {
+    match api_status(error) {
+        Some(status) => format!("{} ({})", status.message, status.code),
+        None => chain(error),
+    }
 }
 
 /// An error with all its causes.
