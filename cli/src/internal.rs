@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
-use crate::{process, sample};
+use crate::{load, process, sample};
 
 /// Programs within this program.
 #[derive(clap::Subcommand)]
@@ -28,6 +28,8 @@ pub enum Command {
     },
     /// The sample application.
     Sample(sample::Arguments),
+    /// Steady load on one address.
+    Load(load::Arguments),
     /// A user's program, tied to its parent.
     Exec {
         /// Program and arguments.
@@ -51,6 +53,11 @@ pub fn run(command: Command) -> Result<ExitCode> {
             process::end_with_parent(Signal::SIGKILL)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(sample::serve(arguments))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Load(arguments) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(load::run(arguments))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Exec { command } => {

@@ -13,6 +13,7 @@ mod demo;
 mod inspect;
 mod install;
 mod internal;
+mod load;
 mod process;
 mod run;
 mod sample;

@@ -4,7 +4,7 @@
 //! `POST /fail?percent=N` makes it answer 500 to that share of its requests, so that a person can break a version.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -29,9 +29,12 @@ pub struct Arguments {
     /// Version that it answers with.
     #[arg(long)]
     version: String,
-    /// Port on 127.0.0.1.
+    /// Port.
     #[arg(long, env = "PORT")]
     port: u16,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    listen: IpAddr,
     /// Services to call for each request, as `host:port`.
     #[arg(long)]
     call: Vec<String>,
@@ -48,7 +51,7 @@ struct Sample {
 
 /// Serves until the process is ended; SIGTERM lets requests in flight finish.
 pub async fn serve(arguments: Arguments) -> Result<()> {
-    let address = SocketAddr::from(([127, 0, 0, 1], arguments.port));
+    let address = SocketAddr::new(arguments.listen, arguments.port);
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: is another program there?"))?;

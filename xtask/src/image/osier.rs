@@ -1,4 +1,4 @@
-//! Osier's own images: `osier/pilot` and `osier/proxy`, slim (our program, its libraries, nothing else but what captures traffic),
+//! Osier's own images: `osier/pilot`, `osier/proxy` and `osier/cli`, slim (our program, its libraries, nothing else but what captures traffic),
 //! for a user that isn't root and a root file system that is only read.
 
 use std::path::{Path, PathBuf};
@@ -33,12 +33,12 @@ pub struct Build {
     /// Their tag. [default: the version of the workspace]
     #[arg(long)]
     tag: Option<String>,
-    /// Folder to write proxy.tar and pilot.tar to; `docker load` and `ctr images import` read them.
+    /// Folder to write proxy.tar, pilot.tar and cli.tar to; `docker load` and `ctr images import` read them.
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     output: PathBuf,
 }
 
-/// Builds both images and says what they are called.
+/// Builds the images and says what they are called.
 pub fn build(build: &Build) -> Result<()> {
     for image in archives(build)? {
         println!("{}  {}", image.name, image.archive.display());
@@ -61,8 +61,8 @@ impl Build {
     }
 }
 
-/// Builds the programs and both archives.
-pub fn archives(build: &Build) -> Result<[Image; 2]> {
+/// Builds the programs and the archives.
+pub fn archives(build: &Build) -> Result<[Image; 3]> {
     part::ensure(&CAPTURE)?;
     let programs = programs(&build.profile)?;
     std::fs::create_dir_all(&build.output)
@@ -70,7 +70,7 @@ pub fn archives(build: &Build) -> Result<[Image; 2]> {
     let tag = build.tag.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
     let image = |name: &str, fill: &dyn Fn(&Root) -> Result<()>| {
         let root = Root::new(build.output.join(format!("{name}-root")))?;
-        let program = format!("osier-{name}");
+        let program = if name == "cli" { "osier".to_owned() } else { format!("osier-{name}") };
         let path = format!("/usr/local/bin/{program}");
         root.own_program(&programs.join(&program), &path)?;
         root.file("/etc/passwd", "root:x:0:0::/:/nonexistent\nosier:x:1337:1337::/:/nonexistent\n")?;
@@ -84,7 +84,7 @@ pub fn archives(build: &Build) -> Result<[Image; 2]> {
         archive(&recipe, root.path(), &file)?;
         Ok::<_, anyhow::Error>(Image { name: full, archive: file })
     };
-    Ok([image("proxy", &capture_tools)?, image("pilot", &certificates)?])
+    Ok([image("proxy", &capture_tools)?, image("pilot", &certificates)?, image("cli", &certificates)?])
 }
 
 /// nft, and iptables with its modules, both kinds.
