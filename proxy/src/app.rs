@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use osier_core::admin;
 use osier_core::drain::{Drain, Phase};
 use osier_core::logging::Logging;
-use osier_core::readiness::Readiness;
+use osier_core::readiness::{Pending, Readiness};
 use osier_core::registration::METADATA_KEY;
 use osier_proto::xds::WILDCARD;
 use tokio::net::TcpListener;
@@ -38,6 +38,12 @@ use crate::xds::{self, Mode, Options};
 /// before opens a connection within this time, which counts, and idle connections to it are closed by peers as they hear. Whoever
 /// was not told (a pod behind Kubernetes, a pilot that is away) is waited for as long as Istio waits.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// What a sidecar waits for whose pod has no rules; also the words that people find when they look why a pod is not ready.
+const CAPTURE: &str = "capture: traffic of this pod is not captured: did the init container istio-init run? (`osier-proxy init`)";
+
+/// Between two looks whether traffic is captured, while it isn't.
+const CAPTURE_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long the last access log lines may take.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -88,6 +94,8 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         tokio::spawn(admin::serve(bind("readiness", address).await?, probe));
     }
     if let Some(pod) = pod {
+        let captured = readiness.wait_for(CAPTURE);
+        tokio::spawn(check_capture(pod.address, shared.clone(), captured));
         serve_pod(pod, &pages).await?;
     }
     if let Some(address) = settings.admin {
@@ -151,6 +159,31 @@ fn listen(shared: &Shared, acceptors: &Acceptors) -> anyhow::Result<()> {
     let texts: Vec<String> = failed.iter().map(ToString::to_string).collect();
     anyhow::ensure!(texts.is_empty(), "{}", texts.join("\n"));
     Ok(())
+}
+
+/// Looks whether the pod's traffic comes to us, until it does. Before there is a listener for it, nobody can tell.
+async fn check_capture(address: IpAddr, shared: Arc<Shared>, captured: Pending) {
+    let (mut seen, mut failures) = (0, 0u32);
+    while !shared.snapshot.load().listeners.values().any(|listener| listener.original_dst_filter) {
+        seen = shared.snapshot.changed_since(seen).await.generation;
+    }
+    loop {
+        match shared.self_check.run(address).await {
+            Ok(()) => break,
+            Err(error) => {
+                failures += 1;
+                // The socket may open a moment after its listener is in force.
+                if failures == 2 {
+                    tracing::error!(%error, "{CAPTURE}");
+                }
+            }
+        }
+        tokio::time::sleep(CAPTURE_PAUSE).await;
+    }
+    if failures > 1 {
+        tracing::info!("traffic of this pod is captured now");
+    }
+    drop(captured);
 }
 
 /// The ports that the kubelet and Prometheus know.

@@ -25,6 +25,7 @@ use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
 use crate::listener::orig_dst::OriginalDestination;
+use crate::listener::self_check::SelfCheck;
 use crate::node::Node;
 use crate::tcp::splice::Pipe;
 use crate::telemetry::access_log::{AccessLogs, Gathered};
@@ -55,6 +56,8 @@ pub struct Shared {
     pub drain: Arc<Drain>,
     /// How the original destination of a captured connection is found.
     pub original_destination: OriginalDestination,
+    /// Whether the pod's traffic comes to us.
+    pub self_check: SelfCheck,
     /// Who this proxy is.
     pub node: Arc<Node>,
     /// What all workers count.

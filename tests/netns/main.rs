@@ -4,3 +4,4 @@ mod capture;
 mod kubernetes;
 mod pod;
 mod rules;
+mod sidecar;

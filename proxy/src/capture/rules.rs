@@ -14,6 +14,9 @@ pub const INBOUND_SOURCE_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0
 /// The same in IPv6; an address that `init` adds to `lo`.
 pub const INBOUND_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
+/// Where a sidecar connects to see whether that comes back to it; nobody listens there.
+pub const SELF_CHECK_PORT: u16 = 15002;
+
 /// Mark of what the sidecar sends to its own pod in mode TPROXY.
 const SELF_CALL: u32 = 1338;
 const DNS: u16 = 53;
@@ -301,6 +304,10 @@ impl Capture {
             Some(ports) => {
                 for port in ports.iter().filter(|port| **port != self.tunnel_port) {
                     turn(table, vec![Port(tcp, *port)]);
+                }
+                // A redirected self-call doesn't come this way.
+                if self.mode == Mode::Tproxy && !ports.contains(&SELF_CHECK_PORT) {
+                    turn(table, vec![Port(tcp, SELF_CHECK_PORT)]);
                 }
             }
         }

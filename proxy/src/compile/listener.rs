@@ -73,6 +73,7 @@ fn from_message(message: &xds::Listener, hash: u64, refs: &mut Collector<'_>) ->
         address,
         bind_to_port: message.bind_to_port.unwrap_or(true),
         use_original_dst: message.use_original_dst.unwrap_or(false),
+        transparent: message.transparent.unwrap_or(false),
         matcher: Arc::new(matcher(&chains)?),
         chains,
         default_chain,

@@ -22,6 +22,9 @@ pub struct Listener {
     pub bind_to_port: bool,
     /// Hand each connection to the listener of its original destination (SO_ORIGINAL_DST), if there is one.
     pub use_original_dst: bool,
+    /// The socket takes connections to any address (IP_TRANSPARENT), as TPROXY hands them over: what it shows as its own address is
+    /// where a connection was going. Needs NET_ADMIN. Holds for a socket from its opening on.
+    pub transparent: bool,
     /// Restore the original destination before the chains are matched, without handing the connection over.
     pub original_dst_filter: bool,
     /// What must be read of a connection before its chain is known; see [`Listener::inspect_at`].
@@ -57,6 +60,7 @@ impl Listener {
             address,
             bind_to_port: true,
             use_original_dst: false,
+            transparent: false,
             original_dst_filter: false,
             inspect: Inspect { timeout: Some(Duration::from_secs(15)), ..Inspect::default() },
             tls_uninspected: Ports::default(),

@@ -142,7 +142,7 @@ impl Acceptors {
         if let Some(bound) = sockets.get(&key) {
             return Ok(bound.address);
         }
-        let opened = bind(listener.address);
+        let opened = bind(listener.address, listener.transparent);
         let (socket, address) = opened.map_err(|error| BindError::new(listener, &error))?;
         let name = watch::Sender::new(listener.name.clone());
         let (direction, counts) = (listener.direction, Arc::default());
@@ -306,10 +306,16 @@ impl Accept {
 }
 
 /// A bound socket. Options that accepted sockets inherit on Linux (TCP_NODELAY) are set here once.
-fn bind(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+fn bind(address: SocketAddr, transparent: bool) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if transparent {
+        // Of IPv6 sockets too: it is the same switch.
+        socket.set_ip_transparent_v4(true).map_err(|error| {
+            io::Error::new(error.kind(), format!("{error} (a transparent socket needs NET_ADMIN)"))
+        })?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;

@@ -139,7 +139,7 @@ fn closing_inbound_leaves_outbound_open_and_drained_queues_are_served() {
 
 #[test]
 fn accepted_sockets_have_no_delay() {
-    let (socket, address) = bind(any_port()).expect("bind");
+    let (socket, address) = bind(any_port(), false).expect("bind");
     socket.listen(1).expect("listen");
     let _client = connect(address);
     socket.set_nonblocking(false).expect("blocking");

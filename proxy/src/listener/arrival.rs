@@ -39,6 +39,9 @@ pub enum ArrivalError {
     /// A CONNECT to something that isn't `host:port`, or that nobody takes.
     #[error("nothing takes connections to {0}")]
     NoDestination(String),
+    /// It was our own, to see whether it comes here.
+    #[error("the check of capture has arrived")]
+    SelfCheck,
     /// Protocol detection ended it.
     #[error(transparent)]
     Detect(#[from] DetectError),
@@ -134,6 +137,9 @@ async fn accept(
     let captures = bound.use_original_dst || bound.original_dst_filter;
     let find_original = || worker.shared.original_destination.of(SockRef::from(tcp), ends.peer, ends.local);
     let original = captures.then(find_original).flatten();
+    if worker.shared.self_check.takes(ends.peer, original.unwrap_or(ends.local)) {
+        return Err(ArrivalError::SelfCheck);
+    }
     if let Some(destination) = original.filter(|_| bound.use_original_dst)
         && let Some(target) = find(&snapshot, destination).await?
     {

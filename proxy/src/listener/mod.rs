@@ -7,3 +7,4 @@ pub mod connection;
 pub mod detect;
 pub mod filter_chain;
 pub mod orig_dst;
+pub mod self_check;

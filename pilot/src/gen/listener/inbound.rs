@@ -22,7 +22,7 @@ use crate::r#gen::name;
 use crate::r#gen::route::everything;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
-use crate::model::Protocol;
+use crate::model::{Interception, Protocol};
 use crate::snapshot::InboundPort;
 
 /// `virtualInbound`: every captured inbound connection.
@@ -41,6 +41,7 @@ pub(super) fn captured(scope: &Scope<'_>) -> Listener {
     let mut listener = Listener {
         address: Some(wire::socket(SocketAddr::new(wildcards(scope)[0], name::INBOUND_PORT))),
         traffic_direction: TrafficDirection::Inbound as i32,
+        transparent: (scope.view().proxy.interception == Interception::Tproxy).then_some(true),
         listener_filters: vec![wire::listener_filter("envoy.filters.listener.original_dst", &OriginalDst {})],
         filter_chains: chains,
         ..Default::default()

@@ -53,6 +53,7 @@ fn defaults_are_envoys() {
     let listener = compile(&with("")).unwrap().listener;
     assert_eq!(listener.address, "127.0.0.1:80".parse().unwrap());
     assert!(listener.bind_to_port && !listener.use_original_dst && !listener.original_dst_filter);
+    assert!(!listener.transparent);
     assert_eq!(listener.inspect.timeout, Some(Duration::from_secs(15)));
     assert!(!listener.inspect.tls && !listener.inspect.http && !listener.inspect.continue_on_timeout);
     assert_eq!(listener.direction, Direction::Unspecified);
@@ -80,7 +81,7 @@ fn what_is_read() {
     ];
     let yaml = with(&format!(
         "listener_filters: [{}], listener_filters_timeout: 0s, continue_on_listener_filters_timeout: true,
-         use_original_dst: true, bind_to_port: false, traffic_direction: INBOUND, tcp_backlog_size: 9,
+         use_original_dst: true, transparent: true, bind_to_port: false, traffic_direction: INBOUND, tcp_backlog_size: 9,
          per_connection_buffer_limit_bytes: 1, drain_type: MODIFY_ONLY, enable_reuse_port: true, stat_prefix: s,
          connection_balance_config: {{exact_balance: {{}}}},
          metadata: {{filter_metadata: {{osier: {{chains_by_server_name: true}}}}}}",
@@ -89,7 +90,12 @@ fn what_is_read() {
     let listener = compile(&yaml).unwrap().listener;
     assert!(listener.inspect.tls && listener.inspect.http && listener.original_dst_filter);
     assert_eq!((listener.inspect.timeout, listener.inspect.continue_on_timeout), (None, true));
-    assert!(listener.use_original_dst && !listener.bind_to_port && listener.chains_by_server_name);
+    assert!(
+        listener.use_original_dst
+            && listener.transparent
+            && !listener.bind_to_port
+            && listener.chains_by_server_name
+    );
     assert_eq!((listener.direction, listener.backlog), (Direction::Inbound, Some(9)));
     assert_eq!(
         compile(&with("traffic_direction: OUTBOUND")).unwrap().listener.direction,

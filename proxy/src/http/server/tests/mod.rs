@@ -104,6 +104,7 @@ fn listener(address: SocketAddr, manager: HttpManager) -> (Arc<Listener>, Arc<Fi
         address,
         bind_to_port: true,
         use_original_dst: false,
+        transparent: false,
         original_dst_filter: false,
         inspect: Inspect::default(),
         tls_uninspected: Ports::default(),

@@ -1,0 +1,234 @@
+//! `osier-proxy sidecar` in a pod, with pilot on its node: it notices whether its pod's traffic is captured, takes traffic by REDIRECT
+//! and by TPROXY, and answers the kubelet.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use osier_tests::process::{self, Program};
+use osier_tests::wait;
+
+use super::pod::{FAMILIES, Place, Pod, SIDECAR};
+
+const FLAGS: &str = "-u 1337 -d 15090,15021,15020";
+
+/// A pod with its sidecar, and pilot on the node with a service `web` at port 8080 of the pod.
+struct Mesh {
+    pod: Pod,
+    sidecar: Program,
+    _pilot: Program,
+    folder: tempfile::TempDir,
+}
+
+impl Mesh {
+    /// With rules, or without.
+    fn start(mode: &str, variables: &[(&str, &str)], rules: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path();
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("permissions");
+        let pod = Pod::new(false);
+        if let Some(flags) = rules {
+            pod.capture(flags);
+        }
+        let source = path.join("source");
+        std::fs::create_dir(&source).expect("the test's folder can be written");
+        std::fs::write(source.join("web.yaml"), YAML).expect("the test's folder can be written");
+        let node = FAMILIES[0].node;
+        let pilot = process::own("osier-pilot");
+        let mut command = pod.command(Place::Node, &pilot.get_program().to_string_lossy());
+        command.arg("--source").arg(&source).args(["--xds-address", &format!("{node}:15010")]);
+        let pilot = Program::start("pilot", &mut command, path);
+        let sidecar = start_sidecar(&pod, mode, variables, path);
+        Self { pod, sidecar, _pilot: pilot, folder }
+    }
+
+    fn get(&self, place: Place, url: &str) -> String {
+        curl(&self.pod, place, &["-w", " %{http_code}", url])
+    }
+
+    fn ready(&self) -> String {
+        self.get(Place::Pod, "http://127.0.0.1:15021/healthz/ready")
+    }
+
+    fn wait_ready(&self) {
+        wait::until("the sidecar is ready", || self.ready().ends_with(" 200").then_some(()));
+    }
+
+    /// A tool of the sidecar's own program, run in the pod.
+    fn tool(&self, words: &str) -> (Option<i32>, String) {
+        let program = process::own("osier-proxy");
+        let mut command = self.pod.command(Place::Pod, &program.get_program().to_string_lossy());
+        let output = command.args(words.split(' ')).output().expect("the tool starts");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn application(&mut self, name: &str) -> Program {
+        let script = "
+import http.server, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        if self.path == '/slow': time.sleep(1)
+        body = {'/metrics': b'app_requests 7\\n'}.get(self.path, f'{self.path} from {self.client_address[0]}'.encode())
+        self.send_response(200)
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(('', 8080), Handler).serve_forever()
+";
+        let mut command = self.pod.command(Place::Pod, "python3");
+        command.args(["-c", script]);
+        let program = Program::start(name, &mut command, self.folder.path());
+        wait::until("the application answers", || {
+            self.get(Place::Pod, "http://127.0.0.1:8080/up").starts_with("/up").then_some(())
+        });
+        program
+    }
+}
+
+fn curl(pod: &Pod, place: Place, words: &[&str]) -> String {
+    let output =
+        pod.command(place, "curl").args(["-sS", "-m", "10"]).args(words).output().expect("curl starts");
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn start_sidecar(pod: &Pod, mode: &str, variables: &[(&str, &str)], folder: &Path) -> Program {
+    let program = process::own("osier-proxy");
+    let mut command = pod.command(Place::Pod, "setpriv");
+    let group = SIDECAR.to_string();
+    match mode {
+        // As injection runs it: root of the sidecar's group, with NET_ADMIN.
+        "TPROXY" => command.args(["--regid", &group, "--clear-groups"]),
+        _ => command.args(["--reuid", &group, "--regid", &group, "--clear-groups"]),
+    };
+    command
+        .arg(program.get_program())
+        .args(["sidecar", "--concurrency", "1", "--pilot-address", &format!("{}:15010", FAMILIES[0].node)])
+        .env("POD_NAME", "web-1")
+        .env("POD_NAMESPACE", "default")
+        .env("INSTANCE_IP", FAMILIES[0].pod.to_string())
+        .env("ISTIO_META_WORKLOAD_NAME", "web")
+        .env("ISTIO_META_INTERCEPTION_MODE", mode)
+        .envs(variables.iter().copied());
+    Program::start("sidecar", &mut command, folder)
+}
+
+const YAML: &str = "apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {clusterIP: 10.96.7.7, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: web-1, namespace: default}
+spec: {address: 10.201.1.2, labels: {app: web}}
+";
+
+#[test]
+fn a_pod_without_rules_is_not_ready_and_says_why() {
+    let mesh = Mesh::start("REDIRECT", &[], None);
+    wait::until("the sidecar says why", || {
+        mesh.ready().contains("did the init container istio-init run?").then_some(())
+    });
+    assert!(mesh.ready().ends_with(" 503"), "{}", mesh.ready());
+    let (code, text) = mesh.tool("wait --timeoutSeconds 1 --periodMillis 100");
+    assert!(code == Some(1) && text.contains("isn't ready after 1s: 503"), "{code:?} {text}");
+    assert!(text.contains("did the init container istio-init run?"), "{text}");
+    let told = |output: &str| output.matches("is not captured").count();
+    assert_eq!(told(&mesh.sidecar.output()), 1, "{}", mesh.sidecar.output());
+    mesh.pod.capture(FLAGS);
+    mesh.wait_ready();
+    assert_eq!(told(&mesh.sidecar.output()), 1, "{}", mesh.sidecar.output());
+    assert_eq!(mesh.tool("wait --timeoutSeconds 5"), (Some(0), String::new()));
+}
+
+#[test]
+fn the_kubelet_and_prometheus_get_their_answers() {
+    let variables = [
+        ("ISTIO_KUBE_APP_PROBERS", r#"{"/app-health/web/livez":{"httpGet":{"path":"/live","port":8080}}}"#),
+        ("ISTIO_PROMETHEUS_ANNOTATIONS", r#"{"scrape":"true","path":"","port":"8080"}"#),
+    ];
+    let mut mesh = Mesh::start("REDIRECT", &variables, Some(FLAGS));
+    mesh.wait_ready();
+    let _application = mesh.application("application");
+    let pod = FAMILIES[0].pod;
+    // From the node, as the kubelet asks; the application sees an address that no rule turns.
+    assert_eq!(
+        mesh.get(Place::Node, &format!("http://{pod}:15020/app-health/web/livez")),
+        "/live from 127.0.0.6 200"
+    );
+    assert!(mesh.get(Place::Node, &format!("http://{pod}:15020/healthz/ready")).ends_with(" 200"));
+    let text = mesh.get(Place::Node, &format!("http://{pod}:15020/stats/prometheus"));
+    assert!(text.contains("\napp_requests 7\n") && text.contains("istio_agent_scrapes_total 1"), "{text}");
+    let text = mesh.get(Place::Node, &format!("http://{pod}:15090/stats/prometheus"));
+    assert!(text.contains("envoy_server_live") && !text.contains("app_requests"), "{text}");
+    // Captured: through the sidecar, which is where the application sees it come from.
+    assert_eq!(mesh.get(Place::Node, &format!("http://{pod}:8080/x")), "/x from 127.0.0.6 200");
+    // The application's own Service is itself: out by the sidecar, and in again.
+    assert_eq!(mesh.get(Place::Pod, "http://10.96.7.7/self"), "/self from 127.0.0.6 200");
+    let refused = curl(
+        &mesh.pod,
+        Place::Node,
+        &["-X", "POST", "-w", " %{http_code}", &format!("http://{pod}:15020/drain")],
+    );
+    assert_eq!(refused, "only from localhost\n 403");
+}
+
+#[test]
+fn tproxy_serves_as_redirect_does() {
+    let mut mesh = Mesh::start("TPROXY", &[], Some("-u 1337 -m TPROXY -b 8080"));
+    mesh.wait_ready();
+    let _application = mesh.application("application");
+    let pod = FAMILIES[0].pod;
+    let answer = mesh.get(Place::Node, &format!("http://{pod}:8080/x"));
+    assert!(answer.starts_with("/x from ") && answer.ends_with(" 200"), "{answer}");
+    assert!(mesh.get(Place::Pod, "http://10.96.7.7/self").starts_with("/self from "));
+    let text = mesh.get(Place::Pod, "http://127.0.0.1:15000/stats/prometheus");
+    let inbound = text.lines().filter(|line| line.starts_with("istio_requests_total{"));
+    let inbound = inbound.filter(|line| line.contains("reporter=\"destination\"")).count();
+    assert!(inbound > 0, "{text}");
+}
+
+#[test]
+fn an_end_that_was_announced_is_short_where_nothing_is_open() {
+    let mut mesh =
+        Mesh::start("REDIRECT", &[("PROXY_CONFIG", "{terminationDrainDuration: 60s}")], Some(FLAGS));
+    mesh.wait_ready();
+    let _application = mesh.application("application");
+    let pod = FAMILIES[0].pod;
+    assert_eq!(mesh.tool("request --debug-port=15020 POST drain"), (Some(0), "OK\n".to_owned()));
+    assert!(mesh.ready().contains("DRAINING"), "{}", mesh.ready());
+    // Peers who don't know yet are served, and told.
+    let answer = curl(&mesh.pod, Place::Node, &["-i", &format!("http://{pod}:8080/late")]);
+    assert!(
+        answer.contains("/late from ") && answer.to_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    // The application's own calls go on, and their connections stay.
+    let answer = curl(&mesh.pod, Place::Pod, &["-i", "http://10.96.7.7/out"]);
+    assert!(
+        answer.contains("/out from ") && !answer.to_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    let began = std::time::Instant::now();
+    mesh.sidecar.signal(Signal::SIGTERM);
+    mesh.sidecar.wait_end();
+    assert!(
+        began.elapsed().as_secs() < 20,
+        "it didn't wait for a drain time of a minute: {:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn quitting_is_at_once() {
+    let mut mesh = Mesh::start("REDIRECT", &[], Some(FLAGS));
+    mesh.wait_ready();
+    let (code, text) = mesh.tool("request POST drain");
+    assert!(code == Some(1) && text.contains("--debug-port=15020"), "{text}");
+    assert_eq!(mesh.tool("request --debug-port=15020 POST quitquitquit"), (Some(0), "OK\n".to_owned()));
+    assert!(mesh.sidecar.wait_end().success());
+}
