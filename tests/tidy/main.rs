@@ -35,6 +35,10 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("pilot/src/snapshot", "osier_proto", "the snapshot knows nothing of the wire"),
     ("pilot/src/store", "osier_proto", "the store knows nothing of the wire"),
     ("pilot/src/registry", "osier_proto", "the registry knows nothing of the wire"),
+    ("pilot/src/inject", "tokio", "injection is pure: a pod in, a pod out"),
+    ("pilot/src/inject", "use kube", "injection asks no API server"),
+    ("pilot/src/inject", "crate::webhook", "`osier inject` has no webhook"),
+    ("pilot/src/webhook", "use kube", "handlers answer from what they are given"),
 ];
 
 fn root() -> &'static Path {

@@ -24,8 +24,11 @@ pub(super) fn custom(name: &str, text: &str) -> Result<Value, String> {
         ));
     }
     let documents = yaml::parse(text).map_err(|e| format!("line {}: {e}", e.line))?;
-    let [node] = documents.as_slice() else { return Err("must be one YAML document".into()) };
-    let mut fragment: Value = decode(node).map_err(|e| format!("line {}: {e}", e.line))?;
+    let mut fragment: Value = match documents.as_slice() {
+        [] => json!({}),
+        [node] => decode(node).map_err(|e| format!("line {}: {e}", e.line))?,
+        [_, second, ..] => return Err(format!("line {}: has more than one document", second.line)),
+    };
     let Some(fields) = fragment.as_object_mut() else {
         return Err("must be a mapping with metadata and spec".into());
     };
@@ -52,8 +55,7 @@ mod tests {
                 "spec:\n  x: {{ .Values.y }}",
                 "line 2: Go template actions ({{ }}) are not supported; write plain YAML that is merged into the pod",
             ),
-            ("a", "", "must be one YAML document"),
-            ("a", "spec: {}\n---\nspec: {}", "must be one YAML document"),
+            ("a", "spec: {}\n---\nspec: {}", "line 3: has more than one document"),
             ("a", "[]", "must be a mapping with metadata and spec"),
             ("a", "kind: Pod", "kind: unknown field; a template has metadata and spec"),
             ("a", "spec: {containers: [{image: x}]}", "spec.containers[0]: the field name is required"),
@@ -61,6 +63,7 @@ mod tests {
         ] {
             assert_eq!(custom(name, text).unwrap_err(), wanted, "{text}");
         }
+        assert_eq!(custom("a", "").unwrap(), json!({"spec": {}}));
         assert_eq!(custom("a", "metadata: {labels: {a: b}}").unwrap()["spec"], json!({}));
     }
 }

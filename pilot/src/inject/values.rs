@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::template;
+use super::syntax::Parsed;
+use super::{syntax, template};
 use crate::source::decode::{DecodeError, decode};
 use crate::source::yaml;
 use crate::store::schema::Ignored;
@@ -38,7 +40,6 @@ pub struct Global {
     /// Names of Secrets that pods get to pull images with.
     pub image_pull_secrets: Vec<String>,
     /// Namespace of the control plane.
-    #[serde(alias = "systemNamespace")]
     pub istio_namespace: String,
     /// Name of the mesh; empty: the trust domain.
     #[serde(rename = "meshID")]
@@ -82,6 +83,7 @@ pub struct Proxy {
     /// Where the control plane is; empty: the Service of the revision.
     pub discovery_address: String,
     /// What the proxy logs; empty: its own default.
+    #[serde(deserialize_with = "log_levels")]
     pub log_level: String,
     /// Run privileged.
     pub privileged: bool,
@@ -92,18 +94,22 @@ pub struct Proxy {
     /// Port of health and merged metrics.
     pub status_port: u16,
     /// Captured destinations.
-    #[serde(rename = "includeIPRanges")]
+    #[serde(rename = "includeIPRanges", deserialize_with = "ranges_or_all")]
     pub include_ip_ranges: String,
     /// Destinations that are not captured.
-    #[serde(rename = "excludeIPRanges")]
+    #[serde(rename = "excludeIPRanges", deserialize_with = "ranges")]
     pub exclude_ip_ranges: String,
     /// Captured inbound ports.
+    #[serde(deserialize_with = "ports_or_all")]
     pub include_inbound_ports: String,
     /// Inbound ports that are not captured.
+    #[serde(deserialize_with = "ports")]
     pub exclude_inbound_ports: String,
     /// Ports that are captured whatever their destination.
+    #[serde(deserialize_with = "ports")]
     pub include_outbound_ports: String,
     /// Outbound ports that are not captured.
+    #[serde(deserialize_with = "ports")]
     pub exclude_outbound_ports: String,
     /// Readiness: delay before the first probe.
     pub readiness_initial_delay_seconds: u32,
@@ -219,7 +225,7 @@ impl Values {
         }
     }
 
-    /// The proxy's image, with `kind` (`debug`, `distroless`) where one is asked for.
+    /// An image by its name below the hub; a whole reference stays what it is.
     pub(super) fn image(&self, name: &str) -> String {
         if name.contains('/') {
             return name.to_owned();
@@ -249,8 +255,7 @@ impl Selector {
 }
 
 /// Templates are read when the values are, so that a broken one is told to who writes it, not to who starts a pod.
-fn templates<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Value>, D::Error> {
-    use serde::de::Error as _;
+fn templates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Value>, D::Error> {
     let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
     let read = |(name, text): (String, String)| match template::custom(&name, &text) {
         Ok(fragment) => Ok((name, fragment)),
@@ -258,6 +263,19 @@ fn templates<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeM
     };
     texts.into_iter().map(read).collect()
 }
+
+/// Text that is written as the annotation is that overrides it.
+macro_rules! written_as {
+    ($($name:ident),*) => {$(
+        fn $name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            let parsed: Parsed<String> = syntax::$name(&text);
+            parsed.map_err(D::Error::custom)
+        }
+    )*};
+}
+
+written_as!(log_levels, ports, ports_or_all, ranges, ranges_or_all);
 
 impl Default for Global {
     fn default() -> Self {
@@ -333,5 +351,48 @@ impl Default for Webhook {
             _reinvocation: Ignored,
             _by_default: Ignored,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(Values::parse("").unwrap(), Values::default());
+        let quiet = "revision: canary\nsidecarInjectorWebhook: {reinvocationPolicy: Never}\n";
+        assert_eq!(Values::parse(quiet).unwrap(), Values::default());
+        for (text, wanted) in [
+            ("global: {proxi: {}}", "global.proxi: unknown field, did you mean proxy?"),
+            (
+                "global: {proxy: {includeIPRanges: all}}",
+                "global.proxy.includeIPRanges: \"all\" is no range of addresses such as 10.0.0.0/8",
+            ),
+            (
+                "global: {proxy: {excludeInboundPorts: '*'}}",
+                "global.proxy.excludeInboundPorts: \"*\" is no port number (1 to 65535)",
+            ),
+            (
+                "global: {proxy: {autoInject: maybe}}",
+                "global.proxy.autoInject: \"maybe\" is none of enabled, disabled",
+            ),
+            (
+                "sidecarInjectorWebhook: {templates: {a: '{{ x }}'}}",
+                "sidecarInjectorWebhook.templates: template \"a\": line 1: Go template actions",
+            ),
+            ("a: 1\n---\nb: 2", "values: has more than one document"),
+            ("a: [", "values: "),
+        ] {
+            let said = Values::parse(text).unwrap_err().to_string();
+            assert!(said.starts_with(wanted), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn images() {
+        let values = Values::parse("global: {hub: example.org/mesh, tag: '3'}").unwrap();
+        assert_eq!(values.image("proxy"), "example.org/mesh/proxy:3");
+        assert_eq!(values.image("elsewhere/proxy@sha256:0"), "elsewhere/proxy@sha256:0");
     }
 }

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod injection;
 mod notes;
 mod trace;
 
@@ -14,7 +15,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use notes::{NOTES, Note};
-use osier_pilot::store::schema::mesh::{Loss, MeshConfig, SET_ASIDE};
+use osier_pilot::store::schema::mesh::{INJECTED, Loss, MeshConfig, SET_ASIDE};
 use osier_pilot::store::schema::{
     Metadata, destination_rule::DestinationRule, kubernetes, security, service_entry,
     virtual_service::VirtualService,
@@ -76,6 +77,7 @@ fn the_pages_show_what_is_read() {
     }
     compare("istio-fields.md", &page(ISTIO, &istio));
     compare("kubernetes-fields.md", &page(KUBERNETES, &kubernetes));
+    compare("injection.md", &injection::page());
 }
 
 fn page(head: &str, kinds: &[(&str, Fields)]) -> String {
@@ -86,6 +88,7 @@ fn page(head: &str, kinds: &[(&str, Fields)]) -> String {
         if *kind == "MeshConfig" {
             rows.extend(SET_ASIDE.iter().map(|row| {
                 let state = match row.loss {
+                    Loss::Nothing if row.why == INJECTED => "supported",
                     Loss::Nothing => "without effect",
                     Loss::Something => "not applied",
                 };

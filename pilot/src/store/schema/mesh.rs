@@ -157,6 +157,9 @@ const fn something(field: &'static str, why: &'static str) -> SetAside {
     SetAside { field, loss: Loss::Something, why }
 }
 
+/// Why nothing is lost of a field that is applied elsewhere.
+pub const INJECTED: &str = "applied when a pod is injected, see [injection](injection.md)";
+
 /// Fields of the API that are not applied; fields below one that has rows of its own are named one by one.
 ///
 /// None of them opens what another field closes: policies that would need one of them (`CUSTOM` with an extension provider, mutual
@@ -170,7 +173,7 @@ pub const SET_ASIDE: &[SetAside] = &[
     nothing("defaultConfig.availabilityZone", "an endpoint's locality comes from its resource"),
     nothing("defaultConfig.binaryPath", "where Istio's image has Envoy"),
     something("defaultConfig.caCertificatesPem", "there is no mutual TLS yet, so no certificate is verified"),
-    something("defaultConfig.concurrency", "set by the sidecar's own `--concurrency` or PROXY_CONFIG"),
+    nothing("defaultConfig.concurrency", INJECTED),
     nothing("defaultConfig.configPath", "where Istio's image keeps files"),
     nothing("defaultConfig.controlPlaneAuthPolicy", "Istio does not read it any more"),
     something("defaultConfig.customConfigFile", "a sidecar has no bootstrap file"),
@@ -187,16 +190,16 @@ pub const SET_ASIDE: &[SetAside] = &[
     nothing("defaultConfig.fileFlushInterval", "how Envoy writes its access log"),
     nothing("defaultConfig.fileFlushMinSizeKb", "how Envoy writes its access log"),
     something("defaultConfig.gatewayTopology", "there are no gateways yet"),
-    something("defaultConfig.holdApplicationUntilProxyStarts", "nothing is injected yet"),
-    something("defaultConfig.image", "nothing is injected yet"),
-    something("defaultConfig.interceptionMode", "a sidecar says itself how it captures"),
+    nothing("defaultConfig.holdApplicationUntilProxyStarts", INJECTED),
+    nothing("defaultConfig.image", "there is one image"),
+    nothing("defaultConfig.interceptionMode", INJECTED),
     something("defaultConfig.meshId", "metrics do not carry the mesh's name"),
     nothing("defaultConfig.parentShutdownDuration", "for Envoy's hot restart, which Osier does not have"),
     something("defaultConfig.privateKeyProvider", "there is no mutual TLS yet"),
-    something("defaultConfig.proxyAdminPort", "set by the sidecar's own `--admin-address` or PROXY_CONFIG"),
+    nothing("defaultConfig.proxyAdminPort", INJECTED),
     something("defaultConfig.proxyBootstrapTemplatePath", "a sidecar has no bootstrap file"),
     something("defaultConfig.proxyHeaders", "the headers that a sidecar adds can't be chosen yet"),
-    something("defaultConfig.proxyMetadata", "set in the sidecar's own environment or PROXY_CONFIG"),
+    nothing("defaultConfig.proxyMetadata", INJECTED),
     nothing("defaultConfig.proxyStatsMatcher", "which of Envoy's own metrics are made"),
     something("defaultConfig.readinessProbe", "the health of workloads is not probed yet"),
     something("defaultConfig.runtimeValues", "Envoy's runtime, which Osier does not have"),
@@ -205,14 +208,8 @@ pub const SET_ASIDE: &[SetAside] = &[
     nothing("defaultConfig.statNameLength", "about Envoy's own metrics"),
     nothing("defaultConfig.statsEvictionInterval", "about Envoy's own metrics"),
     something("defaultConfig.statsdUdpAddress", "metrics are scraped, not sent"),
-    nothing(
-        "defaultConfig.statusPort",
-        "where Istio's agent answers probes; set by the sidecar's own `--readiness-address`",
-    ),
-    something(
-        "defaultConfig.terminationDrainDuration",
-        "set by the sidecar's own `--drain-time` or PROXY_CONFIG",
-    ),
+    nothing("defaultConfig.statusPort", INJECTED),
+    nothing("defaultConfig.terminationDrainDuration", INJECTED),
     something("defaultConfig.tracing", "there is no tracing yet"),
     nothing("defaultConfig.tracingServiceName", "names a sidecar in traces, and there is no tracing yet"),
     something("defaultConfig.zipkinAddress", "there is no tracing yet"),
@@ -225,7 +222,7 @@ pub const SET_ASIDE: &[SetAside] = &[
         "there is no mutual TLS yet: what workloads send to each other is not encrypted",
     ),
     something("enableEnvoyAccessLogService", "the access log goes to a file only"),
-    nothing("enablePrometheusMerge", "about how Istio's injector changes annotations"),
+    nothing("enablePrometheusMerge", INJECTED),
     something("enableTracing", "there is no tracing yet"),
     nothing(
         "extensionProviders",
