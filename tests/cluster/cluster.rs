@@ -1,33 +1,68 @@
-//! The cluster of this machine, through `cargo xtask cluster`; it ends with the test, whatever happens.
+//! The cluster that checks run on: one of our own, through `cargo xtask cluster`, or a user's (`OSIER_TEST_KUBECONFIG`).
 
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::time::Duration;
 
-use osier_tests::process;
+use osier_tests::{process, wait};
+use serde_json::Value;
+
+/// How long the whole cluster may take for something: pods start and images are read on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A cluster that is up.
-pub struct Cluster;
+pub struct Cluster {
+    /// kubectl, which knows its way.
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+    /// It is ours, and ends with the suite.
+    own: bool,
+    /// Where images come from, instead of this machine.
+    hub: Option<String>,
+}
 
 impl Cluster {
-    /// Starts one.
-    pub fn up() -> Self {
+    /// A user's cluster, where one is named.
+    pub fn of_user() -> Option<Self> {
+        let kubeconfig = std::env::var_os("OSIER_TEST_KUBECONFIG")?;
+        let hub = std::env::var("OSIER_TEST_HUB").ok();
+        Some(Self { kubectl: "kubectl".into(), kubeconfig: kubeconfig.into(), own: false, hub })
+    }
+
+    /// Starts one of our own.
+    pub fn up(proxy_mode: &str) -> Self {
         let status = run(process::own("xtask").args(["cluster", "status"]));
         assert!(!status.status.success(), "a cluster is up; end it first: cargo xtask cluster down");
-        let cluster = Self;
-        cluster.xtask(&["up"]);
+        // From here on it ends with us, however far it comes.
+        let mut cluster = Self { kubectl: PathBuf::new(), kubeconfig: PathBuf::new(), own: true, hub: None };
+        let said = cluster.xtask(&["up", "--kube-proxy", proxy_mode]);
+        let path = said.lines().find_map(|line| line.strip_prefix("kubeconfig: "));
+        cluster.kubeconfig = path.expect("up says where the kubeconfig is").into();
+        let folder = cluster.kubeconfig.ancestors().nth(2).expect("it lies two folders below the cluster's");
+        cluster.kubectl = folder.join("bin/kubectl");
         cluster
+    }
+
+    /// True where everything of it may be stopped and started.
+    pub fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Folder of a cluster of our own.
+    pub fn folder(&self) -> PathBuf {
+        self.kubeconfig.ancestors().nth(2).map(PathBuf::from).unwrap_or_default()
+    }
+
+    /// Where images of the mesh and of its tests come from.
+    pub fn hub<'h>(&'h self, default: &'h str) -> &'h str {
+        self.hub.as_deref().unwrap_or(default)
     }
 
     /// Ends it.
     pub fn down(self) {
         drop(self);
-    }
-
-    /// One thing that must hold, with its name and time in the output.
-    pub fn check(&self, what: &str, check: fn(&Self)) {
-        let started = Instant::now();
-        check(self);
-        println!("ok  {what} ({:.1} s)", started.elapsed().as_secs_f64());
     }
 
     /// `cargo xtask cluster …`; what it prints.
@@ -43,7 +78,70 @@ impl Cluster {
 
     /// kubectl, where it may fail.
     pub fn try_kubectl(&self, arguments: &[&str]) -> Output {
-        run(process::own("xtask").args(["cluster", "kubectl"]).args(arguments))
+        run(self.command(&self.kubectl).args(arguments))
+    }
+
+    /// kubectl that reads `input`.
+    pub fn feed(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(&self.kubectl);
+        let mut child = command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        child.stdin.take().expect("kubectl reads").write_all(input.as_bytes()).expect("kubectl reads");
+        child.wait_with_output().expect("kubectl ends")
+    }
+
+    /// Applies manifests.
+    pub fn apply(&self, manifests: &str) {
+        succeeded("kubectl apply", self.feed(&["apply", "--filename=-"], manifests));
+    }
+
+    /// What the API server has, as JSON.
+    pub fn get(&self, arguments: &[&str]) -> Value {
+        let text = self.kubectl(&[&["get", "--output=json"], arguments].concat());
+        serde_json::from_str(&text).expect("kubectl prints JSON")
+    }
+
+    /// osier; what it prints.
+    pub fn osier(&self, arguments: &[&str]) -> String {
+        succeeded(&format!("osier {}", arguments.join(" ")), self.try_osier(arguments))
+    }
+
+    /// osier, where it may fail.
+    pub fn try_osier(&self, arguments: &[&str]) -> Output {
+        run(self.command(process::own("osier").get_program()).args(arguments))
+    }
+
+    /// A program that finds the cluster.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("KUBECONFIG", &self.kubeconfig);
+        if self.own {
+            command.env("KUBECACHEDIR", self.folder().join("kubectl-cache"));
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let ours = [self.folder().join("bin")];
+            let all = ours.into_iter().chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(all).expect("a path has no colon"));
+        }
+        command
+    }
+
+    /// A namespace that is gone when this is dropped; labelled for injection where that is wanted.
+    pub fn namespace<'c>(&'c self, name: &'static str, injected: bool) -> Namespace<'c> {
+        self.kubectl(&["create", "namespace", name]);
+        if injected {
+            self.kubectl(&["label", "namespace", name, "istio-injection=enabled"]);
+        }
+        Namespace { cluster: self, name }
+    }
+
+    /// Waits until something holds that a cluster needs time for.
+    pub fn until<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
+        wait::until_within(PATIENCE, what, probe)
     }
 
     /// All nftables rules of the machine.
@@ -54,9 +152,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let pods = self.try_kubectl(&["describe", "pods"]);
-            eprintln!("{}", String::from_utf8_lossy(&pods.stdout));
+        if !self.own {
+            return;
         }
         let done = run(process::own("xtask").args(["cluster", "down"]));
         assert!(
@@ -64,6 +161,64 @@ impl Drop for Cluster {
             "down: {}",
             String::from_utf8_lossy(&done.stderr)
         );
+    }
+}
+
+/// A namespace of one check.
+pub struct Namespace<'c> {
+    /// The cluster.
+    pub cluster: &'c Cluster,
+    /// Its name.
+    pub name: &'static str,
+}
+
+impl Namespace<'_> {
+    /// kubectl in it; what it prints.
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        self.cluster.kubectl(&[&["--namespace", self.name], arguments].concat())
+    }
+
+    /// kubectl in it, where it may fail.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Output {
+        self.cluster.try_kubectl(&[&["--namespace", self.name], arguments].concat())
+    }
+
+    /// kubectl in it, reading `input`.
+    pub fn feed(&self, arguments: &[&str], input: &str) -> Output {
+        self.cluster.feed(&[&["--namespace", self.name], arguments].concat(), input)
+    }
+
+    /// Applies manifests in it.
+    pub fn apply(&self, manifests: &str) {
+        succeeded("kubectl apply", self.feed(&["apply", "--filename=-"], manifests));
+    }
+
+    /// What the API server has in it, as JSON.
+    pub fn get(&self, arguments: &[&str]) -> Value {
+        self.cluster.get(&[&["--namespace", self.name], arguments].concat())
+    }
+
+    /// Waits for a Deployment to be as it shall be.
+    pub fn rolled_out(&self, deployment: &str) {
+        self.kubectl(&["rollout", "status", &format!("deployment/{deployment}"), "--timeout=120s"]);
+    }
+
+    /// A command in a pod's container; what it prints.
+    pub fn exec(&self, pod: &str, container: &str, command: &[&str]) -> String {
+        self.kubectl(&[&["exec", pod, "-c", container, "--"], command].concat())
+    }
+}
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for what in [&["get", "pods", "-o", "wide"][..], &["describe", "pods"], &["get", "events"]] {
+                let said = self.try_kubectl(what);
+                eprintln!("{}", String::from_utf8_lossy(&said.stdout));
+            }
+        }
+        // Its end is not waited for: the next check makes another.
+        let _ = self.cluster.try_kubectl(&["delete", "namespace", self.name, "--wait=false"]);
     }
 }
 
@@ -77,7 +232,8 @@ fn run(command: &mut Command) -> Output {
     done
 }
 
-fn succeeded(what: &str, done: Output) -> String {
+/// What a command printed that must not fail.
+pub fn succeeded(what: &str, done: Output) -> String {
     assert!(done.status.success(), "{what}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).into_owned()
 }

@@ -1,31 +1,96 @@
-//! A real Kubernetes, started and ended by `cargo xtask cluster`, and what tests rely on in it. Needs root, and no cluster up yet.
+//! The mesh on a real Kubernetes: one of our own (`cargo xtask cluster`; needs root and no cluster up yet), or a user's
+//! (`OSIER_TEST_KUBECONFIG`, with images from `OSIER_TEST_HUB`).
 //!
-//! One test, as there is one cluster on a machine: its life from `up` to a `down` after which the machine is as it was.
+//! One list of checks, in order, as there is one cluster: its own life first, then the mesh on it, then a `down` after which the
+//! machine is as it was. `OSIER_TEST_FULL=1` runs the full tables instead of one round of each.
 
 mod cluster;
+mod injection;
+mod kinds;
 mod leftovers;
+mod load;
+mod permissions;
+mod run;
+mod traffic;
 mod workload;
+
+use std::process::ExitCode;
+use std::time::Duration;
 
 use cluster::Cluster;
 use leftovers::Machine;
+use run::Run;
 
-#[test]
-fn the_cluster_lives_and_leaves_nothing() {
+fn main() -> ExitCode {
+    let mut run = Run::new();
+    let full = std::env::var_os("OSIER_TEST_FULL").is_some();
+    if let Some(cluster) = Cluster::of_user() {
+        mesh(&mut run, &cluster, full);
+        return run.end();
+    }
     let before = Machine::look();
-    let cluster = Cluster::up();
-    cluster.check("up on a running cluster starts nothing", starts_nothing_twice);
-    cluster.check("an image made of a folder", workload::load_image);
-    cluster.check("a pod with init container and native sidecar", workload::deploy);
-    cluster.check("exec over SPDY and WebSocket, and logs", workload::exec_and_logs);
-    cluster.check("a ClusterIP with kube-proxy on nftables", workload::reach_service);
-    cluster.check("names", workload::resolve);
-    cluster.check("addresses of the load balancer", workload::reach_balancer);
-    cluster.check("kube-proxy changes to iptables", changes_proxy_mode);
-    cluster.check("a ClusterIP with kube-proxy on iptables", workload::reach_service);
-    cluster.check("an image that was not imported is asked for nowhere", workload::missing_image);
-    // With pods running: that they end is part of it.
-    cluster.down();
-    before.assert_same(&Machine::look());
+    let mut started = None;
+    if run.always("the cluster comes up", || started = Some(Cluster::up("nftables")))
+        && let Some(cluster) = started.take()
+    {
+        own_cluster(&mut run, &cluster);
+        if run.always("images of Osier", || drop(cluster.xtask(&["load-image", "--osier", "dev"]))) {
+            mesh(&mut run, &cluster, full);
+        }
+        // With pods running: that they end is part of it.
+        run.always("the cluster goes and leaves nothing", || {
+            cluster.down();
+            before.assert_same(&Machine::look());
+        });
+    }
+    run.end()
+}
+
+/// What tests rely on in a cluster of our own.
+fn own_cluster(run: &mut Run, cluster: &Cluster) {
+    run.check("up on a running cluster starts nothing", || starts_nothing_twice(cluster));
+    if run.wants("workload") {
+        run.check("workload: an image made of a folder", || workload::load_image(cluster));
+        run.check("workload: init container and native sidecar", || workload::deploy(cluster));
+        run.check("workload: exec over SPDY and WebSocket, and logs", || workload::exec_and_logs(cluster));
+        run.check("workload: a ClusterIP with kube-proxy on nftables", || workload::reach_service(cluster));
+        run.check("workload: names", || workload::resolve(cluster));
+        run.check("workload: addresses of the load balancer", || workload::reach_balancer(cluster));
+        run.check("workload: kube-proxy changes to iptables", || changes_proxy_mode(cluster));
+        run.check("workload: a ClusterIP with kube-proxy on iptables", || workload::reach_service(cluster));
+        run.check("workload: an image that isn't there is asked for nowhere", || {
+            workload::missing_image(cluster)
+        });
+    }
+}
+
+/// The mesh.
+fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
+    let installed = run.always("install: precheck and install", || {
+        cluster.osier(&["precheck"]);
+        cluster.osier(&["install", "--set", &format!("global.hub={}", cluster.hub("osier"))]);
+    });
+    if !installed {
+        return;
+    }
+    run.check("injection: the selectors choose", || injection::the_selectors_choose(cluster));
+    run.check("injection: broken annotations are refused", || {
+        injection::broken_annotations_are_refused(cluster)
+    });
+    run.check("validation: wrong resources are refused", || injection::wrong_resources_are_refused(cluster));
+    run.check("status: says what is refused", || injection::status_says_what_is_refused(cluster));
+    run.check("traffic: blue/green without a failed request", || traffic::blue_green(cluster));
+    let (pods, rps, times) = if full { (10, 500, 5) } else { (4, 200, 1) };
+    run.check("traffic: rolling restarts without a failed request", || {
+        traffic::rolling_restarts(cluster, pods, rps, times);
+    });
+    let outage = Duration::from_secs(if full { 60 } else { 15 });
+    run.check("traffic: outages without a failed request", || traffic::outages(cluster, outage));
+    run.check("roles: nothing that isn't needed", || permissions::nothing_is_granted_in_vain(cluster));
+    run.check("kinds: every field is kept", || {
+        cluster.osier(&["uninstall"]);
+        kinds::every_field_is_kept(cluster);
+    });
 }
 
 fn starts_nothing_twice(cluster: &Cluster) {

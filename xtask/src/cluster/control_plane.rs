@@ -12,6 +12,18 @@ use super::{daemon, kubectl};
 /// How long each may take on a machine that is busy with other work.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// What service accounts of the mesh ask the API server, so that a test can hold it against their roles.
+const AUDIT: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    userGroups: [system:serviceaccounts:osier-system]
+  - level: None
+";
+const AUDIT_LOG: &str = "log/audit.log";
+
 /// Starts etcd and the API server and waits until it is ready.
 pub fn start_api(place: &Place, programs: &Programs) -> Result<()> {
     let client = format!("http://{LOOPBACK}:2379");
@@ -30,6 +42,7 @@ pub fn start_api(place: &Place, programs: &Programs) -> Result<()> {
     daemon::start(place, "etcd", &programs.etcd, arguments)?;
     let address: SocketAddr = format!("{LOOPBACK}:2379").parse().context("an address")?;
     daemon::wait(place, "etcd", PATIENCE, || TcpStream::connect(address).is_ok())?;
+    place.write("audit.yaml", AUDIT)?;
     daemon::start(place, "kube-apiserver", &place.program("kube-apiserver"), api_arguments(place, &client))?;
     // kubectl takes a tenth of a second to start: not worth it before something listens.
     let address: SocketAddr = format!("{NODE_ADDRESS}:6443").parse().context("an address")?;
@@ -56,6 +69,9 @@ fn api_arguments(place: &Place, etcd: &str) -> Vec<String> {
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
+        format!("--audit-policy-file={}", place.text("audit.yaml")),
+        format!("--audit-log-path={}", place.text(AUDIT_LOG)),
+        "--audit-log-maxbackup=1".to_owned(),
         "--profiling=false".to_owned(),
         "--event-ttl=15m".to_owned(),
         format!("--kubelet-client-certificate={}", pki("apiserver-kubelet-client.crt")),
