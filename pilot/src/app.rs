@@ -158,6 +158,7 @@ impl Pilot {
             leases: Leases::new(registrations, metrics.clone(), self.settings.state_file.clone()),
             pushes: Semaphore::new(self.settings.concurrent_pushes()),
             metrics: metrics.clone(),
+            max_age: Some(self.settings.max_connection_age).filter(|age| !age.is_zero()),
             shutdown: shutdown.clone(),
         });
         let mut tasks = JoinSet::new();

@@ -52,6 +52,10 @@ pub struct Settings {
     #[arg(long, env = "PILOT_DEBOUNCE_MAX", value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub debounce_max: Duration,
 
+    /// Ask clients to connect again after this time, give or take a tenth, so that they spread over replicas; 0s never does.
+    #[arg(long, env = "OSIER_PILOT_MAX_CONNECTION_AGE", value_name = "TIME", default_value = "30m", value_parser = duration)]
+    pub max_connection_age: Duration,
+
     /// How many proxies are pushed to at the same time. [default: 15 + 5 for each core, 100 at most]
     #[arg(long, env = "PILOT_PUSH_THROTTLE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub push_throttle: Option<u16>,
@@ -120,6 +124,7 @@ impl Settings {
             state_file: None,
             debounce_after: Duration::from_millis(50),
             debounce_max: Duration::from_secs(10),
+            max_connection_age: Duration::ZERO,
             push_throttle: None,
             log: "info,kube_runtime=off".into(),
         }

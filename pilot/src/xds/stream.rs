@@ -52,6 +52,8 @@ pub struct Shared {
     pub pushes: Semaphore,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// How old a stream gets, give or take a tenth: replicas that come later get their share of clients. `None`: any age.
+    pub max_age: Option<Duration>,
     /// Ends all streams.
     pub shutdown: CancellationToken,
 }
@@ -146,12 +148,17 @@ impl Served {
 
     async fn run(&mut self, requests: &mut Requests, responses: &Responses) -> Result<(), Status> {
         let shutdown = self.shared.shutdown.clone();
+        let old =
+            self.shared.max_age.map(|age| Instant::now() + age.mul_f64(0.9 + rand::random::<f64>() / 5.0));
         loop {
             let room_until = self.blocked.map(|since| since + SEND_TIMEOUT);
             let deadline = self.stream.deadline().map(Instant::from_std);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Err(Status::unavailable("the control plane is going down")),
+                () = sleep_until(old), if old.is_some() => {
+                    return Err(Status::unavailable("this connection has reached its age: connect again"));
+                }
                 request = requests.next() => match request {
                     Ok(Some(request)) => self.request(request)?,
                     // The client says that it leaves.

@@ -51,6 +51,10 @@ struct Pilot {
 
 impl Pilot {
     async fn start(snapshot: MeshSnapshot) -> Self {
+        Self::with_max_age(snapshot, None).await
+    }
+
+    async fn with_max_age(snapshot: MeshSnapshot, max_age: Option<Duration>) -> Self {
         let metrics = Arc::new(Metrics::new());
         let Parts { writer, registrations, .. } = Writer::new("cluster.local".into());
         tokio::spawn(writer.run());
@@ -61,6 +65,7 @@ impl Pilot {
             leases: Leases::new(registrations, metrics.clone(), None),
             pushes: Semaphore::new(10),
             metrics,
+            max_age,
             shutdown: CancellationToken::new(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -184,6 +189,18 @@ fn osier() -> Node {
 const REVIEWS: &str = "outbound|80||reviews.default.svc.cluster.local";
 const REVIEWS_V1: &str = "outbound|80|v1|reviews.default.svc.cluster.local";
 const REVIEWS_V2: &str = "outbound|80|v2|reviews.default.svc.cluster.local";
+
+#[tokio::test]
+async fn a_stream_that_is_old_is_asked_to_come_again() {
+    let pilot = Pilot::with_max_age(mesh().build(), Some(Duration::from_millis(400))).await;
+    let mut client = pilot.delta(envoy()).await;
+    client.subscribe(CLUSTER, &["*"]).await;
+    client.receive().await.expect("it is served until then");
+    let ended = tokio::time::timeout(PATIENCE, client.responses.message()).await.expect("an end in time");
+    let status = ended.expect_err("a stream that ends with a reason");
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert!(status.message().contains("connect again"), "{}", status.message());
+}
 
 #[tokio::test]
 async fn on_demand_clusters_and_endpoints_come_ahead_of_the_virtual_host() {
