@@ -6,6 +6,7 @@ mod changes;
 mod disk;
 mod faults;
 mod load;
+mod not_processed;
 mod ports;
 mod restarts;
 mod skew;

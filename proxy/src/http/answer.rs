@@ -84,6 +84,7 @@ impl<'a> Answer<'a> {
         length: BodyLength,
     ) -> Result<(), ProxyError> {
         let Arrival { worker, connection, manager } = self.arrival;
+        self.hide_not_processed();
         let fields = &mut self.head.fields;
         if connection.direction == Direction::Inbound {
             let own =
@@ -204,8 +205,18 @@ impl<'a> Answer<'a> {
             request_complete: incoming.clock.request_took().is_some(),
             cluster_not_found_status: self.cluster_not_found_status,
         };
+        let not_processed = self.is_not_processed(&error);
+        if not_processed && self.refuse_stream(&error) {
+            self.ended = true;
+            return;
+        }
         match reply::from_error(&error, situation) {
-            Some(reply) if !self.responder.has_begun() => self.reply(incoming, reply).await,
+            Some(mut reply) if !self.responder.has_begun() => {
+                if not_processed {
+                    self.mark_not_processed(&mut reply);
+                }
+                self.reply(incoming, reply).await;
+            }
             _ => self.cut(&error),
         }
     }

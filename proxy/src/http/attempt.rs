@@ -217,6 +217,11 @@ impl Exchange<'_> {
             late = incoming.clock.expired() => Err(late),
         }?;
         incoming.clock.attempt_ends();
+        if let Some(refusal) = answer.peers_refusal()
+            && retries.can_move(incoming.body.is_replayable())
+        {
+            return Err(refusal);
+        }
         let flags = &mut answer.record.flags;
         match retries.judge(Outcome::Response(&answer.head), incoming.body.is_replayable()) {
             Verdict::Retry => match plan.cluster.live.admit_retry() {

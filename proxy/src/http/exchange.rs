@@ -225,14 +225,25 @@ impl<'a> Exchange<'a> {
         answer.record.cluster = Some(cluster.clone());
         incoming.clock.limit(Timeouts::of(&manager.timeouts, forward, incoming.head));
         let retries = RetryState::new(forward.retry.as_deref(), incoming.head);
-        incoming.body = BodyState::new(retries.may_replay() && wish == Wish::None);
-        self.prepare(forward, target);
+        let told = self.tells_peer(target);
+        // A peer may say that it didn't process it, and then it moves even where nothing is retried.
+        self.incoming.body = BodyState::new((retries.may_replay() || told) && wish == Wish::None);
+        self.prepare(forward, target, told);
         let plan = Plan { forward, cluster: &cluster, wish };
         self.attempts(plan, retries, body).await;
     }
 
+    /// True where the request tells a peer who sends it.
+    fn tells_peer(&self, target: &Target<'_>) -> bool {
+        let Arrival { worker, connection, manager } = self.answer.arrival;
+        manager.peer_metadata.send
+            && connection.direction != Direction::Inbound
+            && worker.shared.node.told.is_some()
+            && !is_outside_the_mesh(target.name())
+    }
+
     /// Turns the client's head into the upstream's, as far as it is the same for every attempt.
-    fn prepare(&mut self, forward: &Forward, target: &Target<'a>) {
+    fn prepare(&mut self, forward: &Forward, target: &Target<'a>, tells_peer: bool) {
         let Self { incoming, answer } = self;
         let head = &mut *incoming.head;
         if let (Some(levels), Some(route)) = (&mut answer.levels, answer.record.route) {
@@ -243,12 +254,7 @@ impl<'a> Exchange<'a> {
         if !matches!(forward.host_rewrite, HostRewrite::Auto) {
             rewrite::rewrite_host(forward, target.host_rewrite, None, head);
         }
-        let Arrival { worker, connection, manager } = answer.arrival;
-        if manager.peer_metadata.send
-            && connection.direction != Direction::Inbound
-            && !is_outside_the_mesh(target.name())
-            && let Some(own) = &worker.shared.node.told
-        {
+        if let Some(own) = answer.arrival.worker.shared.node.told.as_ref().filter(|_| tells_peer) {
             own.add_to(&mut head.fields);
         }
     }
@@ -380,7 +386,7 @@ impl<'a> Target<'a> {
 }
 
 /// Clusters behind which nobody understands peer metadata.
-fn is_outside_the_mesh(cluster: &str) -> bool {
+pub(super) fn is_outside_the_mesh(cluster: &str) -> bool {
     matches!(cluster, "PassthroughCluster" | "BlackHoleCluster") || cluster.starts_with(OUTSIDE)
 }
 

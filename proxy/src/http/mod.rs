@@ -12,6 +12,7 @@ pub mod h2;
 pub mod head;
 pub mod name;
 pub mod normalize;
+mod not_processed;
 pub mod peer_metadata;
 pub mod replay;
 pub mod reply;

@@ -107,6 +107,7 @@ known! {
     XForwardedHost = "x-forwarded-host",
     XForwardedPort = "x-forwarded-port",
     XForwardedProto = "x-forwarded-proto",
+    XOsierNotProcessed = "x-osier-not-processed",
     XOtSpanContext = "x-ot-span-context",
     XRequestId = "x-request-id",
 }

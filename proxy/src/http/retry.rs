@@ -142,6 +142,11 @@ impl RetryState {
         Verdict::Retry
     }
 
+    /// True where a request that a peer says it didn't process can go to another endpoint.
+    pub fn can_move(&self, replayable: bool) -> bool {
+        self.moves_left > 0 && replayable
+    }
+
     fn may_move(&self, error: &ProxyError, reused: bool, replayable: bool) -> bool {
         match (error.kind, error.progress) {
             (Kind::ConnectFailed | Kind::ConnectTimeout, _) => true,

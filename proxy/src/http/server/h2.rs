@@ -591,6 +591,12 @@ impl Responder {
         }
     }
 
+    pub(super) fn refuse(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.respond.send_reset(Reason::REFUSED_STREAM);
+        }
+    }
+
     pub(super) async fn gone(&mut self) -> ProxyError {
         let outcome = poll_fn(|cx| match &mut self.body {
             Some(body) => body.poll_reset(cx),

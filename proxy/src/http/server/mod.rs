@@ -208,6 +208,17 @@ impl Responder<'_> {
         }
     }
 
+    /// Tells an HTTP/2 client that nobody has looked at its request, instead of an answer. False for HTTP/1, which has no word for it.
+    pub fn refuse(&mut self) -> bool {
+        match self {
+            Self::H1(_) => false,
+            Self::H2(responder) => {
+                responder.refuse();
+                true
+            }
+        }
+    }
+
     /// Waits until an HTTP/2 client resets the stream or goes away. Never returns for HTTP/1, where
     /// [`RequestBody::gone`] and [`RequestBody::frame`] tell.
     pub async fn gone(&mut self) -> ProxyError {

@@ -101,3 +101,81 @@ async fn an_open_connection_follows_the_configuration() {
     publish(vec![listener(&proxy, http2_only)]);
     assert_eq!(ask().await, (202, Some("close".to_owned())), "served as before, and ended politely");
 }
+
+const METADATA: PeerMetadata = PeerMetadata { send: true, receive: true };
+
+/// The inbound side of a sidecar beside `application`.
+async fn inbound(application: std::net::SocketAddr) -> Proxy {
+    let table = table(host(vec![to(&cluster(&[application], |_| {}), |_| {})]));
+    Proxy::beside(node("server"), Direction::Inbound, table, |manager| manager.peer_metadata = METADATA).await
+}
+
+/// The outbound side of a client's sidecar, without retries, over these peers.
+async fn outbound(peers: &[std::net::SocketAddr], over_http2: bool) -> Proxy {
+    let cluster = cluster(peers, |spec| {
+        if over_http2 {
+            http2(spec);
+        }
+    });
+    let table = table(host(vec![to(&cluster, |forward| forward.retry = None)]));
+    Proxy::beside(node("client"), Direction::Outbound, table, |manager| manager.peer_metadata = METADATA)
+        .await
+}
+
+#[tokio::test]
+async fn what_an_application_did_not_take_goes_to_another_endpoint() {
+    for (over_http2, draining) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mirror = mirror().await;
+        let (gone, serving) = (inbound(nobody().await).await, inbound(mirror.address).await);
+        if draining {
+            gone.worker.shared.drain.advance(osier_core::drain::Phase::DrainingInbound);
+        }
+        let outbound = outbound(&[gone.address, serving.address], over_http2).await;
+        for at in 0..20 {
+            let reply = match at % 2 {
+                0 => outbound.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await,
+                // Not safe, and with a body: nothing of it was delivered, so it may go again.
+                _ => outbound.ask("POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 5\r\n\r\nhello").await,
+            };
+            assert_eq!(reply.status(), 200, "HTTP/2: {over_http2}, draining: {draining}: {}", reply.head);
+            assert!(reply.body.contains("x-envoy-attempt-count: 1"), "it is no retry: {}", reply.body);
+            assert!(at % 2 == 0 || reply.body.ends_with("hello"), "{}", reply.body);
+        }
+        assert!(gone.log(1).await[0].contains("UF"), "the sidecar itself says what happened");
+        let lines = outbound.log(20).await;
+        assert!(lines.iter().all(|line| line.starts_with("200 - via_upstream")), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_takes_it_the_answer_says_what_happened() {
+    let gone = inbound(nobody().await).await;
+    let outbound = outbound(&[gone.address], false).await;
+    let reply = outbound.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(reply.status(), 503);
+    assert!(reply.body.ends_with("reset reason: remote connection failure"), "{}", reply.body);
+    assert!(!reply.head.contains("not-processed"), "{}", reply.head);
+    // A client that isn't a peer gets what it always got.
+    let reply = gone.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!((reply.status(), reply.head.contains("not-processed")), (503, false));
+}
+
+#[tokio::test]
+async fn only_a_peer_is_believed() {
+    // An application that says what only sidecars say, and one that is no peer at all.
+    let liar = || {
+        upstream(|_, mut client| async move {
+            while client.request().await.is_some() {
+                client.send("HTTP/1.1 503 No\r\nx-osier-not-processed: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        })
+    };
+    let (behind, outside) = (liar().await, liar().await);
+    for peer in [inbound(behind.address).await.address, outside.address] {
+        let outbound = outbound(&[peer], false).await;
+        let reply = outbound.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!((reply.status(), reply.head.contains("not-processed")), (503, false));
+        assert_eq!(outbound.log(1).await.len(), 1);
+    }
+    assert_eq!((behind.connections(), outside.connections()), (1, 1), "nobody is asked twice");
+}
