@@ -113,11 +113,9 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         order = ordered.recv() => order.unwrap_or(Order::Quit),
         () = signals.received() => Order::Drain { inbound_only: true },
     };
-    // Told in advance (a native sidecar's preStop): whoever was to hear of it has heard, and the application has ended.
-    let began = shared.drain.since();
     // Others stop to pick us before we stop to serve.
     let nobody_comes = registered && xds.leave().await;
-    end(order, settings.drain, began, nobody_comes, &shared, &acceptors, &mut signals, &mut ordered).await;
+    end(order, settings.drain, nobody_comes, &shared, &acceptors, &mut signals, &mut ordered).await;
     xds.save().await;
     drop(acceptors);
     workers.stop();
@@ -231,7 +229,6 @@ async fn follow(shared: Arc<Shared>, acceptors: Arc<Acceptors>) {
 async fn end(
     order: Order,
     settings: DrainSettings,
-    began: Option<Duration>,
     nobody_comes: bool,
     shared: &Shared,
     acceptors: &Acceptors,
@@ -240,6 +237,8 @@ async fn end(
 ) {
     let Order::Drain { inbound_only } = order else { return };
     let phase = if inbound_only { Phase::DrainingInbound } else { Phase::Draining };
+    // Told in advance (a native sidecar's preStop): whoever was to hear of it has heard, and the application has ended.
+    let began = shared.drain.since();
     shared.drain.advance(phase);
     let time = settings.time.saturating_sub(began.unwrap_or_default());
     tracing::info!(?time, open = shared.drain.open(), "draining");

@@ -6,13 +6,16 @@ use super::plan::tests::plan;
 
 const INJECTED: &str = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x '' -b * -d 15090,15021,15020";
 
+/// Name, flags, variables, and whether the pod has IPv6.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], bool);
+
 #[test]
 fn rules_are_what_the_files_say() {
     let dns = ("ISTIO_META_DNS_CAPTURE", "true");
     let lists = "-i 10.96.0.0/12,fd00::/8 -x 10.96.5.0/24 -b 80,8080 -q 443 -o 25 -k net1 -c net2 -u 1337,1338 -g 1339";
     let groups = ("ISTIO_OUTBOUND_OWNER_GROUPS", "1000,1001");
     let loopback = "-i 127.1.2.3/32";
-    let cases: [(&str, &str, &[(&str, &str)], bool); 7] = [
+    let cases: [Case<'_>; 7] = [
         ("injected", INJECTED, &[], false),
         ("injected-dual-stack", INJECTED, &[], true),
         ("lists", lists, &[groups], true),

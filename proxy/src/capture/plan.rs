@@ -164,7 +164,7 @@ struct Check<'e> {
 }
 
 impl Check<'_> {
-    fn items<'t>(text: &'t str) -> impl Iterator<Item = &'t str> {
+    fn items(text: &str) -> impl Iterator<Item = &str> {
         text.split(',').map(str::trim).filter(|item| !item.is_empty())
     }
 

@@ -331,7 +331,7 @@ impl Capture {
         let users: Vec<_> = self.uids.iter().map(|uid| (Uid(*uid), NotUid(*uid))).collect();
         let groups: Vec<_> = self.gids.iter().map(|gid| (Gid(*gid), NotGid(*gid))).collect();
         for (owners, are_users) in [(users, true), (groups, false)] {
-            self.from_the_sidecar(nat, &owners, are_users && self.dns.is_some());
+            self.by_the_sidecar(nat, &owners, are_users && self.dns.is_some());
         }
         match &self.owners {
             Owners::All => {}
@@ -365,7 +365,7 @@ impl Capture {
     }
 
     /// What users or groups of the sidecar send, and what others send to their own pod.
-    fn from_the_sidecar(&self, nat: &mut TableRules, owners: &[(Match, Match)], spare_dns: bool) {
+    fn by_the_sidecar(&self, nat: &mut TableRules, owners: &[(Match, Match)], spare_dns: bool) {
         use Match::*;
         if owners.is_empty() {
             return;
