@@ -1,4 +1,4 @@
-//! Osier for people: `demo`, `up`, `run`, `proxy-status`, `proxy-config`.
+//! Osier for people: `demo`, `up`, `run`, `inject`, `proxy-status`, `proxy-config`.
 //!
 //! Both halves of the mesh are in this program as libraries; hidden subcommands run them as processes of their own, so one
 //! file is all that `osier demo` and `osier run` need. Commands fail with one sentence that says what to do; exit status 2
@@ -10,6 +10,7 @@ mod allocator;
 mod client;
 mod cluster;
 mod demo;
+mod inject;
 mod inspect;
 mod install;
 mod internal;
@@ -39,6 +40,8 @@ enum Command {
     Demo(demo::Arguments),
     Up(up::Arguments),
     Run(run::Arguments),
+    #[command(visible_alias = "kube-inject")]
+    Inject(inject::Arguments),
     #[command(visible_alias = "ps")]
     ProxyStatus(inspect::StatusArguments),
     #[command(visible_alias = "pc")]
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => blocking(demo::run(arguments)),
         Command::Up(arguments) => up::run(arguments),
         Command::Run(arguments) => blocking(run::run(arguments)),
+        Command::Inject(arguments) => inject::run(&arguments),
         Command::ProxyStatus(arguments) => blocking(inspect::status(arguments)),
         Command::ProxyConfig(arguments) => blocking(inspect::config(arguments)),
         Command::Install(arguments) => blocking(install::install(arguments)),

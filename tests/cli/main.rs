@@ -1,4 +1,7 @@
-//! `osier` as a person uses it: a mesh of `osier up` and `osier run`, looked into with `proxy-status` and `proxy-config`.
+//! `osier` as a person uses it: a mesh of `osier up` and `osier run`, looked into with `proxy-status` and `proxy-config`;
+//! and `osier inject`.
+
+mod inject;
 
 use std::net::SocketAddr;
 use std::process::Output;
