@@ -105,7 +105,7 @@ impl Injector {
         warnings.extend(evasions(&pod));
         let (merge_metrics, targets) = (said.merge_metrics, said.scrape_targets.clone());
         let rewrites = said.rewrite_probes.unwrap_or(self.values.sidecar_injector_webhook.rewrite_probes);
-        let overrides = previous::take_overrides(&mut pod, &[PROXY, INIT]);
+        let overrides = previous::take_overrides(&mut pod);
         let plan = Plan::new(self, &pod, &request, said).map_err(one)?;
 
         let before = pod.clone();
@@ -281,3 +281,6 @@ fn order(pod: &mut Pod, plan: &Plan) {
         containers.insert(at, proxy);
     }
 }
+
+#[cfg(test)]
+mod tests;

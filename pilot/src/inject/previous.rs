@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::annotation::{OVERRIDES, STATUS};
 use super::pod::{Pod, has_name};
-use super::{PROXY, probe, scrape};
+use super::{INIT, PROXY, is_ours, probe, scrape};
 
 /// Annotation [`STATUS`]: the names of what was added.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -49,9 +49,21 @@ impl Status {
 
 /// Takes an earlier injection out of `pod`.
 pub(super) fn revert(pod: &mut Pod) -> Result<(), String> {
-    let Some(text) = pod.annotation(STATUS) else { return Ok(()) };
-    let status: Status =
-        serde_json::from_str(text).map_err(|e| format!("{STATUS}: is not what injection writes: {e}"))?;
+    if let Some(text) = pod.remove_annotation(STATUS) {
+        remove_added(pod, written(STATUS, &text)?);
+    }
+    if let Some(text) = pod.remove_annotation(OVERRIDES) {
+        put_back(pod, written(OVERRIDES, &text)?)?;
+    }
+    Ok(())
+}
+
+/// An annotation that injection wrote.
+fn written<'t, T: Deserialize<'t>>(key: &str, text: &'t str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| format!("{key}: is not what injection writes: {error}"))
+}
+
+fn remove_added(pod: &mut Pod, status: Status) {
     let proxy = pod.container_mut(PROXY).map(|container| container.clone()).unwrap_or_default();
     for (list, names) in [
         ("initContainers", status.init_containers),
@@ -73,30 +85,32 @@ pub(super) fn revert(pod: &mut Pod) -> Result<(), String> {
         probe::restore(pod, text);
     }
     scrape::restore(pod, variable(scrape::VARIABLE));
-    if let Some(text) = pod.remove_annotation(OVERRIDES) {
-        let overrides: Overrides = serde_json::from_str(&text)
-            .map_err(|e| format!("{OVERRIDES}: is not what injection writes: {e}"))?;
-        for (list, containers) in
-            [("containers", overrides.containers), ("initContainers", overrides.init_containers)]
-        {
-            if !containers.is_empty() {
-                pod.list_mut(list).extend(containers);
-            }
+}
+
+fn put_back(pod: &mut Pod, overrides: Overrides) -> Result<(), String> {
+    for (list, containers) in
+        [("containers", overrides.containers), ("initContainers", overrides.init_containers)]
+    {
+        if !containers.iter().all(is_ours) {
+            return Err(format!(
+                "{OVERRIDES}: is not what injection writes: {list} has others than {PROXY} and {INIT}"
+            ));
+        }
+        if !containers.is_empty() {
+            pod.list_mut(list).extend(containers);
         }
     }
-    pod.remove_annotation(STATUS);
     Ok(())
 }
 
-/// Takes the user's own containers of these names out, as overrides.
-pub(super) fn take_overrides(pod: &mut Pod, names: &[&str]) -> Overrides {
+/// Takes the user's own containers with our names out, as overrides.
+pub(super) fn take_overrides(pod: &mut Pod) -> Overrides {
     let mut take = |list: &str| {
-        let ours = |item: &Value| names.iter().any(|name| has_name(item, name));
-        if !pod.list(list).iter().any(ours) {
+        if !pod.list(list).iter().any(is_ours) {
             return Vec::new();
         }
         let all = std::mem::take(pod.list_mut(list));
-        let (taken, kept) = all.into_iter().partition(ours);
+        let (taken, kept) = all.into_iter().partition(is_ours);
         *pod.list_mut(list) = kept;
         if list == "initContainers" {
             pod.drop_empty(list);

@@ -116,6 +116,14 @@ pub(super) fn image(text: &str) -> Parsed<String> {
     }
 }
 
+/// When images are pulled; empty leaves it to Kubernetes.
+pub(super) fn pull_policy(text: &str) -> Parsed<String> {
+    match text {
+        "" | "Always" | "IfNotPresent" | "Never" => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is none of Always, IfNotPresent, Never")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

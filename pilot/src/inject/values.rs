@@ -36,6 +36,7 @@ pub struct Global {
     /// Their version.
     pub tag: String,
     /// `imagePullPolicy` of what is injected; empty leaves it to Kubernetes.
+    #[serde(deserialize_with = "pull_policy")]
     pub image_pull_policy: String,
     /// Names of Secrets that pods get to pull images with.
     pub image_pull_secrets: Vec<String>,
@@ -275,7 +276,7 @@ macro_rules! written_as {
     )*};
 }
 
-written_as!(log_levels, ports, ports_or_all, ranges, ranges_or_all);
+written_as!(log_levels, ports, ports_or_all, pull_policy, ranges, ranges_or_all);
 
 impl Default for Global {
     fn default() -> Self {

@@ -3,7 +3,7 @@
 use axum::http::Request as HttpRequest;
 use base64::Engine as _;
 use http_body_util::BodyExt as _;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -229,27 +229,43 @@ fn certificate() -> (String, String) {
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
 
-/// Asks `/httpsReady`, trusting just this certificate.
-async fn ready(address: std::net::SocketAddr, trusted: &str) -> Result<String, String> {
+/// Asks `/httpsReady` over this protocol, trusting just this certificate.
+async fn ready_over(protocol: &str, address: std::net::SocketAddr, trusted: &str) -> Result<String, String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls_pki_types::CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream =
         connector.connect("localhost".try_into().unwrap(), stream).await.map_err(|e| e.to_string())?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    tokio::spawn(connection);
-    let request = HttpRequest::get("/httpsReady").header("host", "localhost").body(Body::empty()).unwrap();
-    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-    let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
+    let stream = TokioIo::new(stream);
+    let request = HttpRequest::get("https://localhost/httpsReady").header("host", "localhost");
+    let request = request.body(Body::empty()).unwrap();
+    let response = if protocol == "h2" {
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    } else {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(stream).await.map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    };
+    let body = response.map_err(|e| e.to_string())?.into_body();
+    let body = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
     Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+async fn ready(address: std::net::SocketAddr, trusted: &str) -> Result<String, String> {
+    ready_over("http/1.1", address, trusted).await
 }
 
 #[tokio::test]
@@ -269,6 +285,8 @@ async fn over_tls_with_a_certificate_that_is_swapped() {
     let mut garbage = TcpStream::connect(address).await.unwrap();
     garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     assert_eq!(ready(address, &first).await.unwrap(), "ready\n");
+
+    assert_eq!(ready_over("h2", address, &first).await.unwrap(), "ready\n", "as API servers speak");
 
     let (second, second_key) = certificate();
     assert!(current.set(second.as_bytes(), key.as_bytes()).is_err(), "the key of the first");
