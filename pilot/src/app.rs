@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::debug::{self, ConfigView, Pages};
-use crate::inject::Injector;
 use crate::kubernetes::{self, Citizen, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
 use crate::push::PushRequest;
@@ -185,8 +184,7 @@ impl Pilot {
         if let Source::ApiServer(client) = &self.source {
             let cluster = self.settings.cluster.clone();
             let webhook = self.webhook.map(|listener| {
-                let injector = Injector { revision: cluster.revision.clone(), ..Injector::default() };
-                (Webhook::new(injector, cluster.cluster_domain.as_str().into(), metrics.clone()), listener)
+                (Webhook::new(cluster.cluster_domain.as_str().into(), metrics.clone()), listener)
             });
             let starting = readiness.wait_for("the webhooks' certificate");
             let (client, shutdown) = (client.clone(), shutdown.clone());

@@ -34,6 +34,8 @@ pub async fn follow(client: Client, cluster: Cluster, webhook: Arc<Webhook>) {
     });
     let mut events = select_all(streams);
     let mut texts: [Option<String>; 3] = Default::default();
+    // until all were asked for, what isn't there may only not have come yet
+    let mut asked = [false; 3];
     while let Some((index, event)) = events.next().await {
         let key = SOURCES[index].1;
         match event {
@@ -41,12 +43,16 @@ pub async fn follow(client: Client, cluster: Cluster, webhook: Arc<Webhook>) {
                 texts[index] = map.data.and_then(|mut data| data.remove(key));
             }
             Ok(Event::Delete(_)) => texts[index] = None,
-            Ok(Event::Init | Event::InitDone) => continue,
+            Ok(Event::Init) => continue,
+            Ok(Event::InitDone) => asked[index] = true,
             Err(error) => {
                 tracing::warn!(map = SOURCES[index].0, "the ConfigMap can't be watched: {}", said(&error));
                 sleep(RETRY).await;
                 continue;
             }
+        }
+        if asked.contains(&false) {
+            continue;
         }
         match injector(&texts, &cluster.revision) {
             Ok(injector) => webhook.set_injector(injector),

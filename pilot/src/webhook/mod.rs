@@ -12,7 +12,7 @@ mod validate;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -22,7 +22,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 
 use crate::inject::{Injector, Request};
-use crate::metrics::{Metrics, observe};
+use crate::metrics::{InjectionMetrics, Metrics, observe};
 use review::{Answer, Review};
 
 pub use server::serve;
@@ -35,20 +35,21 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the handlers go by; shared, and changed at run time.
 #[derive(Debug)]
 pub struct Webhook {
-    injector: ArcSwap<Injector>,
+    /// None before the injection values were read.
+    injector: ArcSwapOption<Injector>,
     cluster_domain: Arc<str>,
     metrics: Arc<Metrics>,
 }
 
 impl Webhook {
-    /// With the injector in force.
-    pub fn new(injector: Injector, cluster_domain: Arc<str>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { injector: ArcSwap::from_pointee(injector), cluster_domain, metrics })
+    /// Without an injector yet: pods are put off rather than injected with what nobody asked for.
+    pub fn new(cluster_domain: Arc<str>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { injector: ArcSwapOption::empty(), cluster_domain, metrics })
     }
 
-    /// Puts another injector in force, for requests from now on.
+    /// Puts an injector in force, for requests from now on.
     pub fn set_injector(&self, injector: Injector) {
-        self.injector.store(Arc::new(injector));
+        self.injector.store(Some(Arc::new(injector)));
     }
 }
 
@@ -120,8 +121,15 @@ async fn injected(webhook: &Webhook, location: Location, headers: HeaderMap, bod
             return response;
         }
     };
+    let Some(injector) = webhook.injector.load_full() else {
+        metrics.failure.inc();
+        return refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the injection values have not been read yet".into(),
+        );
+    };
     let start = Instant::now();
-    let answer = answer_injection(webhook, &location, review);
+    let answer = answer_injection(&injector, metrics, &location, review);
     observe(&metrics.time, start.elapsed());
     answer.unwrap_or_else(|why| {
         metrics.failure.inc();
@@ -129,8 +137,12 @@ async fn injected(webhook: &Webhook, location: Location, headers: HeaderMap, bod
     })
 }
 
-fn answer_injection(webhook: &Webhook, location: &Location, review: Review) -> Result<Response, String> {
-    let metrics = &webhook.metrics.injection;
+fn answer_injection(
+    injector: &Injector,
+    metrics: &InjectionMetrics,
+    location: &Location,
+    review: Review,
+) -> Result<Response, String> {
     if review.kind.kind != "Pod" {
         return Err(format!("the review is about a {}; only Pods are injected", review.kind.kind));
     }
@@ -144,7 +156,7 @@ fn answer_injection(webhook: &Webhook, location: &Location, review: Review) -> R
     };
     let name = || format!("{}/{}", review.namespace, review.name);
     let before = request.pod.clone();
-    let answer = match webhook.injector.load().inject(request) {
+    let answer = match injector.inject(request) {
         Err(refusal) => {
             metrics.failure.inc();
             tracing::info!(pod = name(), "not injected: {refusal}");

@@ -16,7 +16,13 @@ use super::*;
 use crate::inject::Values;
 
 fn webhook() -> Arc<Webhook> {
-    Webhook::new(Injector::default(), "cluster.local".into(), Arc::new(Metrics::new()))
+    let webhook = waiting();
+    webhook.set_injector(Injector::default());
+    webhook
+}
+
+fn waiting() -> Arc<Webhook> {
+    Webhook::new("cluster.local".into(), Arc::new(Metrics::new()))
 }
 
 fn request(path: &str, content: &str, body: impl Into<Body>) -> HttpRequest<Body> {
@@ -156,6 +162,19 @@ async fn another_injector_holds_from_the_next_request_on() {
     assert_eq!(made["spec"]["initContainers"][1]["image"], "example.org/osier/proxy:9");
     assert_eq!(made["metadata"]["annotations"]["istio.io/rev"], "canary");
     assert!(made.to_string().contains("osier-pilot-canary.osier-system.svc:15010"));
+}
+
+#[tokio::test]
+async fn pods_are_put_off_until_the_values_are_read() {
+    let webhook = waiting();
+    let body = review("Pod", "", pod());
+    let (status, said) = send(&webhook, request("/inject", "application/json", body.clone())).await;
+    assert_eq!(
+        (status, said.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "the injection values have not been read yet\n")
+    );
+    webhook.set_injector(Injector::default());
+    assert_eq!(answer(&webhook, "/inject", body).await["allowed"], true);
 }
 
 #[tokio::test]
