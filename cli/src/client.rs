@@ -1,4 +1,5 @@
-//! A small HTTP/1.1 client that keeps its connections and can go through an explicit HTTP proxy (`http_proxy`).
+//! A small HTTP/1.1 client that keeps its connections and can go through an explicit HTTP proxy (`http_proxy`); and one exchange
+//! over a stream that somebody else has opened.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::Request;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HOST;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// Limit of one exchange.
@@ -71,11 +73,9 @@ impl Client {
         let uri = if self.proxy.is_some() { format!("http://{host}{path}") } else { path.to_owned() };
         let request = Request::get(uri).header(HOST, host).body(Full::default())?;
         let mut connection = self.connection(&target).await?;
-        let response = connection.send_request(request).await?;
-        let (head, body) = response.into_parts();
-        let body = body.collect().await?.to_bytes();
+        let answer = send(&mut connection, request).await?;
         self.idle.lock().entry(target).or_default().push(connection);
-        Ok(Answer { status: head.status.as_u16(), body })
+        Ok(answer)
     }
 
     async fn connection(&self, target: &str) -> Result<SendRequest<Full<Bytes>>> {
@@ -85,13 +85,44 @@ impl Client {
                 return Ok(kept);
             }
         }
-        let stream =
-            TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(sender)
+        open(connect(target).await?).await
     }
+}
+
+/// A TCP connection.
+pub async fn connect(target: &str) -> Result<TcpStream> {
+    let stream = TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// One request without a body, over a stream of its own.
+pub async fn once(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    method: Method,
+    path: &str,
+) -> Result<Answer> {
+    let request = Request::builder().method(method).uri(path).header(HOST, "localhost");
+    let exchange = async { send(&mut open(stream).await?, request.body(Full::default())?).await };
+    match tokio::time::timeout(PATIENCE, exchange).await {
+        Ok(outcome) => outcome,
+        Err(_) => bail!("no answer within {} s", PATIENCE.as_secs()),
+    }
+}
+
+async fn open<S>(stream: S) -> Result<SendRequest<Full<Bytes>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+async fn send(connection: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Result<Answer> {
+    let (head, body) = connection.send_request(request).await?.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(Answer { status: head.status.as_u16(), body })
 }

@@ -15,7 +15,10 @@ mod inspect;
 mod install;
 mod internal;
 mod load;
+mod output;
+mod pods;
 mod process;
+mod reach;
 mod run;
 mod sample;
 mod up;
@@ -43,9 +46,9 @@ enum Command {
     #[command(visible_alias = "kube-inject")]
     Inject(inject::Arguments),
     #[command(visible_alias = "ps")]
-    ProxyStatus(inspect::StatusArguments),
+    ProxyStatus(inspect::status::Arguments),
     #[command(visible_alias = "pc")]
-    ProxyConfig(inspect::ConfigArguments),
+    ProxyConfig(inspect::config::Arguments),
     Install(install::InstallArguments),
     Upgrade(install::UpgradeArguments),
     Uninstall(install::UninstallArguments),
@@ -61,8 +64,8 @@ fn main() -> ExitCode {
         Command::Up(arguments) => up::run(arguments),
         Command::Run(arguments) => blocking(run::run(arguments)),
         Command::Inject(arguments) => inject::run(&arguments),
-        Command::ProxyStatus(arguments) => blocking(inspect::status(arguments)),
-        Command::ProxyConfig(arguments) => blocking(inspect::config(arguments)),
+        Command::ProxyStatus(arguments) => blocking(inspect::status::run(arguments)),
+        Command::ProxyConfig(arguments) => blocking(inspect::config::run(arguments)),
         Command::Install(arguments) => blocking(install::install(arguments)),
         Command::Upgrade(arguments) => blocking(install::upgrade(arguments)),
         Command::Uninstall(arguments) => blocking(install::uninstall(arguments)),
@@ -76,4 +79,16 @@ fn main() -> ExitCode {
 
 fn blocking(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        Arguments::command().debug_assert();
+    }
 }

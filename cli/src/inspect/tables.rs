@@ -1,24 +1,12 @@
-//! Tables for terminals: the columns that users of istioctl know.
+//! Tables of a proxy's configuration: the columns that users of istioctl know.
 
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use serde_json::Value;
 
-/// Columns of `proxy-status`, and what pilot calls their types.
-const TYPES: [(&str, &str); 5] = [
-    ("CDS", "cluster"),
-    ("LDS", "listener"),
-    ("EDS", "endpoint"),
-    ("RDS", "route"),
-    ("VHDS", "virtual_host"),
-];
+use crate::output::table;
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
-    table
-}
-
-fn text(value: &Value) -> String {
+/// A value of a cell.
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => text.clone(),
@@ -26,41 +14,12 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn list(value: &Value) -> &[Value] {
+/// The elements of a list; none where it is no list.
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// NAME, ADDRESS, TYPE, VERSION and one column a type: pilot's word for how far the proxy is, and why it refused.
-pub fn status(proxies: &Value) -> Table {
-    let mut header = vec!["NAME", "ADDRESS", "TYPE", "VERSION"];
-    header.extend(TYPES.map(|(column, _)| column));
-    let mut table = table(&header);
-    for proxy in list(proxies) {
-        let mut row = vec![
-            text(&proxy["proxy"]),
-            address(proxy).unwrap_or("-").to_owned(),
-            text(&proxy["proxy_type"]),
-            proxy["istio_version"].as_str().filter(|version| !version.is_empty()).unwrap_or("-").to_owned(),
-        ];
-        row.extend(TYPES.map(|(_, name)| {
-            let of_type = &proxy["osier"]["types"][name];
-            let state = text(&of_type["state"]).replace('_', " ");
-            match of_type["error"].as_str() {
-                Some(error) => format!("{state}: {error}"),
-                None => state,
-            }
-        }));
-        table.add_row(row);
-    }
-    table
-}
-
-/// Address of a proxy in pilot's status: the second part of its node id.
-pub fn address(proxy: &Value) -> Option<&str> {
-    proxy["osier"]["node"].as_str()?.split('~').nth(1)
-}
-
-/// ADDRESSES, PORT, MATCH, DESTINATION; one row a filter chain.
+/// NAME, ADDRESS, PORT, MATCH, DESTINATION; one row a filter chain.
 pub fn listeners<'a>(resources: impl Iterator<Item = &'a Value>) -> Table {
     let mut table = table(&["NAME", "ADDRESS", "PORT", "MATCH", "DESTINATION"]);
     for listener in resources {

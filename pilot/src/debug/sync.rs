@@ -13,6 +13,7 @@ pub(super) fn page(connection: &ConnectionStatus) -> Value {
     page.insert("proxy".into(), json!(short_name(&connection.node)));
     page.insert("proxy_type".into(), json!(connection.node.split('~').next().unwrap_or_default()));
     page.insert("istio_version".into(), json!(connection.version));
+    page.insert("cluster_id".into(), json!(connection.cluster));
     let mut types = Map::new();
     for kind in ResourceType::ALL {
         let word = word(kind);

@@ -28,6 +28,8 @@ pub struct Client {
     pub user_agent: String,
     /// Version that the proxy announces, for status.
     pub version: String,
+    /// Cluster that it says it is in, for status; may be empty.
+    pub cluster: String,
     /// Workload that the client registers for as long as its stream lives.
     pub registration: Option<Registration>,
 }
@@ -107,6 +109,7 @@ impl Client {
             id: id.as_str().into(),
             view: Arc::new(view),
             user_agent: node.user_agent_name.clone(),
+            cluster: metadata.text("CLUSTER_ID").unwrap_or_default(),
             version: metadata.text("ISTIO_VERSION").or_else(|| user_agent_version(node)).unwrap_or_default(),
             registration,
         })

@@ -8,6 +8,7 @@ use osier_proto::xds::server::Status;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::node::Client;
 use crate::r#gen::key::ResourceType;
 
 /// All connections.
@@ -25,6 +26,8 @@ pub struct ConnectionStatus {
     pub user_agent: String,
     /// Version that it announces.
     pub version: String,
+    /// Cluster that it says it is in; may be empty.
+    pub cluster: String,
     /// Delta, or state of the world.
     pub incremental: bool,
     /// It asks for what it uses.
@@ -50,16 +53,18 @@ pub enum SyncState {
 
 impl ConnectionStatus {
     /// A connection that has got nothing yet.
-    pub fn new(
-        node: Arc<str>,
-        peer: String,
-        user_agent: String,
-        version: String,
-        incremental: bool,
-        on_demand: bool,
-    ) -> Self {
-        let types = Mutex::default();
-        Self { node, peer, user_agent, version, incremental, on_demand, since: SystemTime::now(), types }
+    pub fn new(client: &Client, peer: String, incremental: bool) -> Self {
+        Self {
+            node: client.id.clone(),
+            peer,
+            user_agent: client.user_agent.clone(),
+            version: client.version.clone(),
+            cluster: client.cluster.clone(),
+            incremental,
+            on_demand: client.view.is_on_demand(),
+            since: SystemTime::now(),
+            types: Mutex::default(),
+        }
     }
 
     /// Notes how far the client is with a type.

@@ -128,14 +128,8 @@ impl Served {
         };
         let client = Arc::new(Client::parse(node).map_err(refuse_node)?);
         self.registered.identify(client.view.proxy.clone());
-        let status = Arc::new(ConnectionStatus::new(
-            client.id.clone(),
-            remote.map(|a| a.to_string()).unwrap_or_default(),
-            client.user_agent.clone(),
-            client.version.clone(),
-            incremental,
-            client.view.is_on_demand(),
-        ));
+        let peer = remote.map(|a| a.to_string()).unwrap_or_default();
+        let status = Arc::new(ConnectionStatus::new(&client, peer, incremental));
         self.shared.connected.add(self.registered.id(), status.clone());
         tracing::info!(node = %client.id, user_agent = %client.user_agent, incremental, "client connected");
         self.status = Some(status);
