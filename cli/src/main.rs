@@ -22,6 +22,7 @@ mod reach;
 mod run;
 mod sample;
 mod up;
+mod version;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ enum Command {
     Upgrade(install::UpgradeArguments),
     Uninstall(install::UninstallArguments),
     Precheck(install::PrecheckArguments),
+    Version(version::Arguments),
     #[command(hide = true, subcommand)]
     Internal(internal::Command),
 }
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Upgrade(arguments) => blocking(install::upgrade(arguments)),
         Command::Uninstall(arguments) => blocking(install::uninstall(arguments)),
         Command::Precheck(arguments) => blocking(install::precheck(arguments)),
+        Command::Version(arguments) => blocking(version::run(arguments)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("osier: {error:#}");

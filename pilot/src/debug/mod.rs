@@ -39,6 +39,7 @@ pub trait ConfigView: Send + Sync + std::fmt::Debug {
 const INDEX: &str = "\
 /metrics         counters in Prometheus' text format
 /ready           200 as soon as anything is served
+/version         which version this is
 /debug/syncz     clients, and how far each one is
 /debug/configz   resources in force, and what was refused
 /debug/registryz services and their endpoints
@@ -51,6 +52,7 @@ pub fn router(pages: Pages) -> Router {
         .route("/debug", get(async || INDEX))
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
+        .route("/version", get(async || Json(json!({ "version": env!("CARGO_PKG_VERSION") }))))
         .route("/debug/syncz", get(syncz))
         .route("/debug/configz", get(configz))
         .route("/debug/registryz", get(registryz))
