@@ -7,6 +7,7 @@
 /// The proxy's own, with its settings: this program is a sidecar, too.
 #[path = "../../proxy/src/allocator.rs"]
 mod allocator;
+mod check_inject;
 mod client;
 mod cluster;
 mod demo;
@@ -55,6 +56,7 @@ enum Command {
     Uninstall(install::UninstallArguments),
     Precheck(install::PrecheckArguments),
     Version(version::Arguments),
+    CheckInject(check_inject::Arguments),
     #[command(hide = true, subcommand)]
     Internal(internal::Command),
 }
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Uninstall(arguments) => blocking(install::uninstall(arguments)),
         Command::Precheck(arguments) => blocking(install::precheck(arguments)),
         Command::Version(arguments) => blocking(version::run(arguments)),
+        Command::CheckInject(arguments) => blocking(check_inject::run(arguments)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("osier: {error:#}");
