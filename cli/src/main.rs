@@ -55,6 +55,7 @@ enum Command {
     Upgrade(install::UpgradeArguments),
     Uninstall(install::UninstallArguments),
     Precheck(install::PrecheckArguments),
+    Tag(install::TagArguments),
     Version(version::Arguments),
     CheckInject(check_inject::Arguments),
     #[command(hide = true, subcommand)]
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Command::Upgrade(arguments) => blocking(install::upgrade(arguments)),
         Command::Uninstall(arguments) => blocking(install::uninstall(arguments)),
         Command::Precheck(arguments) => blocking(install::precheck(arguments)),
+        Command::Tag(arguments) => blocking(install::tag(arguments)),
         Command::Version(arguments) => blocking(version::run(arguments)),
         Command::CheckInject(arguments) => blocking(check_inject::run(arguments)),
     };

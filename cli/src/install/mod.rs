@@ -1,11 +1,12 @@
-//! `osier install`, `upgrade`, `uninstall`, `precheck`: the control plane into a cluster, and out of it.
+//! `osier install`, `upgrade`, `uninstall`, `precheck`, `tag`: the control plane into a cluster, and out of it.
 //!
 //! `chart` fills the Helm chart's templates in, `values` says with what, `apply` talks to the API server, `precheck` looks at the
-//! cluster first. What was chosen is kept in a ConfigMap beside the control plane, so that an upgrade keeps it.
+//! cluster first, `tag` gives revisions names. What was chosen is kept in a ConfigMap beside the control plane, so that an upgrade keeps it.
 
 mod apply;
 mod chart;
 mod precheck;
+mod tag;
 mod values;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use crate::cluster::{Cluster, SYSTEM_NAMESPACE, said};
 use values::Chosen;
 
 pub use precheck::{Arguments as PrecheckArguments, run as precheck};
+pub use tag::{Arguments as TagArguments, run as tag};
 
 /// Installs the control plane, or brings an installed one to what is asked.
 #[derive(clap::Args, Clone, Debug)]
@@ -151,7 +153,8 @@ async fn put(target: &Target, chosen: &Value) -> Result<ExitCode> {
         format!(" ({left_alone} belong to somebody else and stay as they are)")
     };
     println!("✔ Istio's kinds are defined{others}");
-    for object in &objects {
+    for object in &mut objects {
+        tag::respect_default(&client, object).await?;
         apply::apply(&client, object, dry).await?;
     }
     if dry {

@@ -17,7 +17,7 @@ pub struct Chosen {
     #[arg(long = "values", short = 'f', value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Name of this control plane beside another.
-    #[arg(long, short = 'r', value_name = "NAME")]
+    #[arg(long, short = 'r', value_name = "NAME", value_parser = check_name)]
     pub revision: Option<String>,
 }
 
@@ -35,7 +35,6 @@ impl Chosen {
             put(&mut chosen, path, value).with_context(|| format!("--set {setting}"))?;
         }
         if let Some(revision) = &self.revision {
-            check_revision(revision)?;
             let revision = if revision == "default" { "" } else { revision };
             put(&mut chosen, "revision", revision.into())?;
         }
@@ -51,12 +50,13 @@ pub fn complete(chosen: &Value) -> Result<Value> {
     Ok(values)
 }
 
-/// Part of object names, so it must be able to be one.
-fn check_revision(revision: &str) -> Result<()> {
-    if osier_core::host::is_label(revision) {
-        return Ok(());
+/// A revision or a tag: part of object names and a label's value, so it must be able to be both.
+pub fn check_name(name: &str) -> Result<String, String> {
+    let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    match osier_core::host::is_label(name) && name.bytes().all(lower) {
+        true => Ok(name.to_owned()),
+        false => Err(format!("{name:?} must be lower-case letters, digits and hyphens, 63 at most")),
     }
-    bail!("--revision {revision:?}: must be lower-case letters, digits and hyphens, 63 at most")
 }
 
 fn read(file: &Path) -> Result<Value> {
@@ -111,6 +111,14 @@ mod tests {
     fn chosen(set: &[&str]) -> Result<Value> {
         let set = set.iter().map(|s| (*s).to_owned()).collect();
         Chosen { set, ..Chosen::default() }.overlay(json!({}))
+    }
+
+    #[test]
+    fn names_of_revisions_and_tags_can_be_part_of_objects() {
+        assert!(check_name("prod-stable").is_ok());
+        for wrong in ["", "Prod", "a b", "a.b", "-a", "a_b", &"a".repeat(64)] {
+            assert!(check_name(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
