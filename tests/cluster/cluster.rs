@@ -95,11 +95,6 @@ impl Cluster {
         child.wait_with_output().expect("kubectl ends")
     }
 
-    /// Applies manifests.
-    pub fn apply(&self, manifests: &str) {
-        succeeded("kubectl apply", self.feed(&["apply", "--filename=-"], manifests));
-    }
-
     /// What the API server has, as JSON.
     pub fn get(&self, arguments: &[&str]) -> Value {
         let text = self.kubectl(&[&["get", "--output=json"], arguments].concat());
@@ -201,11 +196,6 @@ impl Namespace<'_> {
     /// Waits for a Deployment to be as it shall be.
     pub fn rolled_out(&self, deployment: &str) {
         self.kubectl(&["rollout", "status", &format!("deployment/{deployment}"), "--timeout=120s"]);
-    }
-
-    /// A command in a pod's container; what it prints.
-    pub fn exec(&self, pod: &str, container: &str, command: &[&str]) -> String {
-        self.kubectl(&[&["exec", pod, "-c", container, "--"], command].concat())
     }
 }
 
