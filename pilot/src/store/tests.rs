@@ -77,6 +77,37 @@ const V1: &str = "{name: v1, labels: {version: v1}}";
 const BAD: &str = "{name: v 1}";
 
 #[test]
+fn a_pod_that_is_going_gets_nothing_new_and_keeps_what_it_serves() {
+    use crate::model::{Health, Interception, ProxyKind, ProxyView};
+    let slice = |conditions: &str| {
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}, \
+             addressType: IPv4, ports: [{{name: http, port: 8080}}], endpoints: [{{addresses: [10.0.0.1], conditions: {{{conditions}}}}}]}}"
+        )
+    };
+    let mut store = store();
+    let view = ProxyView {
+        kind: ProxyKind::OnDemand,
+        namespace: "default".into(),
+        name: "web-1".into(),
+        labels: Default::default(),
+        addresses: ["10.0.0.1".parse().unwrap()].into(),
+        interception: Interception::Redirect,
+        node: "".into(),
+    };
+    let serves = |store: &Store| store.snapshot().inbound_ports(&view).len();
+    store.apply(updates(&[service("default", "web"), slice("ready: true")].concat()));
+    assert_eq!(serves(&store), 1);
+    let change = store.apply(updates(&slice("ready: false, serving: true, terminating: true"))).unwrap();
+    assert!(change.endpoints_only());
+    let service = store.snapshot().services.iter().next().unwrap().key.clone();
+    assert_eq!(store.snapshot().endpoints(&service, 80).unwrap()[0].health, Health::Draining);
+    assert_eq!(serves(&store), 1, "requests that are on their way are still served");
+    store.apply(delete(&slice("")));
+    assert_eq!(serves(&store), 0);
+}
+
+#[test]
 fn the_last_good_version_stays() {
     let mut store = store();
     store.apply(updates(&[service("default", "web"), policy("p", V1), rule("r", "v1")].concat())).unwrap();

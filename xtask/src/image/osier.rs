@@ -13,6 +13,8 @@ use crate::run;
 
 /// Who runs our programs: what Istio calls its proxy's user, which captured traffic is told apart by.
 const USER: &str = "1337:1337";
+/// Who runs `osier` in a pod: an application like others, whose traffic is captured.
+const APPLICATION: &str = "65532:65532";
 
 /// What captures traffic, and where it comes from.
 const CAPTURE: [Part; 3] = [
@@ -73,14 +75,18 @@ pub fn archives(build: &Build) -> Result<[Image; 3]> {
         let program = if name == "cli" { "osier".to_owned() } else { format!("osier-{name}") };
         let path = format!("/usr/local/bin/{program}");
         root.own_program(&programs.join(&program), &path)?;
-        root.file("/etc/passwd", "root:x:0:0::/:/nonexistent\nosier:x:1337:1337::/:/nonexistent\n")?;
-        root.file("/etc/group", "root:x:0:\nosier:x:1337:\n")?;
+        root.file("/etc/passwd", "root:x:0:0::/:/nonexistent\nosier:x:1337:1337::/:/nonexistent\nnonroot:x:65532:65532::/:/nonexistent\n")?;
+        root.file("/etc/group", "root:x:0:\nosier:x:1337:\nnonroot:x:65532:\n")?;
         root.folder("/tmp")?;
         fill(&root)?;
         let full = format!("{}/{name}:{tag}", build.hub);
         let file = build.output.join(format!("{name}.tar"));
-        let recipe =
-            Recipe { names: std::slice::from_ref(&full), entrypoint: &[path], user: Some(USER), env: &[] };
+        let recipe = Recipe {
+            names: std::slice::from_ref(&full),
+            entrypoint: &[path],
+            user: Some(if name == "cli" { APPLICATION } else { USER }),
+            env: &[],
+        };
         archive(&recipe, root.path(), &file)?;
         Ok::<_, anyhow::Error>(Image { name: full, archive: file })
     };

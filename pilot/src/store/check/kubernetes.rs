@@ -23,7 +23,7 @@ pub struct Slice {
     pub service: Arc<str>,
     /// Ports by name.
     pub ports: Vec<(Arc<str>, u16)>,
-    /// Endpoints; dropped ones are left out.
+    /// Endpoints, those that are going among them.
     pub endpoints: Vec<SliceEndpoint>,
 }
 
@@ -180,7 +180,7 @@ pub fn check_slice(context: &Context, slice: &schema::EndpointSlice) -> Checked<
     let at = Path::Root("endpoints");
     for (index, endpoint) in slice.endpoints.iter().enumerate() {
         let addresses = check.slice_addresses(at.index(index).field("addresses"), &endpoint.addresses);
-        let Some(health) = health(&endpoint.conditions) else { continue };
+        let health = health(&endpoint.conditions);
         let pod = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod").map(|target| {
             let namespace =
                 if target.namespace.is_empty() { &*context.key.namespace } else { &*target.namespace };
@@ -212,12 +212,13 @@ impl Check<'_> {
     }
 }
 
-/// Health from conditions; `None` is dropped.
-fn health(conditions: &schema::SliceConditions) -> Option<Health> {
+/// Health from conditions. What is going gets nothing new, but is still known: its own sidecar keeps serving what was sent before
+/// everybody had heard of it.
+fn health(conditions: &schema::SliceConditions) -> Health {
     match (conditions.ready.unwrap_or(true), conditions.terminating.unwrap_or(false)) {
-        (true, _) => Some(Health::Healthy),
-        (false, true) => None,
-        (false, false) => Some(Health::Unhealthy),
+        (true, _) => Health::Healthy,
+        (false, true) => Health::Draining,
+        (false, false) => Health::Unhealthy,
     }
 }
 

@@ -908,8 +908,8 @@ fn endpoint_slice_conditions() {
         ("", Some(Health::Healthy)),
         ("ready: true", Some(Health::Healthy)),
         ("ready: true, serving: true, terminating: false", Some(Health::Healthy)),
-        ("ready: false, serving: true, terminating: true", None),
-        ("ready: false, serving: false, terminating: true", None),
+        ("ready: false, serving: true, terminating: true", Some(Health::Draining)),
+        ("ready: false, serving: false, terminating: true", Some(Health::Draining)),
         ("ready: false", Some(Health::Unhealthy)),
         ("ready: false, terminating: false", Some(Health::Unhealthy)),
     ] {
