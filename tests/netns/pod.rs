@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use osier_tests::process;
+use osier_tests::wait;
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// User and group of a sidecar.
@@ -104,7 +105,22 @@ impl Pod {
             let done = Command::new("ip").args(line.split(' ')).status().expect("ip starts");
             assert!(done.success(), "ip {line}");
         }
+        made.wait_for_cable(ipv6);
         made
+    }
+
+    /// The kernel takes a moment until addresses on a new cable can be used, IPv6 ones longest.
+    fn wait_for_cable(&self, ipv6: bool) {
+        for addresses in FAMILIES.iter().filter(|addresses| ipv6 || addresses.pod.is_ipv4()) {
+            for (place, to) in
+                [(Place::Pod, addresses.node), (Place::Pod, addresses.other), (Place::Node, addresses.pod)]
+            {
+                wait::until("both ends reach each other", || {
+                    let answer = self.ask(place, 0, 0, None, SocketAddr::new(to, 1));
+                    answer.contains("refused").then_some(())
+                });
+            }
+        }
     }
 
     fn namespace(&self, place: Place) -> &str {
