@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use parking_lot::Mutex;
@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Requests a second.
     #[arg(long, default_value_t = 100)]
     rps: u32,
+    /// Print a line whenever the first line of the answers is another.
+    #[arg(long)]
+    changes: bool,
     /// Ends after so many seconds; 0 runs until SIGTERM.
     #[arg(long, default_value_t = 0)]
     seconds: u64,
@@ -41,6 +44,8 @@ struct Counts {
     first_failure: Mutex<Option<String>>,
     /// Milliseconds of the slowest answer.
     slowest: AtomicU64,
+    /// First line of the last answer.
+    last: Mutex<String>,
 }
 
 /// Sends until it is told to end.
@@ -61,7 +66,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     loop {
         tokio::select! {
             _ = ticks.tick() => send(&arguments, &client, &counts),
-            _ = lines.tick() => counts.print(false),
+            _ = lines.tick(), if !arguments.changes => counts.print(false),
             _ = terminate.recv() => break,
             () = &mut end => break,
         }
@@ -82,10 +87,16 @@ fn send(arguments: &Arguments, client: &Arc<Client>, counts: &Arc<Counts>) {
     counts.in_flight.fetch_add(1, Ordering::Relaxed);
     let (client, counts) = (client.clone(), counts.clone());
     let (target, path) = (arguments.target.clone(), arguments.path.clone());
+    let changes = arguments.changes;
     tokio::spawn(async move {
         let started = Instant::now();
         let failure = match client.get(&target, &path).await {
-            Ok(answer) if answer.status == 200 => None,
+            Ok(answer) if answer.status == 200 => {
+                if changes {
+                    counts.note(answer.body_text().lines().next().unwrap_or_default());
+                }
+                None
+            }
             Ok(answer) => Some(format!("{}: {}", answer.status, answer.body_text().trim())),
             Err(error) => Some(format!("{error:#}")),
         };
@@ -103,6 +114,16 @@ fn send(arguments: &Arguments, client: &Arc<Client>, counts: &Arc<Counts>) {
 }
 
 impl Counts {
+    /// Prints who answers, where that is somebody else than before.
+    fn note(&self, now: &str) {
+        let mut last = self.last.lock();
+        if *last != now {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            println!("{}", json!({ "now": now, "at_ms": at.as_millis() as u64 }));
+            now.clone_into(&mut last);
+        }
+    }
+
     fn print(&self, last: bool) {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let line = json!({

@@ -111,6 +111,11 @@ impl Cluster {
         run(self.command(process::own("osier").get_program()).args(arguments))
     }
 
+    /// kubectl itself.
+    pub fn kubectl_program(&self) -> &std::path::Path {
+        &self.kubectl
+    }
+
     /// A program that finds the cluster.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);

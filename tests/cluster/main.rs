@@ -4,7 +4,9 @@
 //! One list of checks, in order, as there is one cluster: its own life first, then the mesh on it, then a `down` after which the
 //! machine is as it was. `OSIER_TEST_FULL=1` runs the full tables instead of one round of each.
 
+mod api;
 mod cluster;
+mod figures;
 mod injection;
 mod kinds;
 mod leftovers;
@@ -86,6 +88,10 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     });
     let outage = Duration::from_secs(if full { 60 } else { 15 });
     run.check("traffic: outages without a failed request", || traffic::outages(cluster, outage));
+    run.check("figures: start of a pod", || figures::start_of_a_pod(cluster, full));
+    run.check("figures: endpoint change", || figures::endpoint_change(cluster, full));
+    run.check("figures: many services", || figures::many_services(cluster, full));
+    run.check("figures: admission", || figures::admission(cluster, full));
     run.check("roles: nothing that isn't needed", || permissions::nothing_is_granted_in_vain(cluster));
     run.check("kinds: every field is kept", || {
         cluster.osier(&["uninstall"]);

@@ -92,7 +92,7 @@ impl Citizen {
             identity: identity(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(candidate.run(leads, shutdown.clone()));
+        let candidate = tokio::spawn(candidate.run(leads, shutdown.clone()));
         tasks.spawn(StatusWriter { client: client.clone(), status }.run(leadership.clone()));
         if let Some((webhook, listener)) = webhook {
             tasks.spawn(injection::follow(client.clone(), cluster.clone(), webhook.clone()));
@@ -118,7 +118,7 @@ impl Citizen {
         drop(starting);
         shutdown.cancelled().await;
         // The candidate gives its lease back; everything else just ends.
-        let _ = tokio::time::timeout(GOODBYE, tasks.join_next()).await;
+        let _ = tokio::time::timeout(GOODBYE, candidate).await;
         tasks.shutdown().await;
     }
 }
