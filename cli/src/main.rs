@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod demo;
 mod inject;
+mod describe;
 mod inspect;
 mod install;
 mod internal;
@@ -58,8 +59,19 @@ enum Command {
     Tag(install::TagArguments),
     Version(version::Arguments),
     CheckInject(check_inject::Arguments),
+    Describe(describe::Arguments),
+    #[command(subcommand, visible_alias = "x", alias = "exp")]
+    Experimental(Experimental),
     #[command(hide = true, subcommand)]
     Internal(internal::Command),
+}
+
+/// Commands under the names that istioctl has them under.
+#[derive(Subcommand)]
+enum Experimental {
+    CheckInject(check_inject::Arguments),
+    Describe(describe::Arguments),
+    Precheck(install::PrecheckArguments),
 }
 
 fn main() -> ExitCode {
@@ -74,10 +86,17 @@ fn main() -> ExitCode {
         Command::Install(arguments) => blocking(install::install(arguments)),
         Command::Upgrade(arguments) => blocking(install::upgrade(arguments)),
         Command::Uninstall(arguments) => blocking(install::uninstall(arguments)),
-        Command::Precheck(arguments) => blocking(install::precheck(arguments)),
+        Command::Describe(arguments) | Command::Experimental(Experimental::Describe(arguments)) => {
+            blocking(describe::run(arguments))
+        }
+        Command::Precheck(arguments) | Command::Experimental(Experimental::Precheck(arguments)) => {
+            blocking(install::precheck(arguments))
+        }
         Command::Tag(arguments) => blocking(install::tag(arguments)),
         Command::Version(arguments) => blocking(version::run(arguments)),
-        Command::CheckInject(arguments) => blocking(check_inject::run(arguments)),
+        Command::CheckInject(arguments) | Command::Experimental(Experimental::CheckInject(arguments)) => {
+            blocking(check_inject::run(arguments))
+        }
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("osier: {error:#}");

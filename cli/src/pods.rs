@@ -61,11 +61,6 @@ impl Name {
         Ok(Self { kind, name: name.to_owned(), namespace: namespace.to_owned() })
     }
 
-    /// True where a pod is named.
-    pub fn is_pod(&self) -> bool {
-        self.kind.is_none()
-    }
-
     /// The pods that it means; never none. Those that run come first.
     pub async fn pods(&self, client: &Client) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);

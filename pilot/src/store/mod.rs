@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use osier_core::host::Host;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{
     DestinationPolicy, ExportTo, Kind, MeshConfig, Origin, Report, ResourceKey, RouteRule, SecurityPolicy,
@@ -98,7 +98,7 @@ pub struct ResourceStatus {
 }
 
 /// What became of a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// As written.
