@@ -17,6 +17,7 @@ mod inspect;
 mod install;
 mod internal;
 mod load;
+mod logs;
 mod output;
 mod pods;
 mod process;
@@ -60,6 +61,7 @@ enum Command {
     Version(version::Arguments),
     CheckInject(check_inject::Arguments),
     Describe(describe::Arguments),
+    Logs(logs::Arguments),
     #[command(subcommand, visible_alias = "x", alias = "exp")]
     Experimental(Experimental),
     #[command(hide = true, subcommand)]
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Command::Describe(arguments) | Command::Experimental(Experimental::Describe(arguments)) => {
             blocking(describe::run(arguments))
         }
+        Command::Logs(arguments) => blocking(logs::run(arguments)),
         Command::Precheck(arguments) | Command::Experimental(Experimental::Precheck(arguments)) => {
             blocking(install::precheck(arguments))
         }
