@@ -1,9 +1,12 @@
 //! Osier for people: `demo`, `up`, `run`, `inject`, `proxy-status`, `proxy-config`.
+//! Osier for people: a mesh on this machine (`demo`, `up`, `run`), one in a cluster (`install`, `tag`, …), and looks into both
+//! (`proxy-status`, `proxy-config`, `describe`, `logs`, …).
 //!
 //! Both halves of the mesh are in this program as libraries; hidden subcommands run them as processes of their own, so one
 //! file is all that `osier demo` and `osier run` need. Commands fail with one sentence that says what to do; exit status 2
 //! is wrong usage, 1 any other failure.
 
+mod admin;
 /// The proxy's own, with its settings: this program is a sidecar, too.
 #[path = "../../proxy/src/allocator.rs"]
 mod allocator;
@@ -16,6 +19,7 @@ mod describe;
 mod inspect;
 mod install;
 mod internal;
+mod levels;
 mod load;
 mod logs;
 mod output;
@@ -62,6 +66,7 @@ enum Command {
     CheckInject(check_inject::Arguments),
     Describe(describe::Arguments),
     Logs(logs::Arguments),
+    Admin(admin::Arguments),
     #[command(subcommand, visible_alias = "x", alias = "exp")]
     Experimental(Experimental),
     #[command(hide = true, subcommand)]
@@ -91,6 +96,7 @@ fn main() -> ExitCode {
         Command::Describe(arguments) | Command::Experimental(Experimental::Describe(arguments)) => {
             blocking(describe::run(arguments))
         }
+        Command::Admin(arguments) => blocking(admin::run(arguments)),
         Command::Logs(arguments) => blocking(logs::run(arguments)),
         Command::Precheck(arguments) | Command::Experimental(Experimental::Precheck(arguments)) => {
             blocking(install::precheck(arguments))

@@ -30,6 +30,9 @@ pub struct Arguments {
         default_value = "127.0.0.1:15014"
     )]
     monitoring_address: SocketAddr,
+    /// Loopback address to change log levels at (`osier admin log --admin-address`). [default: none]
+    #[arg(long, env = "OSIER_PILOT_ADMIN_ADDRESS", value_name = "IP:PORT")]
+    admin_address: Option<SocketAddr>,
 }
 
 /// Beside the YAML: who is registered, so that a restarted pilot knows it.
@@ -46,7 +49,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     eprintln!("osier: pilot on {}; start programs with", arguments.folder.display());
     eprintln!("  osier run --pilot {} --service NAME --port P -- COMMAND", arguments.xds_address);
     let state = arguments.folder.join(STATE_FILE);
-    let command = vec![
+    let mut command = vec![
         OsString::from("osier-pilot"),
         "--source".into(),
         arguments.folder.into(),
@@ -57,5 +60,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         "--monitoring-address".into(),
         arguments.monitoring_address.to_string().into(),
     ];
+    if let Some(address) = arguments.admin_address {
+        command.extend(["--admin-address".into(), address.to_string().into()]);
+    }
     Ok(osier_pilot::program::main(command))
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
+use osier_core::logging::Logging;
 use osier_core::readiness::Readiness;
 use osier_proto::transport;
 use serde_json::{Value, json};
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
+use crate::admin::Admin;
 use crate::debug::{self, ConfigView, Pages};
 use crate::kubernetes::{self, Citizen, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
@@ -101,9 +103,17 @@ pub struct Pilot {
     webhook: Option<TcpListener>,
 }
 
-/// Runs a control plane until `shutdown` is cancelled.
-pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), AppError> {
-    Pilot::bind(settings).await?.run(shutdown).await
+/// Runs a control plane until `shutdown` is cancelled, with the admin interface beside it.
+pub async fn run(settings: Settings, logging: Logging, shutdown: CancellationToken) -> Result<(), AppError> {
+    let admin = settings.admin_address();
+    let pilot = Pilot::bind(settings).await?;
+    let mut beside = JoinSet::new();
+    if let Some(address) = admin {
+        let listener = listen(address, "administration", "--admin-address").await?;
+        let pages = Admin { logging: Arc::new(logging) };
+        beside.spawn(osier_core::admin::serve(listener, Arc::new(pages)));
+    }
+    pilot.run(shutdown).await
 }
 
 impl Pilot {

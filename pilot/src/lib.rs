@@ -3,6 +3,7 @@
 //! Reading order: `app` (start to drain), `source` (YAML arrives), `snapshot` (the whole mesh, immutable),
 //! `push` (who must hear of a change), `xds` (one stream), `gen` (one resource).
 
+pub mod admin;
 pub mod app;
 pub mod debug;
 pub mod r#gen;

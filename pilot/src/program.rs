@@ -1,16 +1,22 @@
 //! The program `osier-pilot`: settings, logging, signals, and [`app`]. A function, so that `osier` can be it as well.
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use osier_core::logging::{self, Logging};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::app;
 use crate::settings::Settings;
+
+/// Whose log it is, and the parts whose level can be set. What watches say is told by `source`, in words that help.
+pub const LOG: logging::Program = logging::Program {
+    own: "osier_pilot",
+    parts: &["app", "inject", "kubernetes", "push", "source", "store", "webhook", "xds"],
+    silent: &["kube_runtime"],
+};
 
 /// Runs the program with its whole command line, program name first. Wrong usage ends the process with status 2.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -24,16 +30,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn start(settings: Settings) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&settings.log)?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let logging = Logging::start(LOG, LOG.levels(&settings.log)?, settings.log_json)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(wait_for_signal(shutdown.clone()));
-        Ok(app::run(settings, shutdown).await?)
+        Ok(app::run(settings, logging, shutdown).await?)
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 
 use crate::model::DEFAULT_CLUSTER_DOMAIN;
+use crate::program::LOG;
 
 /// The control plane of Osier: reads Kubernetes and Istio resources from an API server or a folder and serves them to proxies as
 /// xDS v3.
@@ -36,6 +37,10 @@ pub struct Settings {
     )]
     pub monitoring_address: SocketAddr,
 
+    /// Address to change log levels at; loopback only. [default: 127.0.0.1:9876 beside an API server, none for a folder]
+    #[arg(long, env = "OSIER_PILOT_ADMIN_ADDRESS", value_name = "IP:PORT", value_parser = loopback)]
+    pub admin_address: Option<SocketAddr>,
+
     /// Address to serve the webhooks on (TLS): injection and validation. Only beside an API server; without it there are none.
     #[arg(long, env = "OSIER_PILOT_WEBHOOK_ADDRESS", value_name = "IP:PORT", conflicts_with = "source")]
     pub webhook_address: Option<SocketAddr>,
@@ -60,9 +65,13 @@ pub struct Settings {
     #[arg(long, env = "PILOT_PUSH_THROTTLE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub push_throttle: Option<u16>,
 
-    /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,osier_pilot::xds=debug`.
-    #[arg(long, env = "OSIER_PILOT_LOG", value_name = "FILTER", default_value = "info,kube_runtime=off", value_parser = filter)]
+    /// What to log: a level (off, error, warning, info, debug, trace), with exceptions per part: `info,xds=debug`.
+    #[arg(long, env = "OSIER_PILOT_LOG", value_name = "LEVELS", default_value = "info", value_parser = levels)]
     pub log: String,
+
+    /// Log JSON, one object a line.
+    #[arg(long, env = "OSIER_PILOT_LOG_JSON")]
+    pub log_json: bool,
 }
 
 /// Where the API server is, and as what the control plane lives in its cluster. Without a folder these say what is read.
@@ -101,6 +110,9 @@ impl Default for Cluster {
     }
 }
 
+/// Port of istiod's interface for the same.
+pub const ADMIN_PORT: u16 = 9876;
+
 const EXAMPLES: &str = "\
 Examples:
   osier-pilot
@@ -121,13 +133,21 @@ impl Settings {
             xds_address: free,
             monitoring_address: free,
             webhook_address: None,
+            admin_address: None,
             state_file: None,
             debounce_after: Duration::from_millis(50),
             debounce_max: Duration::from_secs(10),
             max_connection_age: Duration::ZERO,
             push_throttle: None,
-            log: "info,kube_runtime=off".into(),
+            log: "info".into(),
+            log_json: false,
         }
+    }
+
+    /// Where log levels are changed, if anywhere. Several may read folders on one machine; of those in pods each has its own loopback.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        let default = SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT));
+        self.admin_address.or_else(|| self.source.is_none().then_some(default))
     }
 
     /// Number of concurrent pushes: as told, or istiod's formula.
@@ -155,9 +175,18 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Refuses what the log filter would not understand.
-fn filter(text: &str) -> Result<String, String> {
-    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_string()).map_err(|e| e.to_string())
+/// The interface has no password.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "is not IP:PORT".to_owned())?;
+    match address.ip().to_canonical().is_loopback() {
+        true => Ok(address),
+        false => Err("must be a loopback address, since everybody who reaches it may use it".into()),
+    }
+}
+
+/// Refuses what can't be logged.
+fn levels(text: &str) -> Result<String, String> {
+    LOG.levels(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -187,7 +216,9 @@ mod tests {
             &["--source", "x", "--debounce-after", "100"],
             &["--source", "x", "--debounce-after", "ms"],
             &["--source", "x", "--push-throttle", "0"],
-            &["--source", "x", "--log", "osier=what"],
+            &["--source", "x", "--log", "xds=what"],
+            &["--source", "x", "--log", "nothing=debug"],
+            &["--source", "x", "--admin-address", "0.0.0.0:9876"],
         ] {
             assert_eq!(parse(args).unwrap_err().exit_code(), 2, "{args:?}");
         }
@@ -201,6 +232,22 @@ mod tests {
                 continue;
             }
             assert!(arg.get_env().is_some(), "--{} has no environment variable", arg.get_id());
+        }
+    }
+
+    #[test]
+    fn the_admin_interface_is_there_beside_an_api_server() {
+        let of = |args: &[&str]| parse(args).unwrap().admin_address().map(|address| address.to_string());
+        assert_eq!(of(&[]).as_deref(), Some("127.0.0.1:9876"));
+        assert_eq!(of(&["--source", "x"]), None);
+        assert_eq!(of(&["--source", "x", "--admin-address", "127.0.0.1:1"]).as_deref(), Some("127.0.0.1:1"));
+        assert_eq!(Settings::embedded("x".into()).admin_address(), None);
+    }
+
+    #[test]
+    fn levels_are_those_of_parts_and_targets() {
+        for text in ["debug", "info,xds=debug", "warning,osier_pilot::store=trace", "info,webhook:off"] {
+            assert!(parse(&["--source", "x", "--log", text]).is_ok(), "{text}");
         }
     }
 

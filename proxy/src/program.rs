@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use osier_core::logging::Logging;
+use osier_core::logging::{self, Logging};
 
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
@@ -15,6 +15,27 @@ use crate::{app, capture};
 
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
+
+/// Whose log it is, and the parts whose level can be set.
+pub const LOG: logging::Program = logging::Program {
+    own: "osier_proxy",
+    parts: &[
+        "admin",
+        "app",
+        "bootstrap",
+        "compile",
+        "config",
+        "http",
+        "listener",
+        "status",
+        "tcp",
+        "telemetry",
+        "upstream",
+        "worker",
+        "xds",
+    ],
+    silent: &[],
+};
 
 /// Runs the program with its whole command line, program name first. Wrong usage ends the process with status 2.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -51,7 +72,7 @@ fn run_tool(tool: &Tool, environment: &Environment) -> ExitCode {
 }
 
 fn run(settings: Settings) -> anyhow::Result<()> {
-    let logging = Logging::start("osier_proxy", settings.levels.clone(), settings.log_json)?;
+    let logging = Logging::start(LOG, settings.levels.clone(), settings.log_json)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(app::run(settings, logging))
 }

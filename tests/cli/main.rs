@@ -135,6 +135,21 @@ fn a_mesh_can_be_looked_into() {
         assert!(json[part].as_array().is_some_and(|list| !list.is_empty()), "{part} in {json}");
     }
 
+    line(&mesh.shown(&["pc", "clusters", &name, "--fqdn", "reviews", "--subset", "v1"]), &["v1", "outbound"]);
+    assert!(!mesh.shown(&["pc", "clusters", &name, "--subset", "v1"]).contains("v2"));
+    assert!(mesh.shown(&["pc", "bootstrap", &name]).contains("\"node\""));
+    line(&mesh.shown(&["pc", "log", &name, "--level", "http:debug"]), &["http", "debug"]);
+    line(&mesh.shown(&["pc", "log", &name]), &["http", "debug"]);
+    let detail = mesh.shown(&["ps", "reviews"]);
+    line(&detail, &["VHDS", "SYNCED"]);
+    assert!(detail.contains("osier-proxy, delta xDS from 127."), "{detail}");
+    let version = mesh.shown(&["version"]);
+    let own = env!("CARGO_PKG_VERSION");
+    for part in ["client version: ", "control plane version: ", "data plane version: "] {
+        line(&version, &[part, own]);
+    }
+    assert!(version.contains("(1 proxy)"), "{version}");
+
     let (code, message) = mesh.refused(&["proxy-config", "routes", "nobody"]);
     assert_eq!(code, Some(1));
     assert!(message.contains("`nobody`") && message.contains("osier proxy-status"), "{message}");
@@ -154,4 +169,44 @@ fn without_a_pilot_there_is_one_clear_sentence() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(message.lines().count(), 1, "{message}");
     assert!(message.contains(&nobody.to_string()) && message.contains("--pilot-monitoring"), "{message}");
+}
+
+#[test]
+fn log_levels_of_pilot_are_changed_while_it_runs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [xds, monitoring, admin] = std::array::from_fn(|_| process::free_address().to_string());
+    let mut up = process::own("osier");
+    up.arg("up").arg(folder.path()).args(["--xds-address", &xds, "--monitoring-address", &monitoring]);
+    let mut pilot = Program::start("up", up.args(["--admin-address", &admin]), folder.path());
+    pilot.wait_listening(admin.parse().expect("an address"));
+
+    let levels = |arguments: &[&str]| {
+        let mut command = process::own("osier");
+        command.args(["admin", "log", "--admin-address", &admin]).args(arguments).output().expect("osier")
+    };
+    let shown = levels(&["--level", "store:debug"]);
+    let text = String::from_utf8_lossy(&shown.stdout);
+    line(&text, &["store", "debug"]);
+    line(&text, &["xds", "info"]);
+    let json: Value = serde_json::from_slice(&levels(&["-o", "json"]).stdout).expect("JSON");
+    assert_eq!(json[0]["levels"]["store"], "debug");
+    let refused = levels(&["--level", "nothing:debug"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("there is no part `nothing`"), "{refused:?}");
+    // And it acts: of two broken files, the second is only on the page.
+    let save = |name: &str| {
+        std::fs::write(folder.path().join(name), "kind: [").expect("the test's folder can be written");
+    };
+    save("first.yaml");
+    wait::until("the first file is in the log", || pilot.output().contains("first.yaml").then_some(()));
+    assert!(levels(&["--level", "off"]).status.success());
+    save("second.yaml");
+    let request = b"GET /debug/configz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let monitoring = monitoring.parse().expect("an address");
+    wait::until("the second file is on the page", || {
+        raw::exchange(monitoring, "GET", request)?.text().contains("second.yaml").then_some(())
+    });
+    assert!(!pilot.output().contains("second.yaml"), "{}", pilot.output());
+    pilot.signal(Signal::SIGTERM);
+    assert!(pilot.wait_end().success());
 }

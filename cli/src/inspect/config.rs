@@ -3,18 +3,19 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use hyper::Method;
 use serde_json::{Map, Value};
 
 use super::tables::{self, list};
+use crate::levels;
 use crate::output::{self, Output};
 use crate::reach;
 
 /// Shows what a proxy has in force.
 #[derive(clap::Args, Clone, Debug)]
 #[command(
-    override_usage = "osier proxy-config <listeners|routes|clusters|endpoints|all|bootstrap|log> <NAME> [OPTIONS]",
+    subcommand_value_name = "listeners|routes|clusters|endpoints|all|bootstrap|log",
     after_help = "\
 Examples:
   osier proxy-config routes shop-6d5f-x2x1z.default
@@ -227,41 +228,15 @@ impl Proxy {
 
 /// Shows the log levels of a proxy, changed first where that is asked for.
 async fn log(proxy: &Running, levels: Option<&str>) -> Result<()> {
-    let query = levels.map(level_query).transpose()?.unwrap_or_default();
+    let query = levels.map(levels::query).transpose()?.unwrap_or_default();
     let mesh = proxy.mesh.mesh(proxy.namespace.as_deref()).await?;
     let admin = mesh.admin(&proxy.name).await?;
     let answer = mesh.ask(&admin, Method::POST, &format!("/logging{query}")).await?.body_text();
     match proxy.output {
         Output::Table => print!("{answer}"),
-        format => {
-            let pairs = answer.lines().filter_map(|line| line.split_once(':'));
-            let levels = pairs.map(|(part, level)| (part.trim().to_owned(), level.trim().into()));
-            let levels: Map<String, Value> = levels.filter(|(_, level)| level != "").collect();
-            output::print(&levels, format)?;
-        }
+        format => output::print(&levels::read(&answer), format)?,
     }
     Ok(())
-}
-
-/// `debug,http:trace` as the admin interface takes it.
-pub fn level_query(levels: &str) -> Result<String> {
-    let (mut all, mut parts) = (None, Vec::new());
-    for piece in levels.split(',').map(str::trim).filter(|piece| !piece.is_empty()) {
-        // Goes into a path as it is.
-        if !piece.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'=' | b'_')) {
-            bail!("`{piece}` is no level and no part:level");
-        }
-        match piece.split_once([':', '=']) {
-            Some((part, level)) => parts.push(format!("{part}:{level}")),
-            None => all = Some(piece),
-        }
-    }
-    let all = all.map(|level| format!("level={level}"));
-    let parts = (!parts.is_empty()).then(|| format!("paths={}", parts.join(",")));
-    match [all, parts].into_iter().flatten().collect::<Vec<_>>().join("&") {
-        query if query.is_empty() => bail!("--level needs a level, or part:level"),
-        query => Ok(format!("?{query}")),
-    }
 }
 
 /// What is wanted of the parts of a cluster's name.
@@ -374,20 +349,6 @@ mod tests {
         }
         assert!(filter(Some("Passthrough"), None, None, None).takes("PassthroughCluster"));
         assert!(!filter(None, Some(80), None, None).takes("PassthroughCluster"));
-    }
-
-    #[test]
-    fn levels_become_a_query() {
-        for (levels, query) in [
-            ("debug", "?level=debug"),
-            ("http:debug, xds=info", "?paths=http:debug,xds:info"),
-            ("http:trace,warn", "?level=warn&paths=http:trace"),
-        ] {
-            assert_eq!(level_query(levels).expect(levels), query);
-        }
-        for wrong in ["", ",", "a&b", "http:de bug", "a/b"] {
-            assert!(level_query(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

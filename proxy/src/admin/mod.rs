@@ -106,7 +106,7 @@ impl Pages for Admin {
             "/healthcheck/fail" => control::fail_health(self, true),
             "/healthcheck/ok" => control::fail_health(self, false),
             "/listeners" => listeners::page(self, &request),
-            "/logging" => control::logging(self, &request),
+            "/logging" => self.logging.page(&request),
             "/memory" => server_info::memory(),
             "/quitquitquit" => control::quit(self),
             "/ready" => self.ready(),

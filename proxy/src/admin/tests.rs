@@ -18,7 +18,7 @@ use osier_core::logging::Levels;
 /// The logging of a test process can be started once.
 fn logging() -> &'static Arc<Logging> {
     static LOGGING: std::sync::LazyLock<Arc<Logging>> = std::sync::LazyLock::new(|| {
-        Arc::new(Logging::start("osier_proxy", Levels::default(), false).expect("first"))
+        Arc::new(Logging::start(crate::program::LOG, Levels::default(), false).expect("first"))
     });
     &LOGGING
 }
