@@ -23,6 +23,7 @@ mod levels;
 mod load;
 mod logs;
 mod output;
+mod plugin;
 mod pods;
 mod process;
 mod reach;
@@ -33,7 +34,7 @@ mod version;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(
@@ -82,7 +83,7 @@ enum Experimental {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let outcome = match parse().command {
         Command::Internal(command) => internal::run(command),
         Command::Demo(arguments) => blocking(demo::run(arguments)),
         Command::Up(arguments) => up::run(arguments),
@@ -113,14 +114,22 @@ fn main() -> ExitCode {
     })
 }
 
+/// The command line, under the name that the program was found by. Wrong usage ends the process with status 2.
+fn parse() -> Arguments {
+    let command = Arguments::command();
+    let command = match plugin::is_plugin(std::env::args_os().next().as_deref()) {
+        true => plugin::renamed(command),
+        false => command,
+    };
+    Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
 fn blocking(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -210,3 +210,14 @@ fn log_levels_of_pilot_are_changed_while_it_runs() {
     pilot.signal(Signal::SIGTERM);
     assert!(pilot.wait_end().success());
 }
+
+#[test]
+fn as_a_plugin_of_kubectl_it_has_that_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let plugin = folder.path().join("kubectl-osier");
+    std::os::unix::fs::symlink(process::own("osier").get_program(), &plugin).expect("a link");
+    let help = std::process::Command::new(&plugin).args(["proxy-status", "--help"]).output().expect("osier");
+    let text = String::from_utf8_lossy(&help.stdout);
+    assert!(text.contains("Usage: kubectl osier proxy-status"), "{text}");
+    assert!(text.contains("\n  kubectl osier proxy-status\n"), "{text}");
+}
