@@ -1,5 +1,4 @@
-//! Osier for people: `demo`, `up`, `run`, `inject`, `proxy-status`, `proxy-config`.
-//! Osier for people: a mesh on this machine (`demo`, `up`, `run`), one in a cluster (`install`, `tag`, …), and looks into both
+//! Osier for people: a mesh on this machine (`demo`, `up`, `run`), one in a cluster (`install`, `inject`, `tag`, …), and looks into both
 //! (`proxy-status`, `proxy-config`, `describe`, `logs`, …).
 //!
 //! Both halves of the mesh are in this program as libraries; hidden subcommands run them as processes of their own, so one
@@ -14,8 +13,8 @@ mod check_inject;
 mod client;
 mod cluster;
 mod demo;
-mod inject;
 mod describe;
+mod inject;
 mod inspect;
 mod install;
 mod internal;
