@@ -156,3 +156,138 @@ fn accepted<T>(written: kube::Result<T>) -> kube::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kubernetes::fake::{Call, client, status};
+
+    /// The Lease of an API server, with its optimistic locking.
+    #[derive(Default)]
+    struct Server {
+        lease: Option<Value>,
+        version: u64,
+        away: bool,
+    }
+
+    impl Server {
+        fn answer(&mut self, (method, _, body): &Call) -> (u16, Vec<Value>) {
+            if self.away {
+                return (500, vec![status(500, "InternalError", "away")]);
+            }
+            let conflict = || (409, vec![status(409, "Conflict", "somebody was faster")]);
+            match (method.as_str(), &self.lease) {
+                ("GET", None) => (404, vec![status(404, "NotFound", "no lease")]),
+                ("GET", Some(lease)) => (200, vec![lease.clone()]),
+                ("POST", Some(_)) => conflict(),
+                ("PUT", Some(lease))
+                    if lease["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] =>
+                {
+                    conflict()
+                }
+                _ => {
+                    self.version += 1;
+                    let mut lease = body.clone();
+                    lease["metadata"]["resourceVersion"] = json!(self.version.to_string());
+                    self.lease = Some(lease.clone());
+                    (200, vec![lease])
+                }
+            }
+        }
+
+        fn holder(&self) -> String {
+            let lease = self.lease.clone().unwrap_or_default();
+            lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+        }
+    }
+
+    struct Replica {
+        leads: watch::Receiver<bool>,
+        shutdown: CancellationToken,
+    }
+
+    fn start(server: &Arc<Mutex<Server>>, identity: &str) -> Replica {
+        let server = server.clone();
+        let candidate = Candidate {
+            client: client(move |call| server.lock().answer(call)),
+            namespace: "osier-system".into(),
+            name: "osier-pilot-leader".into(),
+            identity: identity.into(),
+        };
+        let (leads, followed) = watch::channel(false);
+        let shutdown = CancellationToken::new();
+        tokio::spawn(candidate.run(leads, shutdown.clone()));
+        Replica { leads: followed, shutdown }
+    }
+
+    async fn becomes(replica: &mut Replica, leads: bool) {
+        let wait = replica.leads.wait_for(|now| *now == leads);
+        timeout(Duration::from_secs(120), wait).await.expect("in time").expect("it runs");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_one_leads_and_who_goes_gives_it_back() {
+        let server = Arc::<Mutex<Server>>::default();
+        let mut first = start(&server, "first");
+        becomes(&mut first, true).await;
+        let mut second = start(&server, "second");
+        sleep(5 * DURATION).await;
+        assert_eq!(
+            (*first.leads.borrow(), *second.leads.borrow()),
+            (true, false),
+            "for as long as it renews"
+        );
+        first.shutdown.cancel();
+        becomes(&mut first, false).await;
+        let since = Instant::now();
+        becomes(&mut second, true).await;
+        assert!(since.elapsed() < DURATION, "a lease that was given back is not waited for");
+        assert_eq!(server.lock().holder(), "second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_cannot_renew_steps_down_before_another_steps_up() {
+        let server = Arc::<Mutex<Server>>::default();
+        let mut first = start(&server, "first");
+        becomes(&mut first, true).await;
+        server.lock().away = true;
+        let since = Instant::now();
+        becomes(&mut first, false).await;
+        assert!(since.elapsed() < DURATION, "{:?}", since.elapsed());
+        server.lock().away = false;
+        becomes(&mut first, true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clocks_are_not_compared() {
+        let server = Arc::<Mutex<Server>>::default();
+        let lease = |renewed: &str| {
+            json!({
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": { "name": "osier-pilot-leader", "namespace": "osier-system", "resourceVersion": renewed },
+                "spec": {
+                    "holderIdentity": "other",
+                    "leaseDurationSeconds": 15,
+                    // Its clock is hours late: by our clock this has long expired.
+                    "renewTime": "2000-01-01T00:00:00.000000Z",
+                },
+            })
+        };
+        server.lock().lease = Some(lease("1"));
+        let mut ours = start(&server, "ours");
+        for version in 2..10 {
+            sleep(DURATION / 3).await;
+            server.lock().lease = Some(lease(&version.to_string()));
+            assert!(!*ours.leads.borrow(), "the other one renews it");
+        }
+        let since = Instant::now();
+        becomes(&mut ours, true).await;
+        assert!(since.elapsed() > DURATION * 2 / 3, "only after it was seen unchanged for its duration");
+    }
+}

@@ -1,6 +1,8 @@
 //! The control plane as a citizen of its cluster: how it reaches the API server, and what it keeps there.
 
 mod authority;
+#[cfg(test)]
+pub mod fake;
 mod injection;
 mod lease;
 mod status;

@@ -116,7 +116,9 @@ impl Watch {
                     wait = FIRST;
                     What::Event(Box::new(event))
                 }
-                Err(error) if is_not_found(&error) => return End::NoSuchVersion,
+                Err(error) if has_code(&error, 404) => return End::NoSuchVersion,
+                // Where we were is too long ago: everything is listed again, and that is all.
+                Err(error) if has_code(&error, 410) => continue,
                 Err(error) => {
                     if self.tell(What::Trouble(self.explain(&error))).await.is_err() {
                         return End::NobodyListens;
@@ -224,8 +226,8 @@ fn api_status(error: &watcher::Error) -> Option<&kube::core::Status> {
     }
 }
 
-fn is_not_found(error: &watcher::Error) -> bool {
-    api_status(error).is_some_and(|status| status.code == 404)
+fn has_code(error: &watcher::Error, code: u16) -> bool {
+    api_status(error).is_some_and(|status| status.code == code)
 }
 
 /// What the API server says of a watch that failed, else the error with its causes.
@@ -249,4 +251,123 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kubernetes::fake::{Call, client, status};
+    use crate::source::kubernetes::Scope;
+
+    fn pods() -> Watched {
+        let scope = Scope {
+            namespace: "n".into(),
+            revision: "default".into(),
+            cluster_domain: "cluster.local".into(),
+        };
+        Watched::all(&scope).into_iter().find(|watched| watched.kind() == "Pod").expect("pods are watched")
+    }
+
+    /// What a watch says over an API server, in short, until it has said so much.
+    async fn said(
+        kind: Watched,
+        wanted: usize,
+        answer: impl FnMut(&Call) -> (u16, Vec<Value>) + Send + 'static,
+    ) -> Vec<String> {
+        let (news, mut arriving) = mpsc::channel(64);
+        let task = Watch { client: client(answer), kind, index: 0, news, restart: Restart::default() };
+        let task = tokio::spawn(task.run());
+        let mut said = Vec::new();
+        while said.len() < wanted {
+            let news =
+                timeout(Duration::from_secs(60), arriving.recv()).await.expect("in time").expect("a watch");
+            said.push(match news.what {
+                What::Absent => "absent".to_owned(),
+                What::Trouble(text) => text,
+                What::Event(event) => match *event {
+                    Event::Init => "list".to_owned(),
+                    Event::InitApply(object) => format!("listed {}", object.name_any()),
+                    Event::InitDone => "done".to_owned(),
+                    Event::Apply(object) => format!("applied {}", object.name_any()),
+                    Event::Delete(object) => format!("deleted {}", object.name_any()),
+                },
+            });
+        }
+        task.abort();
+        said
+    }
+
+    fn pod(name: &str, version: &str) -> Value {
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "a", "resourceVersion": version } })
+    }
+
+    fn list(pods: &[Value]) -> (u16, Vec<Value>) {
+        (
+            200,
+            vec![
+                json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "10" }, "items": pods }),
+            ],
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_an_api_server_answers_the_watch_goes_on() {
+        let mut number = 0;
+        let said = said(pods(), 10, move |(_, path, _)| {
+            number += 1;
+            let watches = path.contains("watch=");
+            match number {
+                1 => (500, vec![status(500, "InternalError", "etcd is away")]),
+                2 => (
+                    403,
+                    vec![status(403, "Forbidden", "pods is forbidden: User x cannot list resource pods")],
+                ),
+                _ if !watches => list(&[pod("one", "1")]),
+                // A version that is too old: everything is listed again.
+                4 => (
+                    200,
+                    vec![
+                        json!({ "type": "ERROR", "object": status(410, "Expired", "too old resource version") }),
+                    ],
+                ),
+                _ => (200, vec![json!({ "type": "ADDED", "object": pod("two", "11") })]),
+            }
+        });
+        let said = said.await;
+        assert!(said.iter().any(|line| line.contains("etcd is away (500)")), "{said:?}");
+        let forbidden =
+            said.iter().find(|line| line.contains("forbidden")).expect("the missing right is told");
+        assert!(
+            forbidden.starts_with("the ClusterRole of the control plane lacks get, list and watch of pods"),
+            "{forbidden}"
+        );
+        let lists = said.iter().filter(|line| *line == "done").count();
+        assert!(!said.iter().any(|line| line.contains("too old")), "{said:?}");
+        assert!(lists >= 2 && said.contains(&"listed one".to_owned()), "{said:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn versions_that_are_not_served_are_passed_over_and_a_missing_kind_is_empty() {
+        let scope = Scope {
+            namespace: "n".into(),
+            revision: "default".into(),
+            cluster_domain: "cluster.local".into(),
+        };
+        let rules = || {
+            let kinds = Watched::all(&scope);
+            kinds.into_iter().find(|watched| watched.kind() == "VirtualService").expect("rules are watched")
+        };
+        let missing = |_: &Call| {
+            (404, vec![status(404, "NotFound", "the server could not find the requested resource")])
+        };
+        assert_eq!(said(rules(), 4, missing).await, ["list", "list", "list", "absent"]);
+        let old = |(_, path, _): &Call| match path.contains("/v1beta1/") && !path.contains("watch=") {
+            true => list(&[]),
+            false if path.contains("/v1beta1/") => (200, vec![]),
+            false => (404, vec![status(404, "NotFound", "no")]),
+        };
+        assert_eq!(said(rules(), 3, old).await, ["list", "list", "done"]);
+    }
 }
