@@ -6,6 +6,7 @@
 
 mod api;
 mod cluster;
+mod faults;
 mod figures;
 mod injection;
 mod kinds;
@@ -68,6 +69,8 @@ fn own_cluster(run: &mut Run, cluster: &Cluster) {
 
 /// The mesh.
 fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
+    run.check("faults: kinds may come later", || faults::kinds_may_come_later(cluster));
+    run.check("faults: missing rights are named", || faults::missing_rights_are_named(cluster));
     let installed = run.always("install: precheck and install", || {
         cluster.osier(&["precheck"]);
         cluster.osier(&["install", "--set", &format!("global.hub={}", cluster.hub("osier"))]);
@@ -81,6 +84,9 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     });
     run.check("validation: wrong resources are refused", || injection::wrong_resources_are_refused(cluster));
     run.check("status: says what is refused", || injection::status_says_what_is_refused(cluster));
+    run.check("faults: replicas share the work", || faults::replicas_share_the_work(cluster));
+    run.check("faults: trust is mended", || faults::trust_is_mended(cluster));
+    run.check("faults: odd workloads", || faults::odd_workloads(cluster));
     run.check("traffic: blue/green without a failed request", || traffic::blue_green(cluster));
     let (pods, rps, times) = if full { (10, 500, 5) } else { (4, 200, 1) };
     run.check("traffic: rolling restarts without a failed request", || {
