@@ -132,6 +132,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_command_has_its_place_in_the_reference() {
+        let page = include_str!("../../docs/reference/cli.md");
+        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let named = format!("`osier {}", command.get_name());
+            assert!(page.contains(&named), "docs/reference/cli.md does not have {named}`");
+        }
+    }
+
+    #[test]
     fn every_command_can_be_parsed() {
         Arguments::command().debug_assert();
     }
