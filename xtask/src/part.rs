@@ -23,6 +23,8 @@ pub enum Part {
     Helm,
     /// h2spec, built from `tests/tools/go.mod`.
     H2spec,
+    /// Chromium, and Playwright as `tests/cluster/browser/package-lock.json` pins it.
+    Browser,
 }
 
 impl Part {
@@ -33,14 +35,24 @@ impl Part {
             Part::Python => "Python with Envoy and gRPC",
             Part::Helm => "Helm",
             Part::H2spec => "h2spec",
+            Part::Browser => "Chromium and Playwright",
         }
     }
 }
 
+/// Packages that the browser is made of.
+const BROWSER: [Part; 3] = [
+    Part::Debian { package: "chromium", program: "chromium" },
+    Part::Debian { package: "nodejs", program: "node" },
+    Part::Debian { package: "npm", program: "npm" },
+];
+
 /// Makes sure that all `parts` are there; returns the environment variables that tell tests where.
 pub fn ensure(parts: &[Part]) -> Result<Vec<(&'static str, PathBuf)>> {
+    let browser: &[Part] = if parts.contains(&Part::Browser) { &BROWSER } else { &[] };
     let packages: Vec<&str> = parts
         .iter()
+        .chain(browser)
         .filter_map(|part| match part {
             Part::Debian { package, program } if find_program(program).is_none() => Some(*package),
             _ => None,
@@ -60,6 +72,9 @@ pub fn ensure(parts: &[Part]) -> Result<Vec<(&'static str, PathBuf)>> {
     }
     if parts.contains(&Part::H2spec) {
         variables.push(("OSIER_TEST_H2SPEC", h2spec()?));
+    }
+    if parts.contains(&Part::Browser) {
+        variables.push(("OSIER_TEST_BROWSER", playwright()?));
     }
     Ok(variables)
 }
@@ -171,6 +186,33 @@ fn helm() -> Result<PathBuf> {
     }
     cache::touch(&folder)?;
     Ok(program)
+}
+
+/// A folder with Playwright in its `node_modules`, as the lock file says.
+fn playwright() -> Result<PathBuf> {
+    let source = workspace().join("tests/cluster/browser");
+    let lock = source.join("package-lock.json");
+    let content = std::fs::read(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
+    let folder = cache::entry("browser", &content)?;
+    if !folder.join(".complete").exists() {
+        eprintln!("installing Playwright");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder)?;
+        for file in ["package.json", "package-lock.json"] {
+            std::fs::copy(source.join(file), folder.join(file))?;
+        }
+        let done = Command::new("npm")
+            .args(["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"])
+            .current_dir(&folder)
+            .stdin(Stdio::null())
+            .status();
+        if !done.is_ok_and(|status| status.success()) {
+            bail!("npm could not install tests/cluster/browser/package-lock.json; it needs an npm registry");
+        }
+        std::fs::write(folder.join(".complete"), "")?;
+    }
+    cache::touch(&folder)?;
+    Ok(folder)
 }
 
 /// h2spec, compiled once from the module that pins it.

@@ -122,7 +122,7 @@ pub const SUITES: &[Suite] = &[
     Suite {
         name: "cluster",
         about: "a real Kubernetes of `cargo xtask cluster`: pods, Services, addresses, a clean end (needs root)",
-        parts: &[BUSYBOX, NFTABLES],
+        parts: &[BUSYBOX, NFTABLES, Part::Browser],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "cluster", "--", "--nocapture"]),
         only_named: Some("its first run compiles Kubernetes, some 15 minutes"),
     },

@@ -63,6 +63,7 @@ pub fn load(place: &Place, load: &Load) -> Result<()> {
         entrypoint: &load.entrypoint,
         user: load.user.as_deref(),
         env: &load.env,
+        stop_signal: None,
     };
     make(place, &recipe, folder)?;
     println!("imported {what}");
@@ -99,11 +100,14 @@ pub fn import_own(place: &Place, programs: &Programs) -> Result<Own> {
             let file = program.file_name().context("a program has a name")?;
             std::fs::copy(program, folder.join(file))?;
             let entrypoint = [format!("/{}", file.display())];
-            make(
-                place,
-                &Recipe { names: &[name.to_owned()], entrypoint: &entrypoint, user: None, env: &[] },
-                &folder,
-            )?;
+            let recipe = Recipe {
+                names: &[name.to_owned()],
+                entrypoint: &entrypoint,
+                user: None,
+                env: &[],
+                stop_signal: None,
+            };
+            make(place, &recipe, &folder)?;
             std::fs::remove_dir_all(&folder)?;
         }
     }

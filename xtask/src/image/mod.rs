@@ -26,6 +26,8 @@ pub struct Recipe<'a> {
     pub user: Option<&'a str>,
     /// Variables, as `NAME=VALUE`.
     pub env: &'a [String],
+    /// The signal that asks it to end; SIGTERM where nothing is said.
+    pub stop_signal: Option<&'a str>,
 }
 
 /// Writes an archive with the image of `folder`. The same folder gives the same image, whoever makes it and when.
@@ -98,7 +100,10 @@ fn configuration(recipe: &Recipe<'_>, layers: &[&str]) -> serde_json::Value {
     json!({
         "architecture": architecture,
         "os": "linux",
-        "config": { "Entrypoint": recipe.entrypoint, "User": recipe.user.unwrap_or_default(), "Env": env },
+        "config": {
+            "Entrypoint": recipe.entrypoint, "User": recipe.user.unwrap_or_default(), "Env": env,
+            "StopSignal": recipe.stop_signal.unwrap_or_default(),
+        },
         "rootfs": { "type": "layers", "diff_ids": layers },
     })
 }

@@ -86,6 +86,7 @@ pub fn archives(build: &Build) -> Result<[Image; 3]> {
             entrypoint: &[path],
             user: Some(if name == "cli" { APPLICATION } else { USER }),
             env: &[],
+            stop_signal: None,
         };
         archive(&recipe, root.path(), &file)?;
         Ok::<_, anyhow::Error>(Image { name: full, archive: file })

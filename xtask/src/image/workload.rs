@@ -10,7 +10,7 @@ use crate::cache;
 use crate::part::{self, Part};
 
 /// What all of them are made of.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "apache2",
     "ca-certificates",
     "curl",
@@ -21,46 +21,45 @@ const PACKAGES: [&str; 10] = [
     "php-mysql",
     "redis-server",
     "wordpress",
+    "wordpress-theme-twentytwentythree",
 ];
 /// Names of the images begin so.
 pub const HUB: &str = "localhost/osier-walkthrough";
 /// Our files.
 const FOLDER: &str = "tests/cluster/images";
 
-/// One image: name, files (from, to), what a container runs.
+/// One image: name, files (from, to), what a container runs, and the signal on which that ends when its requests have, as in
+/// the application's official image.
 struct Application {
     name: &'static str,
     files: &'static [(&'static str, &'static str)],
     entrypoint: &'static [&'static str],
+    stop_signal: Option<&'static str>,
 }
 
 const APPLICATIONS: [Application; 7] = [
     Application {
         name: "nginx",
-        files: &[("nginx/index.html", "var/www/html/index.html")],
+        files: &[
+            ("nginx/nginx.conf", "etc/nginx/nginx.conf"),
+            ("nginx/default.conf", "etc/nginx/conf.d/default.conf"),
+            ("nginx/index.html", "usr/share/nginx/html/index.html"),
+        ],
         entrypoint: &["nginx", "-g", "daemon off;"],
+        stop_signal: Some("SIGQUIT"),
     },
-    Application { name: "redis", files: &[], entrypoint: REDIS },
+    Application { name: "redis", files: REDIS, entrypoint: &["redis-server"], stop_signal: None },
     Application {
         name: "redis-follower",
-        files: &[],
-        entrypoint: &[
-            REDIS[0],
-            REDIS[1],
-            REDIS[2],
-            REDIS[3],
-            REDIS[4],
-            REDIS[5],
-            REDIS[6],
-            "--replicaof",
-            "redis-leader",
-            "6379",
-        ],
+        files: REDIS,
+        entrypoint: &["redis-server", "--replicaof", "redis-leader", "6379"],
+        stop_signal: None,
     },
     Application {
         name: "guestbook",
         files: &[("apache", "usr/local/bin/apache"), ("guestbook/index.php", "var/www/html/index.php")],
         entrypoint: &["/usr/local/bin/apache"],
+        stop_signal: APACHE_STOPS,
     },
     Application {
         name: "wordpress",
@@ -70,15 +69,24 @@ const APPLICATIONS: [Application; 7] = [
             ("wordpress/wp-config.php", "usr/local/share/wp-config.php"),
         ],
         entrypoint: &["/usr/local/bin/start"],
+        stop_signal: APACHE_STOPS,
     },
     Application {
         name: "mariadb",
         files: &[("mariadb/start", "usr/local/bin/start")],
         entrypoint: &["/usr/local/bin/start"],
+        stop_signal: None,
     },
-    Application { name: "curl", files: &[], entrypoint: &["sleep", "infinity"] },
+    // With a signal that ends the first process of a container, which TERM doesn't when it handles none.
+    Application {
+        name: "curl",
+        files: &[],
+        entrypoint: &["sleep", "infinity"],
+        stop_signal: Some("SIGKILL"),
+    },
 ];
-const REDIS: &[&str] = &["redis-server", "--protected-mode", "no", "--save", "", "--dir", "/tmp"];
+const REDIS: &[(&str, &str)] = &[("redis/redis-server", "usr/local/bin/redis-server")];
+const APACHE_STOPS: Option<&str> = Some("SIGWINCH");
 
 /// One archive with all images, and their names; made of what is cached where the packages are the same.
 pub fn archive(work: &Path) -> Result<(PathBuf, Vec<String>)> {
@@ -96,14 +104,16 @@ pub fn archive(work: &Path) -> Result<(PathBuf, Vec<String>)> {
             std::fs::copy(&source, &target).with_context(|| format!("cannot copy {}", source.display()))?;
         }
         let entrypoint: Vec<String> = application.entrypoint.iter().map(|word| (*word).to_owned()).collect();
-        images.push((format!("{HUB}/{}:1", application.name), entrypoint, folder));
+        images.push((format!("{HUB}/{}:1", application.name), entrypoint, application.stop_signal, folder));
     }
     let names: Vec<String> = images.iter().map(|(name, ..)| name.clone()).collect();
     let recipes: Vec<(Recipe<'_>, &Path)> = images
         .iter()
         .zip(&names)
-        .map(|((_, entrypoint, folder), name)| {
-            (Recipe { names: std::slice::from_ref(name), entrypoint, user: None, env: &[] }, folder.as_path())
+        .map(|((_, entrypoint, stop_signal, folder), name)| {
+            let names = std::slice::from_ref(name);
+            let recipe = Recipe { names, entrypoint, user: None, env: &[], stop_signal: *stop_signal };
+            (recipe, folder.as_path())
         })
         .collect();
     let file = work.join("applications.tar");
