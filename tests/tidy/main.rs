@@ -1,5 +1,7 @@
 //! Rules about the source itself that no compiler checks: who may import whom, module heads, listed exceptions, links.
 
+mod walkthroughs;
+
 use std::path::{Path, PathBuf};
 
 /// Modules that may contain `unsafe`, each with the reason.

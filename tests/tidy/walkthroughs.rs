@@ -1,0 +1,29 @@
+//! Walkthroughs are pages that the cluster's suite can run and clean up after; that suite is long, this is known at once.
+
+#[path = "../cluster/walkthrough/expected.rs"]
+mod expected;
+#[path = "../cluster/walkthrough/page.rs"]
+mod page;
+
+use page::Step;
+
+#[test]
+fn walkthroughs_make_their_namespace_and_delete_it() {
+    let pages = super::files(&super::root().join("docs/walkthroughs"), ".md");
+    let pages: Vec<_> = pages.iter().filter(|page| !page.ends_with("README.md")).collect();
+    assert!(!pages.is_empty(), "there are walkthroughs");
+    for page in pages {
+        for injected in [false, true] {
+            let steps = page::steps(&super::text(page), injected);
+            let steps = steps.unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+            let namespaces = page::namespaces(&steps);
+            assert!(!namespaces.is_empty(), "{}: no `kubectl create namespace NAME`", page.display());
+            for namespace in namespaces {
+                assert!(namespace.starts_with("walk-"), "{}: {namespace}", page.display());
+                let end = format!("kubectl delete namespace {namespace}");
+                let deleted = |step: &Step| matches!(step, Step::Run { command, .. } if *command == end);
+                assert!(steps.iter().any(deleted), "{}: no `{end}`", page.display());
+            }
+        }
+    }
+}
