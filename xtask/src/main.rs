@@ -49,7 +49,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Make the images osier/proxy, osier/pilot and osier/cli, as archives.
+    /// Make the images osier/proxy, osier/pilot and osier/cli, or those of the walkthroughs' applications, as archives.
     ///
     /// Example: cargo xtask image --tag 0.1.0 --output images && docker load --input images/proxy.tar
     Image(image::osier::Build),

@@ -72,7 +72,7 @@ pub fn load(place: &Place, load: &Load) -> Result<()> {
 
 /// Imports the walkthroughs' images, where they aren't there as they are now.
 fn load_applications(place: &Place) -> Result<()> {
-    let (archive, names) = workload::archive(&place.path("images"))?;
+    let (archive, names) = workload::archive(&place.path("images"), None)?;
     import(place, &archive)?;
     std::fs::remove_file(&archive)?;
     names.iter().for_each(|name| println!("imported {name}"));

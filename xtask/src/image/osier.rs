@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::{Recipe, Root, archive};
+use super::{Recipe, Root, archive, workload};
 use crate::part::{self, Part};
 use crate::run;
 
@@ -29,19 +29,27 @@ pub struct Build {
     /// Build profile of the programs.
     #[arg(long, default_value = "release", value_parser = ["release", "dev"])]
     profile: String,
-    /// What the images' names begin with.
-    #[arg(long, default_value = "osier")]
-    hub: String,
+    /// What the images' names begin with. [default: osier; localhost/osier-walkthrough for applications]
+    #[arg(long)]
+    hub: Option<String>,
     /// Their tag. [default: the version of the workspace]
     #[arg(long)]
     tag: Option<String>,
     /// Folder to write proxy.tar, pilot.tar and cli.tar to; `docker load` and `ctr images import` read them.
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     output: PathBuf,
+    /// Make the images of applications that the walkthroughs run instead, all in one file: applications.tar.
+    #[arg(long, conflicts_with_all = ["profile", "tag"])]
+    applications: bool,
 }
 
 /// Builds the images and says what they are called.
 pub fn build(build: &Build) -> Result<()> {
+    if build.applications {
+        let (archive, names) = workload::archive(&build.output, build.hub.as_deref())?;
+        names.iter().for_each(|name| println!("{name}  {}", archive.display()));
+        return Ok(());
+    }
     for image in archives(build)? {
         println!("{}  {}", image.name, image.archive.display());
     }
@@ -59,7 +67,7 @@ pub struct Image {
 impl Build {
     /// As tests want them: quickly built, under the names that an installation takes by default.
     pub fn for_tests(profile: &str, output: PathBuf) -> Self {
-        Self { profile: profile.into(), hub: "osier".into(), tag: None, output }
+        Self { profile: profile.into(), hub: None, tag: None, output, applications: false }
     }
 }
 
@@ -79,7 +87,7 @@ pub fn archives(build: &Build) -> Result<[Image; 3]> {
         root.file("/etc/group", "root:x:0:\nosier:x:1337:\nnonroot:x:65532:\n")?;
         root.folder("/tmp")?;
         fill(&root)?;
-        let full = format!("{}/{name}:{tag}", build.hub);
+        let full = format!("{}/{name}:{tag}", build.hub.as_deref().unwrap_or("osier"));
         let file = build.output.join(format!("{name}.tar"));
         let recipe = Recipe {
             names: std::slice::from_ref(&full),

@@ -23,8 +23,8 @@ const PACKAGES: [&str; 11] = [
     "wordpress",
     "wordpress-theme-twentytwentythree",
 ];
-/// Names of the images begin so.
-pub const HUB: &str = "localhost/osier-walkthrough";
+/// Names of the images begin so where nothing else is said, and in the walkthroughs.
+const HUB: &str = "localhost/osier-walkthrough";
 /// Our files.
 const FOLDER: &str = "tests/cluster/images";
 
@@ -88,8 +88,9 @@ const APPLICATIONS: [Application; 7] = [
 const REDIS: &[(&str, &str)] = &[("redis/redis-server", "usr/local/bin/redis-server")];
 const APACHE_STOPS: Option<&str> = Some("SIGWINCH");
 
-/// One archive with all images, and their names; made of what is cached where the packages are the same.
-pub fn archive(work: &Path) -> Result<(PathBuf, Vec<String>)> {
+/// One archive with all images, and their names, which begin with `hub`; made of what is cached where the packages are the same.
+pub fn archive(work: &Path, hub: Option<&str>) -> Result<(PathBuf, Vec<String>)> {
+    let hub = hub.unwrap_or(HUB);
     let base = base()?;
     let root = work.join("applications");
     let _ = std::fs::remove_dir_all(&root);
@@ -104,7 +105,7 @@ pub fn archive(work: &Path) -> Result<(PathBuf, Vec<String>)> {
             std::fs::copy(&source, &target).with_context(|| format!("cannot copy {}", source.display()))?;
         }
         let entrypoint: Vec<String> = application.entrypoint.iter().map(|word| (*word).to_owned()).collect();
-        images.push((format!("{HUB}/{}:1", application.name), entrypoint, application.stop_signal, folder));
+        images.push((format!("{hub}/{}:1", application.name), entrypoint, application.stop_signal, folder));
     }
     let names: Vec<String> = images.iter().map(|(name, ..)| name.clone()).collect();
     let recipes: Vec<(Recipe<'_>, &Path)> = images
