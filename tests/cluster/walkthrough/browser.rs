@@ -4,14 +4,14 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use osier_tests::process;
 
 /// Runs `<first word>.mjs` against the forwarded port, with the other words; pictures of what it saw are named after the page.
 pub fn run(words: &[String], page: &str, port: &str, pictures: &Path) -> Result<()> {
     let (name, arguments) = words.split_first().context("a script's name")?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/browser").join(format!("{name}.mjs"));
     // The folder of node_modules; the scripts take Playwright from there.
-    let part = process::part("OSIER_TEST_BROWSER").get_program().to_owned();
+    let part = std::env::var_os("OSIER_TEST_BROWSER")
+        .context("OSIER_TEST_BROWSER is not set: run this suite with `cargo xtask test`")?;
     let mut command = Command::new("node");
     command.arg(script).arg(format!("http://localhost:{port}")).arg(pictures.join(page)).args(arguments);
     let done = command.env("OSIER_TEST_BROWSER", part).output().context("cannot start node")?;
