@@ -60,6 +60,16 @@ impl Cluster {
         self.hub.as_deref().unwrap_or(default)
     }
 
+    /// The same where it isn't this machine.
+    pub fn own_hub(&self) -> Option<&str> {
+        self.hub.as_deref()
+    }
+
+    /// How to reach it.
+    pub fn kubeconfig(&self) -> &std::path::Path {
+        &self.kubeconfig
+    }
+
     /// Ends it.
     pub fn down(self) {
         drop(self);

@@ -181,7 +181,11 @@ pub fn many_services(cluster: &Cluster, full: bool) {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (xds, monitoring) = (process::free_address(), process::free_address());
-    let mut command = cluster.command(process::own("osier-pilot").get_program());
+    let program = std::path::PathBuf::from(process::own("osier-pilot").get_program());
+    // Figures are of the programs that people run; a full run has built them for the images.
+    let release = program.ancestors().nth(2).map(|target| target.join("release/osier-pilot"));
+    let program = release.filter(|release| full && release.is_file()).unwrap_or(program);
+    let mut command = cluster.command(program);
     command.args(["--xds-address", &xds.to_string(), "--monitoring-address", &monitoring.to_string()]);
     // Another revision, so that it leaves the cluster's own in peace.
     command.args(["--revision", "measured"]);

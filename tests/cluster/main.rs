@@ -15,6 +15,7 @@ mod load;
 mod permissions;
 mod run;
 mod traffic;
+mod walkthrough;
 mod workload;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use cluster::Cluster;
 use leftovers::Machine;
 use run::Run;
+use walkthrough::Environment;
 
 fn main() -> ExitCode {
     let mut run = Run::new();
@@ -37,8 +39,15 @@ fn main() -> ExitCode {
         && let Some(cluster) = started.take()
     {
         own_cluster(&mut run, &cluster);
-        if run.always("images of Osier", || drop(cluster.xtask(&["load-image", "--osier", "dev"]))) {
+        // Figures are of the programs that people run.
+        let profile = if full { "release" } else { "dev" };
+        let images = run.always("images", || {
+            cluster.xtask(&["load-image", "--osier", profile]);
+            cluster.xtask(&["load-image", "--applications"]);
+        });
+        if images {
             mesh(&mut run, &cluster, full);
+            other_proxy_mode(&mut run, &cluster);
         }
         // With pods running: that they end is part of it.
         run.always("the cluster goes and leaves nothing", || {
@@ -52,19 +61,25 @@ fn main() -> ExitCode {
 /// What tests rely on in a cluster of our own.
 fn own_cluster(run: &mut Run, cluster: &Cluster) {
     run.check("up on a running cluster starts nothing", || starts_nothing_twice(cluster));
-    if run.wants("workload") {
-        run.check("workload: an image made of a folder", || workload::load_image(cluster));
-        run.check("workload: init container and native sidecar", || workload::deploy(cluster));
-        run.check("workload: exec over SPDY and WebSocket, and logs", || workload::exec_and_logs(cluster));
-        run.check("workload: a ClusterIP with kube-proxy on nftables", || workload::reach_service(cluster));
-        run.check("workload: names", || workload::resolve(cluster));
-        run.check("workload: addresses of the load balancer", || workload::reach_balancer(cluster));
-        run.check("workload: kube-proxy changes to iptables", || changes_proxy_mode(cluster));
-        run.check("workload: a ClusterIP with kube-proxy on iptables", || workload::reach_service(cluster));
-        run.check("workload: an image that isn't there is asked for nowhere", || {
-            workload::missing_image(cluster)
-        });
-    }
+    run.check("workload: an image made of a folder", || workload::load_image(cluster));
+    run.check("workload: init container and native sidecar", || workload::deploy(cluster));
+    run.check("workload: exec over SPDY and WebSocket, and logs", || workload::exec_and_logs(cluster));
+    run.check("workload: a ClusterIP", || workload::reach_service(cluster));
+    run.check("workload: names", || workload::resolve(cluster));
+    run.check("workload: addresses of the load balancer", || workload::reach_balancer(cluster));
+    run.check("workload: an image that isn't there is asked for nowhere", || {
+        workload::missing_image(cluster)
+    });
+}
+
+/// The same with the other way in which kube-proxy carries Services: a smoke test of the mesh on it.
+fn other_proxy_mode(run: &mut Run, cluster: &Cluster) {
+    run.check("iptables: kube-proxy changes", || changes_proxy_mode(cluster));
+    run.check("iptables: workload, a ClusterIP", || workload::reach_service(cluster));
+    run.check("iptables: walkthrough my-nginx, injected", || {
+        install(cluster);
+        walk(cluster, "my-nginx", true);
+    });
 }
 
 /// The mesh.
@@ -73,7 +88,7 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     run.check("faults: missing rights are named", || faults::missing_rights_are_named(cluster));
     let installed = run.always("install: precheck and install", || {
         cluster.osier(&["precheck"]);
-        cluster.osier(&["install", "--set", &format!("global.hub={}", cluster.hub("osier"))]);
+        install(cluster);
     });
     if !installed {
         return;
@@ -99,10 +114,43 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     run.check("figures: many services", || figures::many_services(cluster, full));
     run.check("figures: admission", || figures::admission(cluster, full));
     run.check("roles: nothing that isn't needed", || permissions::nothing_is_granted_in_vain(cluster));
+    run.check("walkthrough: pages are read as they are written", walkthrough::reads_pages);
+    for page in PAGES {
+        if full {
+            run.check(&format!("walkthrough: {page}, plain"), || walk(cluster, page, false));
+        }
+        run.check(&format!("walkthrough: {page}, injected"), || walk(cluster, page, true));
+    }
     run.check("kinds: every field is kept", || {
         cluster.osier(&["uninstall"]);
         kinds::every_field_is_kept(cluster);
     });
+}
+
+/// The pages under docs/walkthroughs.
+const PAGES: [&str; 5] = ["my-nginx", "redis", "guestbook", "wordpress", "workloads"];
+
+/// Runs a page as a reader would.
+fn walk(cluster: &Cluster, page: &str, injected: bool) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let osier = osier_tests::process::own("osier");
+    let osier = std::path::Path::new(osier.get_program()).parent().expect("a program lies in a folder");
+    let mut programs = vec![osier.to_owned()];
+    if cluster.is_own() {
+        programs.push(cluster.folder().join("bin"));
+    }
+    let environment = Environment {
+        kubeconfig: cluster.kubeconfig(),
+        programs: &programs,
+        hub: cluster.own_hub(),
+        pictures: folder.path(),
+    };
+    walkthrough::run(page, injected, &environment).unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// Installs the control plane, or puts it back to what checks expect.
+fn install(cluster: &Cluster) {
+    cluster.osier(&["install", "--set", &format!("global.hub={}", cluster.hub("osier"))]);
 }
 
 fn starts_nothing_twice(cluster: &Cluster) {

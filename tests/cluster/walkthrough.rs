@@ -38,6 +38,14 @@ pub struct Environment<'a> {
     pub pictures: &'a Path,
 }
 
+/// Reading and comparing pages, without a cluster.
+pub fn reads_pages() {
+    expected::checks::lines_match_in_order_with_gaps();
+    expected::checks::a_difference_names_the_line();
+    page::checks::a_page_is_read_for_both_kinds_of_run();
+    page::checks::what_is_no_page_is_refused_with_its_line();
+}
+
 /// Runs the page `docs/walkthroughs/<page>.md`.
 pub fn run(page: &str, injected: bool, environment: &Environment<'_>) -> Result<()> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/walkthroughs").join(format!("{page}.md"));

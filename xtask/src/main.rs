@@ -13,6 +13,8 @@ mod part;
 mod run;
 mod suite;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -30,12 +32,21 @@ enum Task {
     ///
     /// Example: cargo xtask test unit oracle
     Test {
-        /// Suites to run; when none is named, all but those that `--list` says run only when named.
+        /// Suites to run; all, when none is named.
         suites: Vec<String>,
         /// List the suites and what each needs.
         #[arg(long)]
         list: bool,
+        /// Cluster that the suite `cluster` runs on, instead of one of its own.
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// Where that cluster gets images from: a registry and path to which `cargo xtask image --hub` and its like were pushed.
+        #[arg(long, value_name = "HUB", requires = "kubeconfig")]
+        hub: Option<String>,
     },
+    /// Run the suite `cluster` with the programs that people run, each figure held against its promise, long outages, every
+    /// walkthrough plain and injected. Takes about an hour.
+    ClusterFull,
     /// Check licences and banned crates of the whole dependency graph against deny.toml.
     Licences,
     /// Remove build output of old lock files from the cache folder.
@@ -80,7 +91,15 @@ fn main() -> ExitCode {
             suite::print_list();
             Ok(true)
         }
-        Task::Test { suites, .. } => run::test(&suites),
+        Task::Test { suites, kubeconfig, hub, .. } => {
+            let given = [
+                ("OSIER_TEST_KUBECONFIG", kubeconfig.map(PathBuf::into_os_string)),
+                ("OSIER_TEST_HUB", hub.map(OsString::from)),
+            ];
+            let given = given.into_iter().filter_map(|(name, value)| Some((name, value?)));
+            run::test(&suites, &given.collect::<Vec<_>>())
+        }
+        Task::ClusterFull => run::test(&["cluster".to_owned()], &[("OSIER_TEST_FULL", "1".into())]),
         Task::Licences => licence::check(),
         Task::Prune => cache::prune().map(|()| true),
         Task::Bench { arguments } => run::bench(&arguments),

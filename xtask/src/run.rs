@@ -1,5 +1,6 @@
 //! Runs suites and counts their tests. The last line of a test run is `N passed, N failed`.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -16,20 +17,14 @@ struct Count {
     failed: u64,
 }
 
-/// Runs the named suites, or all but those that run only when named. True when nothing failed.
-pub fn test(names: &[String]) -> Result<bool> {
+/// Runs the named suites, or all. True when nothing failed.
+pub fn test(names: &[String], extra: &[(&'static str, OsString)]) -> Result<bool> {
     for name in names {
         if !SUITES.iter().any(|suite| suite.name == name) {
             bail!("there is no suite `{name}`; `cargo xtask test --list` names them");
         }
     }
-    let is_chosen = |suite: &&Suite| {
-        if names.is_empty() {
-            suite.only_named.is_none()
-        } else {
-            names.iter().any(|name| name == suite.name)
-        }
-    };
+    let is_chosen = |suite: &&Suite| names.is_empty() || names.iter().any(|name| name == suite.name);
     let chosen = || SUITES.iter().filter(is_chosen);
     if chosen().any(|suite| !matches!(suite.runs, Runs::Cargo(arguments) if arguments.contains(&"--exclude")))
     {
@@ -40,7 +35,7 @@ pub fn test(names: &[String]) -> Result<bool> {
     for suite in chosen() {
         println!("\n=== {}: {}", suite.name, suite.about);
         let started = std::time::Instant::now();
-        let count = run_suite(suite).unwrap_or_else(|error| {
+        let count = run_suite(suite, extra).unwrap_or_else(|error| {
             println!("suite {} could not run: {error:#}", suite.name);
             Count { passed: 0, failed: 1 }
         });
@@ -97,8 +92,9 @@ fn build_programs() -> Result<()> {
     Ok(())
 }
 
-fn run_suite(suite: &Suite) -> Result<Count> {
-    let variables = part::ensure(suite.parts)?;
+fn run_suite(suite: &Suite, extra: &[(&'static str, OsString)]) -> Result<Count> {
+    let parts = part::ensure(suite.parts)?.into_iter().map(|(name, path)| (name, path.into_os_string()));
+    let variables: Vec<(&str, OsString)> = parts.chain(extra.iter().cloned()).collect();
     match suite.runs {
         Runs::Cargo(arguments) => {
             let mut command = Command::new(cargo());
