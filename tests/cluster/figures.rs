@@ -188,7 +188,7 @@ pub fn many_services(cluster: &Cluster, full: bool) {
     let mut command = cluster.command(program);
     command.args(["--xds-address", &xds.to_string(), "--monitoring-address", &monitoring.to_string()]);
     // Another revision, so that it leaves the cluster's own in peace.
-    command.args(["--revision", "measured"]);
+    command.args(["--revision", "measured", "--admin-address", "127.0.0.1:0"]);
     let started = Instant::now();
     let pilot = Program::start("osier-pilot", &mut command, folder.path());
     wait::until_within(Duration::from_secs(60), "pilot is ready", || {
