@@ -73,6 +73,14 @@ fn fill(schema: &Value, branch: usize) -> Value {
 }
 
 fn string(schema: &Value) -> Value {
+    match text(&schema["format"]) {
+        "byte" => return json!("YWFh"),
+        "date-time" => return json!("2026-01-01T00:00:00Z"),
+        _ => {}
+    }
+    if text(&schema["pattern"]).contains("{64}") {
+        return json!("a".repeat(64));
+    }
     let least = usize::try_from(schema["minLength"].as_u64().unwrap_or(1)).unwrap_or(1);
     json!("a".repeat(least.max(1)))
 }
