@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::ListParams;
@@ -282,7 +283,7 @@ fn print<'a>(objects: impl Iterator<Item = &'a Value>, format: Format) -> Result
     Ok(())
 }
 
-/// Waits until the Deployment has all its replicas; says what keeps its pods when time is out.
+/// Waits until the Deployment has all its replicas and the API server trusts its webhooks; says what keeps its pods when time is out.
 async fn wait_ready(client: &Client, target: &Target, revision: &str) -> Result<()> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), &target.namespace);
     let name = named("osier-pilot", revision);
@@ -296,8 +297,23 @@ async fn wait_ready(client: &Client, target: &Target, revision: &str) -> Result<
                 && status.replicas.unwrap_or(0) == wanted
         })
     });
-    match tokio::time::timeout(target.readiness_timeout, ready).await {
-        Ok(done) => done.map(drop).context("cannot follow the Deployment"),
+    // A webhook that the API server doesn't trust yet refuses every pod that is to be injected.
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    let name = named("osier-sidecar-injector", revision);
+    let trusted = kube::runtime::wait::await_condition(
+        webhooks,
+        &name,
+        |found: Option<&MutatingWebhookConfiguration>| {
+            let webhooks = found.and_then(|found| found.webhooks.as_ref());
+            webhooks.is_some_and(|all| all.iter().all(|webhook| webhook.client_config.ca_bundle.is_some()))
+        },
+    );
+    let both = async {
+        ready.await.context("cannot follow the Deployment")?;
+        trusted.await.context("cannot follow the webhooks")
+    };
+    match tokio::time::timeout(target.readiness_timeout, both).await {
+        Ok(done) => done.map(drop),
         Err(_) => {
             let why = why_not_ready(client, &target.namespace, revision).await;
             bail!("control plane {revision} is not ready after {:?}:\n{why}", target.readiness_timeout)
