@@ -13,6 +13,7 @@ mod kinds;
 mod leftovers;
 mod load;
 mod permissions;
+mod revisions;
 mod run;
 mod traffic;
 mod walkthrough;
@@ -107,6 +108,8 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     run.check("traffic: rolling restarts without a failed request", || {
         traffic::rolling_restarts(cluster, pods, rps, times);
     });
+    run.check("revisions: canary and tag", || revisions::canary(cluster));
+    run.check("revisions: upgrade without a failed request", || revisions::upgrade(cluster));
     let outage = Duration::from_secs(if full { 60 } else { 15 });
     run.check("traffic: outages without a failed request", || traffic::outages(cluster, outage));
     run.check("figures: start of a pod", || figures::start_of_a_pod(cluster, full));
