@@ -117,7 +117,6 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     run.check("figures: many services", || figures::many_services(cluster, full));
     run.check("figures: admission", || figures::admission(cluster, full));
     run.check("roles: nothing that isn't needed", || permissions::nothing_is_granted_in_vain(cluster));
-    run.check("walkthrough: pages are read as they are written", walkthrough::reads_pages);
     for page in PAGES {
         if full {
             run.check(&format!("walkthrough: {page}, plain"), || walk(cluster, page, false));

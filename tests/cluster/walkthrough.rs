@@ -1,14 +1,12 @@
 //! The pages under `docs/walkthroughs/`, run as a reader would: each command of a page in one shell, what it prints compared with
 //! what the page shows.
 //!
-//! `page` reads a page, `expected` compares, `session` is the shell, `browser` does what a person would do in one.
+//! `osier_tests::walkthrough` reads a page and compares, `session` is the shell, `browser` does what a person would do in one.
 //!
 //! Invariants: nothing is run that the page doesn't say; only commands of the page wait. A page runs plain (no label that asks for
 //! injection, no part that is marked for the mesh) or injected. What it made is gone afterwards, whether it passed or not.
 
 mod browser;
-mod expected;
-mod page;
 mod session;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +16,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use osier_tests::process;
 
-use page::Step;
+use osier_tests::walkthrough::expected;
+use osier_tests::walkthrough::page::{self, Step};
 use session::Session;
 
 /// What the pages call the place of their images.
@@ -36,14 +35,6 @@ pub struct Environment<'a> {
     pub hub: Option<&'a str>,
     /// Folder for pictures of the browser's pages; it must exist.
     pub pictures: &'a Path,
-}
-
-/// Reading and comparing pages, without a cluster.
-pub fn reads_pages() {
-    expected::checks::lines_match_in_order_with_gaps();
-    expected::checks::a_difference_names_the_line();
-    page::checks::a_page_is_read_for_both_kinds_of_run();
-    page::checks::what_is_no_page_is_refused_with_its_line();
 }
 
 /// Runs the page `docs/walkthroughs/<page>.md`.

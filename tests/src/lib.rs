@@ -1,5 +1,6 @@
 //! What the suites that cross crates share: programs and processes that end with the test, waiting for a condition with a
-//! deadline, raw HTTP, a backend that tells what it received, nginx, and a mesh of processes.
+//! deadline, raw HTTP, a backend that tells what it received, nginx, a mesh of processes, and the
+//! pages of walkthroughs.
 
 pub mod backend;
 pub mod mesh;
@@ -7,3 +8,4 @@ pub mod nginx;
 pub mod process;
 pub mod raw;
 pub mod wait;
+pub mod walkthrough;

@@ -1,11 +1,15 @@
 //! Walkthroughs are pages that the cluster's suite can run and clean up after; that suite is long, this is known at once.
 
-#[path = "../cluster/walkthrough/expected.rs"]
-mod expected;
-#[path = "../cluster/walkthrough/page.rs"]
-mod page;
+use osier_tests::walkthrough::expected;
+use osier_tests::walkthrough::page::{self, Step};
 
-use page::Step;
+#[test]
+fn pages_are_read_and_compared_as_they_are_written() {
+    page::checks::a_page_is_read_for_both_kinds_of_run();
+    page::checks::what_is_no_page_is_refused_with_its_line();
+    expected::checks::lines_match_in_order_with_gaps();
+    expected::checks::a_difference_names_the_line();
+}
 
 #[test]
 fn walkthroughs_make_their_namespace_and_delete_it() {

@@ -312,7 +312,8 @@ async fn wait_ready(client: &Client, target: &Target, revision: &str) -> Result<
         ready.await.context("cannot follow the Deployment")?;
         trusted.await.context("cannot follow the webhooks")
     };
-    match tokio::time::timeout(target.readiness_timeout, both).await {
+    // Boxed: each holds watched objects of its own.
+    match tokio::time::timeout(target.readiness_timeout, Box::pin(both)).await {
         Ok(done) => done.map(drop),
         Err(_) => {
             let why = why_not_ready(client, &target.namespace, revision).await;

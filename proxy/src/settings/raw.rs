@@ -73,7 +73,7 @@ pub struct Options {
     #[arg(long, env = "OSIER_ADMIN_ADDRESS", value_name = "IP:PORT")]
     pub admin_address: Option<SocketAddr>,
 
-    /// Address that answers /healthz/ready [default: none; for a sidecar [::]:15021].
+    /// Address that answers /healthz/ready [default: none; for a sidecar port 15021 of all addresses].
     #[arg(long, env = "OSIER_READINESS_ADDRESS", value_name = "IP:PORT")]
     pub readiness_address: Option<SocketAddr>,
 

@@ -77,7 +77,7 @@ impl Status {
 }
 
 impl Pages for Status {
-    /// Asked for by names too; what changes anything is guarded in [`Status::order`].
+    /// Asked for by names too; what changes anything is guarded in `Status::order`.
     const GUARDED: bool = false;
 
     async fn answer(&self, request: Request) -> Reply {

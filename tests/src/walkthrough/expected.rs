@@ -51,7 +51,7 @@ fn matches(shown: &str, printed: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// The suite has no harness of cargo's; its list of checks calls these.
+/// Run by the suite `tidy`: no suite runs the tests of this library.
 pub mod checks {
     use super::*;
 

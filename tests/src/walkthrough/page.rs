@@ -117,7 +117,7 @@ fn here_document(command: &str) -> Option<String> {
     Some(word[..end].to_owned()).filter(|word| !word.is_empty())
 }
 
-/// The suite has no harness of cargo's; its list of checks calls these.
+/// Run by the suite `tidy`: no suite runs the tests of this library.
 pub mod checks {
     use super::*;
 
