@@ -23,13 +23,16 @@ pub enum Kind {
     Rds,
     /// Virtual hosts.
     Vhds,
+    /// Name tables.
+    Nds,
     /// Everything that we don't serve.
     Other,
 }
 
 impl Kind {
     /// All kinds, in the order of a push.
-    pub const ALL: [Kind; 6] = [Kind::Cds, Kind::Eds, Kind::Lds, Kind::Rds, Kind::Vhds, Kind::Other];
+    pub const ALL: [Kind; 7] =
+        [Kind::Cds, Kind::Eds, Kind::Lds, Kind::Rds, Kind::Vhds, Kind::Nds, Kind::Other];
 
     /// The label's value.
     pub fn label(self) -> &'static str {
@@ -39,6 +42,7 @@ impl Kind {
             Kind::Lds => "lds",
             Kind::Rds => "rds",
             Kind::Vhds => "vhds",
+            Kind::Nds => "nds",
             Kind::Other => "other",
         }
     }

@@ -104,6 +104,8 @@ impl Subscriber<'_> {
         };
         let (mut clusters, listeners) = (names(ResourceType::Cluster), names(ResourceType::Listener));
         let (mut routes, hosts) = (names(ResourceType::Routes), names(ResourceType::VirtualHost));
+        let tables = names(ResourceType::NameTable);
+        self.all(ResourceType::NameTable, tables);
         for made in self.all(ResourceType::Listener, listeners) {
             routes.extend(made.routes.iter().cloned());
             if !wildcard {
@@ -148,5 +150,6 @@ fn word(kind: ResourceType) -> &'static str {
         ResourceType::Listener => "listeners",
         ResourceType::Routes => "routes",
         ResourceType::VirtualHost => "virtual_hosts",
+        ResourceType::NameTable => "name_tables",
     }
 }

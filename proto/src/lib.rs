@@ -27,4 +27,4 @@ mod messages {
     include!(concat!(env!("OUT_DIR"), "/messages.rs"));
 }
 #[doc(inline)]
-pub use messages::{envoy, google, osier};
+pub use messages::{envoy, google, istio, osier};

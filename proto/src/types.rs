@@ -28,6 +28,7 @@ pub use crate::envoy::service::status::v3 as status;
 pub use crate::envoy::r#type::matcher::v3 as matcher;
 pub use crate::envoy::r#type::v3 as value;
 pub use crate::google::rpc;
+pub use crate::istio::networking::nds::v1 as nds;
 pub use crate::messages::udpa::r#type::v1 as udpa_typed_struct;
 pub use crate::messages::xds::r#type::v3 as xds_typed_struct;
 pub use crate::osier::filters::http::explicit_proxy::v1 as explicit_proxy;
@@ -44,6 +45,8 @@ pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 /// EDS.
 pub const CLUSTER_LOAD_ASSIGNMENT: &str =
     "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+/// NDS, Istio's: hosts and their addresses for the DNS server of a sidecar.
+pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
 /// CSDS, and what `istioctl proxy-status` asks for.
 pub const CLIENT_CONFIG: &str = "type.googleapis.com/envoy.service.status.v3.ClientConfig";
 
@@ -63,6 +66,7 @@ mod tests {
         assert_eq!(VIRTUAL_HOST, route::VirtualHost::type_url());
         assert_eq!(CLUSTER, cluster::Cluster::type_url());
         assert_eq!(CLUSTER_LOAD_ASSIGNMENT, endpoint::ClusterLoadAssignment::type_url());
+        assert_eq!(NAME_TABLE, nds::NameTable::type_url());
         assert_eq!(CLIENT_CONFIG, status::ClientConfig::type_url());
         assert_eq!(HTTP_PROTOCOL_OPTIONS, upstream_http::HttpProtocolOptions::full_name());
     }

@@ -42,7 +42,7 @@ static THEIRS: LazyLock<DescriptorPool> = LazyLock::new(|| {
 const NOT_SHIPPED: &[&str] = &["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"];
 
 fn ours() -> impl Iterator<Item = MessageDescriptor> {
-    let own = |name: &str| name.starts_with("google.protobuf.") || name.starts_with("osier.");
+    let own = |name: &str| ["google.protobuf.", "osier.", "istio."].iter().any(|own| name.starts_with(own));
     let compared = move |name: &str| !own(name) && !NOT_SHIPPED.contains(&name);
     osier_proto::json::pool().all_messages().filter(move |message| compared(message.full_name()))
 }

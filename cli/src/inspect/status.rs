@@ -34,12 +34,13 @@ pub struct Arguments {
 }
 
 /// Types of resources: the columns, and what pilot calls them.
-const TYPES: [(&str, &str); 5] = [
+const TYPES: [(&str, &str); 6] = [
     ("CDS", "cluster"),
     ("LDS", "listener"),
     ("EDS", "endpoint"),
     ("RDS", "route"),
     ("VHDS", "virtual_host"),
+    ("NDS", "name_table"),
 ];
 
 /// Prints the status.
@@ -188,17 +189,17 @@ mod tests {
         assert_eq!(
             output::text(&status(&clients)),
             "\
-NAME        ADDRESS   TYPE     CDS     LDS     EDS     RDS     VHDS      ISTIOD         VERSION
-web-1.shop  10.1.0.7  sidecar  SYNCED  SYNCED  SYNCED  SYNCED  NOT SENT  osier-pilot-1  0.1.0
-db.shop     10.1.0.7  sidecar  SYNCED  SYNCED  SYNCED  STALE   NOT SENT  osier-pilot-1  0.1.0"
+NAME        ADDRESS   TYPE     CDS     LDS     EDS     RDS     VHDS      NDS       ISTIOD         VERSION
+web-1.shop  10.1.0.7  sidecar  SYNCED  SYNCED  SYNCED  SYNCED  NOT SENT  NOT SENT  osier-pilot-1  0.1.0
+db.shop     10.1.0.7  sidecar  SYNCED  SYNCED  SYNCED  STALE   NOT SENT  NOT SENT  osier-pilot-1  0.1.0"
         );
         let clients = [client("web-1.shop", "Kubernetes", synced.clone()), client("vm.shop", "", synced)];
         assert_eq!(
             output::text(&status(&clients)),
             "\
-NAME        CLUSTER     ADDRESS   TYPE     CDS     LDS     EDS     RDS     VHDS      ISTIOD         VERSION
-web-1.shop  Kubernetes  10.1.0.7  sidecar  SYNCED  SYNCED  SYNCED  SYNCED  NOT SENT  osier-pilot-1  0.1.0
-vm.shop     -           10.1.0.7  sidecar  SYNCED  SYNCED  SYNCED  SYNCED  NOT SENT  osier-pilot-1  0.1.0"
+NAME        CLUSTER     ADDRESS   TYPE     CDS     LDS     EDS     RDS     VHDS      NDS       ISTIOD         VERSION
+web-1.shop  Kubernetes  10.1.0.7  sidecar  SYNCED  SYNCED  SYNCED  SYNCED  NOT SENT  NOT SENT  osier-pilot-1  0.1.0
+vm.shop     -           10.1.0.7  sidecar  SYNCED  SYNCED  SYNCED  SYNCED  NOT SENT  NOT SENT  osier-pilot-1  0.1.0"
         );
     }
 
@@ -217,6 +218,7 @@ LDS   SYNCED    7     7             2
 EDS   SYNCED    7     7             2
 RDS   ERROR     8     7             1
 VHDS  NOT SENT  -     -             0
+NDS   NOT SENT  -     -             0
 RDS was refused: 80: no cluster a"
         );
     }

@@ -61,5 +61,6 @@ fn word(kind: ResourceType) -> &'static str {
         ResourceType::Listener => "listener",
         ResourceType::Routes => "route",
         ResourceType::VirtualHost => "virtual_host",
+        ResourceType::NameTable => "name_table",
     }
 }

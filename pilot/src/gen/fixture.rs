@@ -126,6 +126,8 @@ pub(crate) fn kubernetes(
         labels: Labels::default(),
         publish_not_ready: false,
         node_local: false,
+        claimed: vec![],
+        automatic: vec![],
     }
 }
 
@@ -165,6 +167,7 @@ pub(crate) fn endpoint(ip: &str, port: u16, app: &str, version: &str) -> Endpoin
         workload: Some(Arc::new(WorkloadName::new(&"default".into(), &instance, &instance, &labels))),
         tls: TlsMode::Disabled,
         node: "node-1".into(),
+        hostname: "".into(),
     }
 }
 

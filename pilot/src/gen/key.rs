@@ -25,16 +25,19 @@ pub enum ResourceType {
     Routes,
     /// VHDS.
     VirtualHost,
+    /// NDS.
+    NameTable,
 }
 
 impl ResourceType {
     /// All types, in the order of a push: make before break.
-    pub const ALL: [ResourceType; 5] = [
+    pub const ALL: [ResourceType; 6] = [
         ResourceType::Cluster,
         ResourceType::Endpoints,
         ResourceType::Listener,
         ResourceType::Routes,
         ResourceType::VirtualHost,
+        ResourceType::NameTable,
     ];
 
     /// Its type URL.
@@ -46,6 +49,7 @@ impl ResourceType {
             Self::Listener => types::LISTENER,
             Self::Routes => types::ROUTE_CONFIGURATION,
             Self::VirtualHost => types::VIRTUAL_HOST,
+            Self::NameTable => types::NAME_TABLE,
         }
     }
 
@@ -120,6 +124,8 @@ impl View {
             (ResourceType::Cluster | ResourceType::Listener, Interception::None) => Interception::None,
             _ => Interception::default(),
         };
+        // Automatic addresses: who finds them by DNS meets them as destinations.
+        let by_address = listener || kind == ResourceType::NameTable;
         let local = sensitivity.node && kind == ResourceType::Endpoints;
         View {
             proxy: ProxyView {
@@ -127,8 +133,9 @@ impl View {
                 namespace: self.proxy.namespace.clone(),
                 name: "".into(),
                 labels,
-                addresses: if listener { self.families() } else { Box::default() },
+                addresses: if by_address { self.families() } else { Box::default() },
                 interception,
+                dns_capture: by_address && self.proxy.dns_capture,
                 node: if local { self.proxy.node.clone() } else { "".into() },
             },
             schema: self.schema,
@@ -181,7 +188,10 @@ impl Views {
                 ListenerName::Host(..) => false,
                 ListenerName::Named(_) => true,
             },
-            ResourceType::Endpoints | ResourceType::Routes | ResourceType::VirtualHost => false,
+            ResourceType::Endpoints
+            | ResourceType::Routes
+            | ResourceType::VirtualHost
+            | ResourceType::NameTable => false,
         };
         if own { &self.whole } else { &self.reduced[kind as usize] }
     }
@@ -201,6 +211,7 @@ pub(crate) mod tests {
                 labels: labels.into(),
                 addresses: ["10.9.0.1".parse().unwrap()].into(),
                 interception: Interception::Redirect,
+                dns_capture: false,
                 node: "node-1".into(),
             },
             schema: None,

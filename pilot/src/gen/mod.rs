@@ -11,6 +11,7 @@ pub(crate) mod fixture;
 pub mod key;
 pub mod listener;
 pub mod name;
+pub mod names;
 pub mod route;
 pub mod scope;
 #[cfg(test)]
@@ -66,6 +67,7 @@ pub fn generate(
                 routes: routes.into(),
             }
         }
+        ResourceType::NameTable => plain(Resource::new(name.clone(), &names::generate(&scope, &name)?)),
         ResourceType::VirtualHost => {
             let (config, host) = on_demand::split_host_key(&name)?;
             let config = ConfigName::parse(config)?;
@@ -87,6 +89,7 @@ pub fn names(kind: ResourceType, view: &View, snapshot: &MeshSnapshot) -> Vec<St
     match kind {
         ResourceType::Cluster => cluster::names(&scope),
         ResourceType::Listener => listener::names(&scope),
+        ResourceType::NameTable => names::names(&scope),
         ResourceType::Endpoints | ResourceType::Routes | ResourceType::VirtualHost => Vec::new(),
     }
 }

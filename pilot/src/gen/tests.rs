@@ -686,6 +686,7 @@ proptest! {
             (ResourceType::Endpoints, outbound),
             (ResourceType::Routes, routes.to_vec()),
             (ResourceType::VirtualHost, hosts.to_vec()),
+            (ResourceType::NameTable, ["", "s1", "s2.default", "s3.default.svc.cluster.local", "a.example.com"].map(String::from).to_vec()),
         ] {
             for name in names {
                 let body = |view: &View| make(kind, &name, view, &snapshot).map(|m| m.resource.body);

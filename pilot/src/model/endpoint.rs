@@ -62,6 +62,8 @@ pub struct Endpoint {
     pub tls: TlsMode,
     /// Node that it runs on; empty where unknown.
     pub node: Arc<str>,
+    /// Its name below that of its service, for pods of a StatefulSet; mostly empty.
+    pub hostname: Arc<str>,
 }
 
 /// Whether an endpoint takes traffic.

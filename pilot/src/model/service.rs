@@ -1,6 +1,8 @@
 //! Services: named destinations with ports, from Kubernetes or from a ServiceEntry.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -9,6 +11,10 @@ use osier_core::labels::Labels;
 
 use super::export::{ExportTo, Exports};
 use super::resource::{Age, ResourceKey};
+use super::view::ProxyView;
+
+/// Label of a ServiceEntry; `false` keeps automatic addresses away.
+const AUTOMATIC_ADDRESSES: &str = "networking.istio.io/enable-autoallocate-ip";
 
 /// Identity of a service: host names are unique per namespace only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,12 +66,34 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `internalTrafficPolicy: Local`: only endpoints on the client's node.
     pub node_local: bool,
+    /// Automatic addresses that the resource's status says it has.
+    pub claimed: Vec<IpAddr>,
+    /// Automatic addresses that it does have; set when the snapshot is built.
+    pub automatic: Vec<IpAddr>,
 }
 
 impl Service {
     /// FQDN, or the host of a ServiceEntry.
     pub fn host(&self) -> &Host {
         &self.key.host
+    }
+
+    /// True for what gets addresses by itself: a ServiceEntry without any, whose clients are not meant to keep their own
+    /// destination, and whose host can be looked up.
+    pub fn wants_automatic_addresses(&self) -> bool {
+        self.source == ServiceSource::ServiceEntry
+            && self.addresses.is_empty()
+            && self.kind != ServiceKind::Passthrough
+            && !self.host().is_wildcard()
+            && self.labels.get(AUTOMATIC_ADDRESSES) != Some("false")
+    }
+
+    /// The addresses at which `view` meets it: its own, else the automatic ones for whoever finds them by DNS.
+    pub fn addresses_for(&self, view: &ProxyView) -> Cow<'_, [IpNet]> {
+        if !self.addresses.is_empty() || !view.dns_capture {
+            return Cow::Borrowed(&self.addresses);
+        }
+        self.automatic.iter().filter(|ip| view.speaks(**ip)).map(|ip| IpNet::from(*ip)).collect()
     }
 
     /// The port with this service port number.

@@ -22,6 +22,18 @@ pub struct ProxyView {
     pub interception: Interception,
     /// Node that it runs on; empty where unknown.
     pub node: Arc<str>,
+    /// Its sidecar answers its DNS queries, so that it meets automatic addresses of services.
+    pub dns_capture: bool,
+}
+
+impl ProxyView {
+    /// True where it can use an address of the family of `ip`. Whose addresses aren't known counts as IPv4.
+    pub fn speaks(&self, ip: IpAddr) -> bool {
+        match self.addresses.is_empty() {
+            true => ip.is_ipv4(),
+            false => self.addresses.iter().any(|own| own.is_ipv4() == ip.is_ipv4()),
+        }
+    }
 }
 
 /// Kinds of clients.

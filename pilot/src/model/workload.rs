@@ -37,6 +37,8 @@ pub struct Workload {
     pub tls: TlsMode,
     /// Node that it runs on; empty where unknown.
     pub node: Arc<str>,
+    /// Pod: `spec.hostname` and `spec.subdomain`, which is the Service below which it has a name. Mostly empty.
+    pub hostname: [Arc<str>; 2],
 }
 
 impl Workload {

@@ -82,6 +82,7 @@ impl Registry {
                             made.locality = known;
                         }
                     }
+                    made.hostname = endpoint.hostname.clone();
                     found.entry((address, *number)).or_insert(made);
                 }
             }
@@ -110,6 +111,9 @@ impl Registry {
                 let mut made = of_workload(workload, address.clone(), number);
                 if service.publish_not_ready && made.health == Health::Unhealthy {
                     made.health = Health::Healthy;
+                }
+                if workload.hostname[1] == service.name {
+                    made.hostname = workload.hostname[0].clone();
                 }
                 found.entry((address.clone(), number)).or_insert(made);
             }
@@ -173,6 +177,7 @@ fn of_workload(workload: &Workload, address: Address, port: u16) -> Endpoint {
         workload: Some(workload.names.clone()),
         tls: workload.tls,
         node: workload.node.clone(),
+        hostname: "".into(),
     }
 }
 
@@ -191,5 +196,6 @@ fn bare(address: Address, port: u16) -> Endpoint {
         workload: None,
         tls: TlsMode::Disabled,
         node: empty(),
+        hostname: empty(),
     }
 }

@@ -185,6 +185,7 @@ mod tests {
             workload: None,
             tls: TlsMode::Disabled,
             node: "".into(),
+            hostname: "".into(),
         };
         Arc::new(ServiceEndpoints {
             ports: vec![PortEndpoints { port, endpoints: at.iter().map(one).collect() }],

@@ -7,6 +7,7 @@
 //! Where to look: `service` (which services a namespace sees), `route` (which VirtualService holds for a service), `policy`
 //! (which DestinationRule), `security` (what is refused), `endpoint` (who is behind a port, and what a proxy serves itself), `change` (what moved).
 
+mod allocation;
 mod change;
 mod endpoint;
 mod policy;
@@ -103,7 +104,7 @@ impl MeshSnapshot {
         ip: IpAddr,
         port: u16,
     ) -> OriginalDestination<'_> {
-        if let Some(found) = self.services.by_address(&view.namespace, ip, port) {
+        if let Some(found) = self.services.by_address(view, ip, port) {
             return found;
         }
         let headless = self.endpoints.at_address(ip).iter().filter(|used| used.service_port == port);

@@ -8,7 +8,8 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 use osier_core::host::Host;
 
-use crate::model::{ExportTo, Service, ServiceKey, ServiceKind, ServicePort, ServiceSource};
+use super::allocation;
+use crate::model::{ExportTo, ProxyView, Service, ServiceKey, ServiceKind, ServicePort, ServiceSource};
 
 /// All services.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub struct ServiceIndex {
     by_host: HashMap<Host, Vec<Arc<Service>>>,
     /// Single virtual addresses; of each address in the order of `by_host`.
     by_ip: HashMap<IpAddr, Vec<Arc<Service>>>,
+    /// Automatic addresses.
+    by_automatic: HashMap<IpAddr, Arc<Service>>,
     /// Address ranges, longest prefix first.
     by_range: Vec<(IpNet, Arc<Service>)>,
     /// Services with a wildcard host, most specific first.
@@ -62,6 +65,16 @@ impl ServiceIndex {
     ///
     /// Where one namespace has several services of one host, Kubernetes wins, then the oldest; the others are dropped.
     pub fn build(services: impl IntoIterator<Item: Into<Arc<Service>>>, default_export: &ExportTo) -> Self {
+        Self::default().rebuilt(services, default_export)
+    }
+
+    /// The index that follows this one: automatic addresses stay where they were.
+    #[must_use]
+    pub fn rebuilt(
+        &self,
+        services: impl IntoIterator<Item: Into<Arc<Service>>>,
+        default_export: &ExportTo,
+    ) -> Self {
         let mut all: Vec<Arc<Service>> = services.into_iter().map(Into::into).collect();
         all.sort_by(|a, b| precedence(a, b));
         let mut index = Self::default();
@@ -77,7 +90,16 @@ impl ServiceIndex {
             same_host.push(service.clone());
             index.all.push(service);
         }
-        for service in &index.all {
+        index.all.sort_by(|a, b| a.age.cmp(&b.age).then_with(|| a.key.cmp(&b.key)));
+        allocation::allocate(&mut index.all, self);
+        for service in index.all.iter().filter(|service| !service.automatic.is_empty()) {
+            let same_host = index.by_host.get_mut(&service.key.host).into_iter().flatten();
+            same_host.filter(|s| s.key == service.key).for_each(|s| *s = service.clone());
+            index.by_automatic.extend(service.automatic.iter().map(|ip| (*ip, service.clone())));
+        }
+        let mut by_precedence: Vec<&Arc<Service>> = index.all.iter().collect();
+        by_precedence.sort_by(|a, b| precedence(a, b));
+        for service in by_precedence {
             for range in &service.addresses {
                 if range.prefix_len() == range.max_prefix_len() {
                     index.by_ip.entry(range.addr()).or_default().push(service.clone());
@@ -91,7 +113,6 @@ impl ServiceIndex {
         }
         index.by_range.sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix_len()));
         index.wildcards.sort_by(|a, b| a.host().by_specificity(b.host()));
-        index.all.sort_by(|a, b| a.age.cmp(&b.age).then_with(|| a.key.cmp(&b.key)));
         let is_alias = |s: &&Arc<Service>| matches!(s.kind, ServiceKind::ExternalName(_));
         index.aliases = index.all.iter().filter(is_alias).cloned().collect();
         index
@@ -100,6 +121,13 @@ impl ServiceIndex {
     /// Every service, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.all.iter()
+    }
+
+    /// Services whose automatic addresses are others than in `before`: one may have lost its own to somebody else.
+    pub fn readdressed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a ServiceKey> {
+        let differs =
+            |s: &&Arc<Service>| before.by_key(&s.key).is_some_and(|old| old.automatic != s.automatic);
+        self.all.iter().filter(differs).map(|service| &service.key)
     }
 
     /// The service with exactly this key.
@@ -124,10 +152,11 @@ impl ServiceIndex {
     /// The service at a virtual address that has this port.
     pub(super) fn by_address(
         &self,
-        namespace: &str,
+        view: &ProxyView,
         ip: IpAddr,
         port: u16,
     ) -> Option<OriginalDestination<'_>> {
+        let namespace = &*view.namespace;
         let seen = |s: &Arc<Service>| {
             s.port(port).is_some()
                 && self.get(namespace, s.host().as_str()).is_some_and(|winner| winner.key == s.key)
@@ -140,7 +169,8 @@ impl ServiceIndex {
             }
             Some(seen.find(|s| *s.key.namespace == *namespace).unwrap_or(first))
         });
-        if let Some(service) = exact {
+        let automatic = || self.by_automatic.get(&ip).filter(|s| view.dns_capture && seen(s));
+        if let Some(service) = exact.or_else(automatic) {
             return Some(OriginalDestination::Vip { service, port: service.port(port)? });
         }
         let (range, service) = self.by_range.iter().find(|(range, s)| range.contains(&ip) && seen(s))?;

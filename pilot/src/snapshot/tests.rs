@@ -16,6 +16,7 @@ fn view(namespace: &str) -> ProxyView {
         labels: Labels::default(),
         addresses: Box::default(),
         interception: Interception::Redirect,
+        dns_capture: false,
         node: "".into(),
     }
 }
@@ -48,6 +49,8 @@ fn service(namespace: &str, host: &str, created: i64, ports: &[(u16, Protocol)])
         labels: Labels::default(),
         publish_not_ready: false,
         node_local: false,
+        claimed: vec![],
+        automatic: vec![],
     }
 }
 
@@ -593,6 +596,7 @@ fn original_destinations() {
         workload: None,
         tls: TlsMode::Disabled,
         node: "".into(),
+        hostname: "".into(),
     };
     let behind = ServiceEndpoints { ports: vec![PortEndpoints { port: 90, endpoints: [endpoint].into() }] };
     let endpoints = EndpointIndex::build([(headless.key.clone(), Arc::new(behind))]);

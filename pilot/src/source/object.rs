@@ -418,8 +418,8 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
                 .into_verdict(|w| Some(Resource::Workload(Box::new(w))))
         }
         Kind::ServiceEntry => {
-            let object = istio(node)?;
-            check::service_entry::check(context, &object.metadata.labels.into(), &object.spec)
+            let object: IstioObject<_, _> = decode(node)?;
+            check::service_entry::check(context, &object.metadata.labels.into(), &object.spec, &object.status)
                 .into_verdict(|e| Some(Resource::Entry(e)))
         }
         Kind::VirtualService => check::virtual_service::check(context, &istio(node)?.spec)

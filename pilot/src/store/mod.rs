@@ -25,7 +25,7 @@ use crate::model::{
 };
 use crate::registry::{Effects, Event, Registry};
 use crate::snapshot::{
-    Audience, Change, EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecurityIndex, ServiceIndex,
+    Audience, Change, EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecurityIndex,
 };
 use check::Resource;
 use reference::{Finding, Subsets};
@@ -368,15 +368,16 @@ impl Store {
     fn publish(
         &mut self,
         touched: &Touched,
-        effects: Effects,
+        mut effects: Effects,
         moved_routes: BTreeMap<ResourceKey, [Option<Arc<RouteRule>>; 2]>,
     ) -> Option<Change> {
         let old = self.snapshot.clone();
         let mut next = (*old).clone();
         next.mesh = self.mesh.clone();
         if touched.mesh || !effects.services.is_empty() {
-            next.services =
-                Arc::new(ServiceIndex::build(self.registry.services().cloned(), &self.mesh.service_export));
+            let services = self.registry.services().cloned();
+            next.services = Arc::new(old.services.rebuilt(services, &self.mesh.service_export));
+            effects.services.extend(next.services.readdressed_since(&old.services).cloned());
         }
         if touched.mesh || !moved_routes.is_empty() {
             let rules = self.routes.values().filter_map(|r| r.applied.clone());

@@ -35,6 +35,7 @@ pub(super) fn update(registration: &Registration, created: i64) -> Update {
         weight: 1,
         tls: TlsMode::Disabled,
         node: "".into(),
+        hostname: Default::default(),
         labels,
         key: key.clone(),
     };

@@ -231,6 +231,7 @@ fn who_a_change_concerns() {
         labels: Labels::default(),
         addresses: Box::default(),
         interception: Interception::Redirect,
+        dns_capture: false,
         node: "".into(),
     };
     let mut store = store();
@@ -335,7 +336,7 @@ proptest! {
             let ports: Vec<_> = ports.iter().map(|p| format!("{{number: {p}, name: p{p}, protocol: {protocol}}}")).collect();
             after.apply(updates(&format!("{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: x{at}, namespace: other}}, spec: {{hosts: [{name}.random.com], addresses: [10.200.0.{at}], ports: [{}]}}}}", ports.join(", "))));
         }
-        let view = ProxyView { kind: ProxyKind::Envoy, namespace: "default".into(), name: "".into(), labels: Labels::default(), addresses: ["10.0.0.1".parse().unwrap()].into(), interception: Interception::Redirect, node: "".into() };
+        let view = ProxyView { kind: ProxyKind::Envoy, namespace: "default".into(), name: "".into(), labels: Labels::default(), addresses: ["10.0.0.1".parse().unwrap()].into(), interception: Interception::Redirect, dns_capture: false, node: "".into() };
         let (old, new) = (before.snapshot(), after.snapshot());
         for service in old.services_visible_to("default") {
             let now = new.service("default", service.host().as_str());

@@ -80,7 +80,10 @@ impl Parts {
         };
         // Listeners depend on who has which address; so do the clusters of the workload itself.
         let listener = key.kind == ResourceType::Listener;
-        let all = listener || (key.kind == ResourceType::Cluster && outbound.is_none());
+        // Names of headless services stand for their endpoints.
+        let all = listener
+            || key.kind == ResourceType::NameTable
+            || (key.kind == ResourceType::Cluster && outbound.is_none());
         Self {
             mesh: Arc::downgrade(&snapshot.mesh),
             services: Arc::downgrade(&snapshot.services),

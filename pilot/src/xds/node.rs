@@ -90,6 +90,7 @@ impl Client {
                 interception: interception(&metadata),
                 node: metadata.text("NODE_NAME").unwrap_or_default().into(),
                 addresses: addresses.into(),
+                dns_capture: metadata.flag("DNS_CAPTURE"),
             },
             schema: schema::announced_version(node),
             http10: metadata.flag("HTTP10"),

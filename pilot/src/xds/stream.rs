@@ -362,8 +362,21 @@ impl Served {
             // Endpoints of DNS services are in the cluster itself, those of the workload make inbound clusters.
             ResourceType::Cluster if own || has_kind(&[ServiceKind::Dns]) => Touched::Everything,
             ResourceType::Listener if own || has_kind(&[ServiceKind::Headless]) => Touched::Everything,
+            ResourceType::NameTable if !has_kind(&[ServiceKind::Headless]) => Touched::Nothing,
+            ResourceType::NameTable if self.stream.is_wildcard(kind.url()) => Touched::Everything,
+            ResourceType::NameTable => Touched::Names(self.names_below(change)),
             _ => Touched::Nothing,
         }
+    }
+
+    /// The subscribed hosts that are, or may be short for, a service whose endpoints changed, or a pod of it.
+    fn names_below(&self, change: &Change) -> Vec<Name> {
+        let first = |key: &'_ crate::model::ServiceKey| -> Box<str> {
+            key.host.as_str().split('.').next().unwrap_or_default().into()
+        };
+        let services: BTreeSet<Box<str>> = change.endpoints.iter().map(first).collect();
+        let below = |name: &&Name| name.split('.').take(2).any(|label| services.contains(label));
+        self.stream.names(ResourceType::NameTable.url()).filter(below).cloned().collect()
     }
 
     /// The subscribed names that belong to services whose endpoints changed.
@@ -403,6 +416,8 @@ fn rule_touches(rule: RuleKind, kind: ResourceType) -> bool {
             matches!(kind, ResourceType::Listener | ResourceType::Routes | ResourceType::VirtualHost)
         }
         rule if rule.is_security() => kind == ResourceType::Listener,
+        // Neither routes nor policies have a say in what a host's addresses are.
+        RuleKind::DestinationRule if kind == ResourceType::NameTable => false,
         _ => true,
     }
 }
@@ -428,6 +443,7 @@ fn kind_of(type_url: &str) -> Kind {
         types::LISTENER => Kind::Lds,
         types::ROUTE_CONFIGURATION => Kind::Rds,
         types::VIRTUAL_HOST => Kind::Vhds,
+        types::NAME_TABLE => Kind::Nds,
         _ => Kind::Other,
     }
 }

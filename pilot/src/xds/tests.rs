@@ -9,10 +9,13 @@ use osier_proto::schema::{self, ControlPlaneIdentity};
 use osier_proto::types::core::Node;
 use osier_proto::types::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use osier_proto::types::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
+use osier_proto::types::nds::NameTable;
 use osier_proto::types::route::{RouteConfiguration, VirtualHost};
-use osier_proto::types::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION, VIRTUAL_HOST};
+use osier_proto::types::{
+    CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, NAME_TABLE, ROUTE_CONFIGURATION, VIRTUAL_HOST,
+};
 use osier_proto::{Any, transport};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -35,7 +38,7 @@ use crate::metrics::{Kind, Metrics};
 use crate::model::{Kind as RuleKind, Protocol, ResourceKey};
 use crate::push::PushRequest;
 use crate::push::fanout::Fanout;
-use crate::snapshot::{Change, MeshSnapshot, PortEndpoints, ServiceEndpoints};
+use crate::snapshot::{Audience, Change, MeshSnapshot, PortEndpoints, ServiceEndpoints};
 use crate::store::writer::{Parts, Writer};
 
 /// Long enough for a machine that is busy with builds.
@@ -221,6 +224,55 @@ async fn on_demand_clusters_and_endpoints_come_ahead_of_the_virtual_host() {
     assert_eq!(BTreeSet::from_iter(names(&hosts)), ["80/reviews", "80/nobody.example.com"].into());
     assert_eq!(hosts.removed_resources, ["81/reviews"], "absent is said, not kept silent");
     client.assert_silent().await;
+}
+
+#[tokio::test]
+async fn on_demand_names_are_answered_one_by_one_and_kept_up_to_date() {
+    let db = |ips: &[&str]| {
+        let pods: Vec<_> = ips.iter().map(|ip| (*ip, 3306, "a")).collect();
+        mesh().service("db", None, &[(3306, Protocol::Mysql)]).endpoints("db", 3306, &pods).build()
+    };
+    let pilot = Pilot::start(db(&["10.1.0.7"])).await;
+    let mut client = pilot.delta(osier()).await;
+    let addresses = |response: &DeltaDiscoveryResponse| {
+        let one = |r: &Resource| {
+            let table: NameTable = r.resource.as_ref().unwrap().unpack().unwrap();
+            assert_eq!(table.table.keys().collect::<Vec<_>>(), [&r.name]);
+            (r.name.clone(), table.table[&r.name].ips.join(" "))
+        };
+        response.resources.iter().map(one).collect::<BTreeMap<_, _>>()
+    };
+    client.subscribe(NAME_TABLE, &["db", "db.default.svc.cluster.local", "example.com"]).await;
+    let first = client.receive().await.unwrap();
+    assert_eq!(first.type_url, NAME_TABLE);
+    let both =
+        |ip: &str| [("db", ip), ("db.default.svc.cluster.local", ip)].map(|(n, ip)| (n.into(), ip.into()));
+    assert_eq!(addresses(&first), BTreeMap::from(both("10.1.0.7")));
+    assert_eq!(first.removed_resources, ["example.com"], "absent is said, not kept silent");
+    // Endpoints are what a headless name stands for.
+    let mut change = Change::default();
+    change.endpoints.insert(key("db", "default"));
+    change.endpoint_audience = Audience::Everybody;
+    pilot.publish(db(&["10.1.0.8"]), change.clone());
+    assert_eq!(addresses(&client.receive().await.unwrap()), BTreeMap::from(both("10.1.0.8")));
+    // Those of others are not.
+    change.endpoints = [key("reviews", "default")].into();
+    pilot.publish(db(&["10.1.0.8"]), change);
+    client.assert_silent().await;
+    pilot.publish(mesh().build(), Change::everything());
+    let gone = client.receive().await.unwrap();
+    assert_eq!(BTreeSet::from_iter(gone.removed_resources), BTreeSet::from(both("").map(|(n, _)| n)));
+}
+
+#[tokio::test]
+async fn who_asks_for_no_names_gets_the_whole_table() {
+    let pilot = Pilot::start(mesh().build()).await;
+    let mut client = pilot.delta(node("sidecar~10.9.0.1~a.default~default.svc.cluster.local", &[])).await;
+    client.subscribe(NAME_TABLE, &[]).await;
+    let table = client.receive().await.unwrap();
+    assert_eq!(names(&table), [""]);
+    let table: NameTable = table.resources[0].resource.as_ref().unwrap().unpack().unwrap();
+    assert!(table.table.contains_key("reviews.default.svc.cluster.local"), "{table:?}");
 }
 
 #[tokio::test]

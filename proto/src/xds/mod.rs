@@ -99,9 +99,11 @@ impl fmt::Display for Version {
 }
 
 /// Types in the order of a push: what is referred to goes before what refers to it. Removals go the other way round, other types last.
-static PUSH_ORDER: LazyLock<[Name; 5]> = LazyLock::new(|| {
-    use types::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION, VIRTUAL_HOST};
-    [CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION, VIRTUAL_HOST].map(Name::from)
+static PUSH_ORDER: LazyLock<[Name; 6]> = LazyLock::new(|| {
+    use types::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, NAME_TABLE, ROUTE_CONFIGURATION, VIRTUAL_HOST};
+    // An address that DNS tells has its listener first.
+    [CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION, VIRTUAL_HOST, NAME_TABLE]
+        .map(Name::from)
 });
 
 /// Place of a type in a push.
@@ -118,7 +120,7 @@ pub(crate) fn key(type_url: &str) -> (u8, Name) {
 
 /// The types for which asking for nothing means asking for all.
 pub(crate) fn has_legacy_wildcard(type_url: &str) -> bool {
-    matches!(type_url, types::CLUSTER | types::LISTENER)
+    matches!(type_url, types::CLUSTER | types::LISTENER | types::NAME_TABLE)
 }
 
 /// The types of which a state-of-the-world response holds all resources, so that absence means removal.

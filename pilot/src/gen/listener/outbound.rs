@@ -51,10 +51,10 @@ pub(super) fn addresses(scope: &Scope<'_>) -> BTreeSet<SocketAddr> {
             let by_port = |found: &mut BTreeSet<SocketAddr>| {
                 found.extend(wildcards.iter().map(|ip| SocketAddr::new(*ip, port.number)));
             };
-            match place(service, port) {
+            match place(scope, service, port) {
                 Place::Port => by_port(&mut found),
                 Place::Addresses => {
-                    for range in &service.addresses {
+                    for range in service.addresses_for(&scope.view().proxy).iter() {
                         let address = SocketAddr::new(range.addr(), port.number);
                         if is_single(range) {
                             // Where services share an address, another one may have it.
@@ -87,11 +87,11 @@ enum Place {
     Pods,
 }
 
-fn place(service: &Service, port: &ServicePort) -> Place {
+fn place(scope: &Scope<'_>, service: &Service, port: &ServicePort) -> Place {
     match () {
         () if port.protocol.is_http() => Place::Port,
         () if service.kind == ServiceKind::Headless => Place::Pods,
-        () if service.addresses.is_empty() => Place::Port,
+        () if service.addresses_for(&scope.view().proxy).is_empty() => Place::Port,
         () => Place::Addresses,
     }
 }
@@ -181,7 +181,7 @@ fn by_port(scope: &Scope<'_>, address: SocketAddr, sni: Option<&str>) -> Option<
     let mut opaque: Option<Vec<FilterChain>> = None;
     for service in scope.services() {
         let Some(port) = service.port(port_number).filter(|p| is_served(service, p)) else { continue };
-        match place(service, port) {
+        match place(scope, service, port) {
             Place::Port if port.protocol.is_http() => http = true,
             Place::Port if port.protocol.is_tls() => {
                 chains.extend(layer4::tls(scope, service, port, &[], true))

@@ -40,6 +40,8 @@ pub struct SliceEndpoint {
     pub node: Arc<str>,
     /// Zone, where no Pod says more.
     pub locality: Locality,
+    /// Its name below that of the Service; mostly empty.
+    pub hostname: Arc<str>,
 }
 
 /// Checks a Service.
@@ -81,6 +83,8 @@ pub fn check_service(context: &Context, service: &schema::Service) -> Checked<Se
         labels: service.metadata.labels.clone().into(),
         publish_not_ready: spec.publish_not_ready_addresses,
         node_local: spec.internal_traffic_policy == "Local",
+        claimed: Vec::new(),
+        automatic: Vec::new(),
     };
     check.finish(checked)
 }
@@ -194,6 +198,7 @@ pub fn check_slice(context: &Context, slice: &schema::EndpointSlice) -> Checked<
             pod,
             node: endpoint.node_name.as_str().into(),
             locality,
+            hostname: endpoint.hostname.as_str().into(),
         });
     }
     check.finish(Some(Slice { service: service.as_str().into(), ports, endpoints }))
@@ -264,6 +269,7 @@ pub fn check_pod(context: &Context, pod: &schema::Pod) -> Checked<Option<Workloa
         weight: 1,
         tls: tls_mode(&labels, false),
         node: pod.spec.node_name.as_str().into(),
+        hostname: [pod.spec.hostname.as_str().into(), pod.spec.subdomain.as_str().into()],
         labels,
     };
     check.finish(Some(workload))

@@ -43,8 +43,13 @@ pub struct InlineEndpoint {
     pub tls: TlsMode,
 }
 
-/// Checks a ServiceEntry.
-pub fn check(context: &Context, labels: &Labels, spec: &schema::ServiceEntry) -> Checked<Entry> {
+/// Checks a ServiceEntry. What its status says wrong is as good as not said.
+pub fn check(
+    context: &Context,
+    labels: &Labels,
+    spec: &schema::ServiceEntry,
+    status: &schema::ServiceEntryStatus,
+) -> Checked<Entry> {
     let mut check = Check::new(context);
     let root = Path::Root("spec");
     let kind = check.resolution(root.field("resolution"), spec.resolution);
@@ -75,9 +80,17 @@ pub fn check(context: &Context, labels: &Labels, spec: &schema::ServiceEntry) ->
         labels: labels.clone(),
         publish_not_ready: false,
         node_local: false,
+        claimed: claimed(status, &host),
+        automatic: Vec::new(),
     };
     let services = hosts.into_iter().map(service).map(Arc::new).collect();
     check.finish(Entry { services, endpoints })
+}
+
+/// Automatic addresses of a host, as status has them.
+fn claimed(status: &schema::ServiceEntryStatus, host: &Host) -> Vec<IpAddr> {
+    let own = status.addresses.iter().filter(|address| Host::new(&address.host) == *host);
+    own.filter_map(|address| address.value.parse().ok()).collect()
 }
 
 impl Check<'_> {
@@ -200,8 +213,13 @@ impl Check<'_> {
                     "is neither HTTP nor TLS, so that the entry's hosts can't be told apart on it",
                 );
             } else if spec.addresses.is_empty() {
+                // Where it gets addresses by itself, who looks its host up meets those.
+                let whose = match *kind {
+                    ServiceKind::Passthrough => "",
+                    _ => ", of pods without ISTIO_META_DNS_CAPTURE",
+                };
                 let message = format!(
-                    "without addresses all traffic to port {} that nobody else claims goes here",
+                    "without addresses all traffic to port {} that nobody else claims goes here{whose}",
                     port.number
                 );
                 self.warn(list.index(index), message);
@@ -346,6 +364,7 @@ pub fn check_workload(context: &Context, labels: &Labels, spec: &schema::Workloa
         weight: spec.weight.max(1),
         tls: tls_mode(&labels, !spec.service_account.is_empty()),
         node: "".into(),
+        hostname: Default::default(),
         labels,
     };
     check.finish(workload)

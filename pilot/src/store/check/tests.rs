@@ -634,7 +634,7 @@ fn destination_rules() {
 
 fn entry(yaml: &str) -> Checked<service_entry::Entry> {
     let spec: schema::service_entry::ServiceEntry = read(yaml).unwrap();
-    service_entry::check(&context(Kind::ServiceEntry), &Labels::default(), &spec)
+    service_entry::check(&context(Kind::ServiceEntry), &Labels::default(), &spec, &Default::default())
 }
 
 #[test]

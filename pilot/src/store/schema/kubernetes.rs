@@ -103,6 +103,7 @@ pub struct SliceEndpoint {
     pub target_ref: Option<TargetRef>,
     pub node_name: String,
     pub zone: String,
+    pub hostname: String,
 }
 
 /// Its `conditions`.
@@ -153,6 +154,8 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
     pub service_account_name: String,
     pub node_name: String,
+    pub hostname: String,
+    pub subdomain: String,
 }
 
 /// A container.

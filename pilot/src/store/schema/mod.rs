@@ -86,7 +86,7 @@ pub struct OwnerReference {
 /// A resource of Istio's: nothing but these top-level fields.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct IstioObject<S> {
+pub struct IstioObject<S, T: Default = Ignored> {
     /// Group and version; read beforehand.
     #[serde(rename = "apiVersion")]
     _api_version: Ignored,
@@ -98,6 +98,6 @@ pub struct IstioObject<S> {
     /// What is wanted.
     pub spec: S,
     /// Written by controllers.
-    #[serde(default, rename = "status")]
-    _status: Ignored,
+    #[serde(default)]
+    pub status: T,
 }

@@ -20,6 +20,23 @@ pub struct ServiceEntry {
     pub subject_alt_names: Vec<String>,
 }
 
+/// `status` of a ServiceEntry, as far as it says something to us.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct ServiceEntryStatus {
+    pub addresses: Vec<AllocatedAddress>,
+}
+
+/// An automatic address of one of the hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct AllocatedAddress {
+    pub value: String,
+    pub host: String,
+}
+
 /// An entry of `ports`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]

@@ -11,6 +11,7 @@ fn view(namespace: &str, labels: Labels, ip: &str) -> ProxyView {
         labels,
         addresses: [ip.parse().unwrap()].into(),
         interception: Interception::Redirect,
+        dns_capture: false,
         node: "".into(),
     }
 }
