@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::admin::{Admin, Order, Probe};
 use crate::config::snapshot::Clusters;
+use crate::dns::{self, Directory, Dns};
 use crate::listener::accept::Acceptors;
 use crate::listener::arrival;
 use crate::node::Node;
@@ -61,7 +62,9 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
 
     let static_clusters = settings.bootstrap.clusters.iter().map(|cluster| cluster.name.clone()).collect();
     let Settings { bootstrap, mut sidecar, .. } = settings;
-    let pod = sidecar.as_mut().and_then(|sidecar| sidecar.pod.take());
+    let mut pod = sidecar.as_mut().and_then(|sidecar| sidecar.pod.take());
+    let dns = pod.as_mut().and_then(|pod| pod.dns.take());
+    let directory = dns.as_ref().map(|settings| Arc::new(Directory::new(settings)));
     let node = bootstrap.node.clone();
     let registered = node.metadata.contains_key(METADATA_KEY);
     let xds = xds::start(Options {
@@ -70,6 +73,7 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         snapshot: shared.snapshot.clone(),
         resolver: DnsResolver::system().map(Arc::new).map_err(warn_about_dns).ok(),
         mode: sidecar.map_or(Mode::All, on_demand),
+        directory: directory.clone(),
         sockets: Some(acceptors.clone()),
     })?;
     listen(&shared, &acceptors)?;
@@ -96,7 +100,11 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     if let Some(pod) = pod {
         let captured = readiness.wait_for(CAPTURE);
         tokio::spawn(check_capture(pod.address, shared.clone(), captured));
-        serve_pod(pod, &pages).await?;
+        let dns = match dns.zip(directory) {
+            Some((settings, directory)) => Some(serve_dns(&settings, directory).await?),
+            None => None,
+        };
+        serve_pod(pod, dns, &pages).await?;
     }
     if let Some(address) = settings.admin {
         tokio::spawn(admin::serve(bind("admin", address).await?, pages));
@@ -185,16 +193,27 @@ async fn check_capture(address: IpAddr, shared: Arc<Shared>, captured: Pending) 
 }
 
 /// The ports that the kubelet and Prometheus know.
-async fn serve_pod(pod: PodSettings, pages: &Arc<Admin>) -> anyhow::Result<()> {
+async fn serve_pod(pod: PodSettings, dns: Option<Arc<Dns>>, pages: &Arc<Admin>) -> anyhow::Result<()> {
     let everywhere = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     let metrics = Arc::new(status::Metrics::new(pages.clone()));
     tokio::spawn(admin::serve(bind("metrics", everywhere(status::METRICS_PORT)).await?, metrics));
     let PodSettings { status_port, probers, scrape, .. } = pod;
     if let Some(port) = status_port {
-        let status = Arc::new(Status::new(pages.clone(), probers, scrape));
+        let status = Arc::new(Status::new(pages.clone(), probers, scrape, dns));
         tokio::spawn(admin::serve(bind("status", everywhere(port)).await?, status));
     }
     Ok(())
+}
+
+/// Answers the pod's DNS queries. Without the socket they would all get lost, so a failure ends the process.
+async fn serve_dns(settings: &dns::Settings, directory: Arc<Directory>) -> anyhow::Result<Arc<Dns>> {
+    let system = dns::System::read().unwrap_or_else(|error| {
+        tracing::error!(%error, "resolv.conf cannot be used: DNS answers for hosts of the mesh alone");
+        dns::System::default()
+    });
+    let server = Dns::new(settings, system, directory);
+    server.listen(dns::PORT).await?;
+    Ok(server)
 }
 
 /// A listening socket; for `[::]` one of both families, or of IPv4 alone where the kernel has no IPv6.

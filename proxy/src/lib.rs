@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod capture;
 pub mod compile;
 pub mod config;
+pub mod dns;
 pub mod error;
 pub mod http;
 pub mod io;

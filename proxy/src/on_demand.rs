@@ -1,6 +1,7 @@
-//! Virtual hosts and listeners that are asked for at first use (`docs/decisions/0004`): the request path's side.
+//! Virtual hosts, listeners and addresses of hosts that are asked for at first use (`docs/decisions/0004`): the side of those who ask.
 //!
-//! A route configuration with `vhds` holds a [`HostTable`]; the snapshot of a sidecar holds the one [`ListenerTable`]. Both answer
+//! A route configuration with `vhds` holds a [`HostTable`]; the snapshot of a sidecar holds the one [`ListenerTable`], its DNS server
+//! the one [`AddressTable`], whose names are counted apart: what an application looks up pushes out nothing that carries traffic. All answer
 //! from memory without a lock where the name is known, there or absent, and otherwise wait, with a bound, for the xDS task, which
 //! alone writes them. Absence and silence stay apart all the way: absent is a decision of the control plane, silence is none.
 
@@ -14,11 +15,13 @@ use tokio::sync::mpsc;
 use crate::config::listener::Listener;
 use crate::config::route::VirtualHost;
 
+mod addresses;
 mod bounds;
 mod names;
 
+pub use addresses::{AddressLookup, AddressTable, AddressWait, HostAddresses};
 pub use bounds::Limits;
-pub use names::{Asked, Entry};
+pub use names::{Asked, Entry, Table};
 use names::{Found, Names, Shared, Waiting};
 
 /// All tables of a proxy.
@@ -28,15 +31,22 @@ pub struct OnDemand {
     listeners: Arc<ListenerTable>,
     /// One per route configuration that came with `vhds`; it outlasts the configuration's versions.
     hosts: Mutex<Vec<Arc<HostTable>>>,
+    /// What `shared` is to the others.
+    look_ups: Arc<Shared>,
+    addresses: Arc<AddressTable>,
     limits: Limits,
 }
 
 impl OnDemand {
     /// Empty tables, and where names come out that must be subscribed to.
     pub fn new(limits: Limits) -> (Arc<Self>, mpsc::UnboundedReceiver<Asked>) {
-        let (shared, asked) = Shared::new(limits.patience, limits.waiting);
-        let listeners = Arc::new(ListenerTable { names: Names::new(None, shared.clone()) });
-        (Arc::new(Self { shared, listeners, hosts: Mutex::default(), limits }), asked)
+        let (sender, asked) = mpsc::unbounded_channel();
+        let shared = Shared::new(limits.patience, limits.waiting, sender.clone());
+        let look_ups = Shared::new(limits.look_up_patience, limits.waiting, sender);
+        let listeners = Arc::new(ListenerTable { names: Names::new(Table::Listeners, shared.clone()) });
+        let addresses = Arc::new(AddressTable { names: Names::new(Table::Addresses, look_ups.clone()) });
+        let hosts = Mutex::default();
+        (Arc::new(Self { shared, listeners, hosts, look_ups, addresses, limits }), asked)
     }
 
     /// The table of listeners.
@@ -47,9 +57,15 @@ impl OnDemand {
     /// Notes that an answer for this name is wanted, before anybody asks.
     pub(super) fn expect(&self, asked: &Asked) {
         match &asked.table {
-            None => self.listeners.names.expect(&asked.name),
-            Some(route_config) => self.hosts(route_config).names.expect(&asked.name),
+            Table::Listeners => self.listeners.names.expect(&asked.name),
+            Table::Hosts(route_config) => self.hosts(route_config).names.expect(&asked.name),
+            Table::Addresses => self.addresses.names.expect(&asked.name),
         }
+    }
+
+    /// The table of addresses.
+    pub fn addresses(&self) -> &Arc<AddressTable> {
+        &self.addresses
     }
 
     /// The table of a route configuration's virtual hosts, made where it is missing.
@@ -59,7 +75,7 @@ impl OnDemand {
             return table.clone();
         }
         let route_config: Arc<str> = route_config.into();
-        let names = Names::new(Some(route_config.clone()), self.shared.clone());
+        let names = Names::new(Table::Hosts(route_config.clone()), self.shared.clone());
         let table = Arc::new(HostTable { route_config, names });
         tables.push(table.clone());
         table

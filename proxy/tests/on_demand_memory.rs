@@ -161,6 +161,7 @@ async fn a_hundred_thousand_names_cost_at_most_two_mebibytes() {
         clusters: Arc::<Clusters>::default(),
         snapshot: snapshot.clone(),
         resolver: None,
+        directory: None,
         sockets: None,
         mode: Mode::OnDemand(Sidecar { listeners: vec!["virtualInbound".into()], limits, state_file: None }),
     })

@@ -123,6 +123,13 @@ impl Pod {
         }
     }
 
+    /// What commands in the pod read as /etc/resolv.conf.
+    pub fn resolv_conf(&self, text: &str) {
+        let folder = format!("/etc/netns/{}", self.pod);
+        std::fs::create_dir_all(&folder).expect("a folder of the namespace");
+        std::fs::write(format!("{folder}/resolv.conf"), text).expect("a file of the namespace");
+    }
+
     fn namespace(&self, place: Place) -> &str {
         match place {
             Place::Pod => &self.pod,
@@ -230,6 +237,7 @@ impl Drop for Pod {
         self.servers.clear();
         for namespace in [&self.pod, &self.node] {
             let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+            let _ = std::fs::remove_dir_all(format!("/etc/netns/{namespace}"));
         }
     }
 }

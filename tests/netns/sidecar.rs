@@ -27,6 +27,7 @@ impl Mesh {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .expect("permissions");
         let pod = Pod::new(false);
+        pod.resolv_conf(RESOLV_CONF);
         if let Some(flags) = rules {
             pod.capture(flags);
         }
@@ -109,12 +110,19 @@ fn start_sidecar(pod: &Pod, mode: &str, variables: &[(&str, &str)], folder: &Pat
         .args(["sidecar", "--concurrency", "1", "--pilot-address", &format!("{}:15010", FAMILIES[0].node)])
         .env("POD_NAME", "web-1")
         .env("POD_NAMESPACE", "default")
+        .env("DNS_DOMAIN", "default.svc.cluster.local")
         .env("INSTANCE_IP", FAMILIES[0].pod.to_string())
         .env("ISTIO_META_WORKLOAD_NAME", "web")
         .env("ISTIO_META_INTERCEPTION_MODE", mode)
         .envs(variables.iter().copied());
     Program::start("sidecar", &mut command, folder)
 }
+
+/// As the kubelet writes it; the server is the node's.
+const RESOLV_CONF: &str = "nameserver 10.201.1.1
+search default.svc.cluster.local svc.cluster.local cluster.local
+options ndots:5 timeout:5 attempts:1
+";
 
 const YAML: &str = "apiVersion: v1
 kind: Service
@@ -125,6 +133,15 @@ apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
 metadata: {name: web-1, namespace: default}
 spec: {address: 10.201.1.2, labels: {app: web}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db, namespace: default}
+spec:
+  hosts: [db.example.com]
+  resolution: STATIC
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  endpoints: [{address: 10.201.1.3, ports: {tcp: 9000}}]
 ";
 
 #[test]
@@ -231,4 +248,88 @@ fn quitting_is_at_once() {
     assert!(code == Some(1) && text.contains("--debug-port=15020"), "{text}");
     assert_eq!(mesh.tool("request --debug-port=15020 POST quitquitquit"), (Some(0), "OK\n".to_owned()));
     assert!(mesh.sidecar.wait_end().success());
+}
+
+/// A name server that knows `outside.example` alone, and writes down what it is asked.
+const NAME_SERVER: &str = "
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('10.201.1.1', 53))
+print('serves', flush=True)
+while True:
+    query, peer = server.recvfrom(4096)
+    at, labels = 12, []
+    while query[at]:
+        labels.append(query[at + 1:at + 1 + query[at]].decode())
+        at += 1 + query[at]
+    name, kind = '.'.join(labels), query[at + 2]
+    print('asked', name, kind, flush=True)
+    question = query[12:at + 5]
+    known = name == 'outside.example'
+    record = b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x07\\0\\4' + bytes([198, 51, 100, 7]) if known and kind == 1 else b''
+    head = query[:2] + (b'\\x81\\x80' if known else b'\\x81\\x83') + b'\\0\\1' + (b'\\0\\1' if record else b'\\0\\0') + b'\\0\\0\\0\\0'
+    server.sendto(head + question + record, peer)
+";
+
+#[test]
+fn names_are_answered_by_the_sidecar_and_lead_through_it() {
+    for backend in ["nft", "iptables"] {
+        let rules = format!("{FLAGS} --redirect-dns --backend {backend}");
+        let mut mesh = Mesh::start("REDIRECT", &[("ISTIO_META_DNS_CAPTURE", "true")], Some(&rules));
+        let mut command = mesh.pod.command(Place::Node, "python3");
+        command.args(["-c", NAME_SERVER]);
+        let outside = Program::start("name server", &mut command, mesh.folder.path());
+        wait::until("the name server serves", || outside.output().contains("serves").then_some(()));
+        mesh.pod.serve_application(Place::Node, "db", 9000);
+        mesh.wait_ready();
+        let addresses = |name: &str| {
+            let mut command = mesh.pod.command(Place::Pod, "getent");
+            let output = command.args(["ahostsv4", name]).output().expect("getent starts");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.lines()
+                .find(|line| line.contains("STREAM"))
+                .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+        };
+        // However it is written, and without asking anybody else.
+        for name in ["web", "web.default", "web.default.svc.cluster.local", "web.default.svc.cluster.local."]
+        {
+            assert_eq!(addresses(name).as_deref(), Some("10.96.7.7"), "{backend} {name}");
+        }
+        let automatic = addresses("db.example.com").unwrap_or_default();
+        assert!(automatic.starts_with("240.240."), "{backend} {automatic}");
+        assert!(!outside.output().contains("asked"), "{}", outside.output());
+        // Everything else is the node's to answer, to whoever asks by the sidecar.
+        assert_eq!(addresses("outside.example").as_deref(), Some("198.51.100.7"), "{backend}");
+        assert_eq!(addresses("nobody.example."), None, "{backend}");
+        assert!(outside.output().contains("asked outside.example 1"), "{}", outside.output());
+        // The address that stands for the host is captured, and the sidecar knows whose it is.
+        let script =
+            "import socket; print(socket.create_connection(('db.example.com', 5432), 5).recv(99).decode())";
+        let output =
+            mesh.pod.command(Place::Pod, "python3").args(["-c", script]).output().expect("python starts");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(text.starts_with("db 10.201.1.3:9000 from "), "{backend} {text}");
+        // Over TCP, too.
+        let script = "
+import socket, struct
+query = struct.pack('>HHHHHH', 7, 0x100, 1, 0, 0, 0) + b'\\3web\\7default\\3svc\\7cluster\\5local\\0\\0\\1\\0\\1'
+stream = socket.create_connection(('10.201.1.1', 53), 5)
+stream.sendall(struct.pack('>H', len(query)) + query)
+print(list(stream.recv(4096)[-4:]))
+";
+        let output =
+            mesh.pod.command(Place::Pod, "python3").args(["-c", script]).output().expect("python starts");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(text, "[10, 96, 7, 7]\n", "{backend}");
+        let page = mesh.get(Place::Pod, "http://127.0.0.1:15020/debug/ndsz");
+        assert!(page.contains("10.96.7.7") && page.contains("outside.example"), "{page}");
+        let figures = mesh.get(Place::Pod, "http://127.0.0.1:15020/stats/prometheus");
+        for figure in
+            ["istio_agent_dns_requests_total", "istio_agent_dns_upstream_request_duration_seconds_count"]
+        {
+            let value =
+                figures.lines().find_map(|line| line.strip_prefix(figure)?.trim().parse::<f64>().ok());
+            assert!(value.is_some_and(|value| value > 0.0), "{figure}: {figures}");
+        }
+    }
 }

@@ -44,6 +44,7 @@ pub(crate) fn admin() -> (Arc<Admin>, mpsc::Receiver<Order>) {
         snapshot: Arc::default(),
         resolver: None,
         mode: Mode::All,
+        directory: None,
         sockets: None,
     };
     let (orders, ordered) = mpsc::channel(4);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::OnDemand;
-use super::names::{Asked, Names, Usage};
+use super::names::{Asked, Names, Shared, Table, Usage};
 
 /// Bounds of on-demand names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Limits {
     pub waiting: usize,
     /// Longest wait of a request or connection for a name.
     pub patience: Duration,
+    /// Longest wait of a DNS query for a name.
+    pub look_up_patience: Duration,
     /// A name that nobody used for this long is forgotten.
     pub idle: Duration,
 }
@@ -31,6 +33,8 @@ impl Default for Limits {
             waiting: 1024,
             // Longer than a virtual host may wait for its clusters.
             patience: Duration::from_secs(6),
+            // Resolvers ask again after five seconds, and what is forwarded then takes its time, too.
+            look_up_patience: Duration::from_secs(2),
             idle: Duration::from_secs(600),
         }
     }
@@ -47,26 +51,39 @@ impl OnDemand {
 
     /// Takes out the names that are too many, and returns them.
     pub(crate) fn trim(&self) -> Vec<Asked> {
-        let (known, absent) = self.shared.answered();
+        let mut out = Vec::new();
+        for (shared, of_addresses) in [(&self.shared, false), (&self.look_ups, true)] {
+            let counted = |table: &Table| (*table == Table::Addresses) == of_addresses;
+            out.extend(self.excess(shared, &counted));
+        }
+        self.forget_all(&out);
+        out
+    }
+
+    /// The names that are too many in the tables that `counted` says.
+    fn excess(&self, shared: &Shared, counted: &dyn Fn(&Table) -> bool) -> Vec<Asked> {
+        let (known, absent) = shared.answered();
         let mut out = Vec::new();
         for (count, limit, is_absent) in
             [(known, self.limits.known, false), (absent, self.limits.absent, true)]
         {
             if count > limit {
                 let excess = count - limit + limit / SLACK;
-                out.extend(self.oldest(excess, |usage| usage.absent == is_absent && !usage.in_use));
+                let eligible = |asked: &Asked, usage: &Usage| {
+                    counted(&asked.table) && usage.absent == is_absent && !usage.in_use
+                };
+                out.extend(self.oldest(excess, eligible));
             }
         }
-        if self.shared.waiting() > self.limits.waiting / 2 {
-            out.extend(self.abandoned_before(u32::MAX));
+        if shared.waiting() > self.limits.waiting / 2 {
+            out.extend(self.abandoned_before(u32::MAX).into_iter().filter(|asked| counted(&asked.table)));
         }
-        self.forget_all(&out);
         out
     }
 
     /// Takes out names that were not used since `epoch`, and returns them.
     pub(crate) fn forget_idle(&self, epoch: u32) -> Vec<Asked> {
-        let mut out = self.oldest(usize::MAX, |usage| usage.used <= epoch && !usage.in_use);
+        let mut out = self.oldest(usize::MAX, |_, usage| usage.used <= epoch && !usage.in_use);
         out.extend(self.abandoned_before(epoch));
         self.forget_all(&out);
         out
@@ -74,6 +91,8 @@ impl OnDemand {
 
     /// Starts a new epoch: what is looked up from now on counts as used later.
     pub(crate) fn next_epoch(&self) -> u32 {
+        // Both count in step.
+        self.look_ups.next_epoch();
         self.shared.next_epoch()
     }
 
@@ -87,20 +106,22 @@ impl OnDemand {
 
     /// True where nothing was asked for yet.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shared.answered() == (0, 0) && self.shared.waiting() == 0
+        let is_empty = |shared: &Shared| shared.answered() == (0, 0) && shared.waiting() == 0;
+        is_empty(&self.shared) && is_empty(&self.look_ups)
     }
 
     fn usage(&self) -> Vec<(Asked, Usage)> {
-        let mut all = labelled(None, &self.listeners.names);
+        let mut all = labelled(&Table::Listeners, &self.listeners.names);
+        all.extend(labelled(&Table::Addresses, &self.addresses.names));
         for table in self.hosts.lock().iter() {
-            all.extend(labelled(Some(&table.route_config), &table.names));
+            all.extend(labelled(&Table::Hosts(table.route_config.clone()), &table.names));
         }
         all
     }
 
-    fn oldest(&self, count: usize, eligible: impl Fn(&Usage) -> bool) -> Vec<Asked> {
+    fn oldest(&self, count: usize, eligible: impl Fn(&Asked, &Usage) -> bool) -> Vec<Asked> {
         let mut found = self.usage();
-        found.retain(|(_, usage)| eligible(usage));
+        found.retain(|(asked, usage)| eligible(asked, usage));
         if found.len() > count {
             found.select_nth_unstable_by_key(count, |(_, usage)| usage.used);
             found.truncate(count);
@@ -110,13 +131,14 @@ impl OnDemand {
 
     fn abandoned_before(&self, epoch: u32) -> Vec<Asked> {
         let mut out = Vec::new();
-        let mut add = |table: Option<&std::sync::Arc<str>>, names: Vec<(Box<str>, u32)>| {
+        let mut add = |table: Table, names: Vec<(Box<str>, u32)>| {
             let old = names.into_iter().filter(|(_, since)| *since <= epoch);
-            out.extend(old.map(|(name, _)| Asked { table: table.cloned(), name }));
+            out.extend(old.map(|(name, _)| Asked { table: table.clone(), name }));
         };
-        add(None, self.listeners.names.abandoned());
+        add(Table::Listeners, self.listeners.names.abandoned());
+        add(Table::Addresses, self.addresses.names.abandoned());
         for table in self.hosts.lock().iter() {
-            add(Some(&table.route_config), table.names.abandoned());
+            add(Table::Hosts(table.route_config.clone()), table.names.abandoned());
         }
         out
     }
@@ -124,14 +146,15 @@ impl OnDemand {
     fn forget_all(&self, names: &[Asked]) {
         for Asked { table, name } in names {
             match table {
-                None => self.listeners.names.forget(name),
-                Some(route_config) => self.hosts(route_config).names.forget(name),
+                Table::Listeners => self.listeners.names.forget(name),
+                Table::Hosts(route_config) => self.hosts(route_config).names.forget(name),
+                Table::Addresses => self.addresses.names.forget(name),
             }
         }
     }
 }
 
-fn labelled<T>(label: Option<&std::sync::Arc<str>>, names: &Names<T>) -> Vec<(Asked, Usage)> {
+fn labelled<T>(label: &Table, names: &Names<T>) -> Vec<(Asked, Usage)> {
     let usage = names.usage().into_iter();
-    usage.map(|u| (Asked { table: label.cloned(), name: u.name.clone() }, u)).collect()
+    usage.map(|u| (Asked { table: label.clone(), name: u.name.clone() }, u)).collect()
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 /// A write copies one shard; with 4,096 names that is some 128 pointers.
 const SHARDS: usize = 32;
 
-/// What all tables of a proxy share: the way to the writer, and a clock that costs readers one load.
+/// What tables share that are counted together: the way to the writer, and a clock that costs readers one load.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// Grows with each batch of the writer. Readers stamp entries with it, which orders them by last use.
@@ -41,20 +41,31 @@ pub(super) struct Shared {
 /// A name that a reader asked for and that isn't in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// The table: a route configuration's name, or `None` for listeners.
-    pub table: Option<Arc<str>>,
+    /// The table.
+    pub table: Table,
     /// The name within the table.
     pub name: Box<str>,
 }
 
+/// Which table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Table {
+    /// That of listeners.
+    Listeners,
+    /// That of virtual hosts of this route configuration.
+    Hosts(Arc<str>),
+    /// That of addresses of hosts, for DNS.
+    Addresses,
+}
+
 impl Shared {
+    /// `asked` is unbounded in form only: a name is sent when it starts to be waited for, and `waiting_limit` bounds these.
     pub(super) fn new(
         patience: Duration,
         waiting_limit: usize,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Asked>) {
-        // Unbounded in form only: a name is sent when it starts to be waited for, and `waiting_limit` bounds these.
-        let (asked, receiver) = mpsc::unbounded_channel();
-        let shared = Self {
+        asked: mpsc::UnboundedSender<Asked>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             epoch: AtomicU32::new(1),
             waiting: AtomicUsize::new(0),
             known: AtomicUsize::new(0),
@@ -62,8 +73,7 @@ impl Shared {
             asked,
             patience,
             waiting_limit,
-        };
-        (Arc::new(shared), receiver)
+        })
     }
 
     /// Starts a new epoch and returns it.
@@ -189,7 +199,7 @@ type Shard<T> = HashTable<Arc<Entry<T>>>;
 #[derive(Debug)]
 pub(super) struct Names<T> {
     /// Says in [`Asked`] which table this is.
-    label: Option<Arc<str>>,
+    label: Table,
     shards: [ArcSwap<Shard<T>>; SHARDS],
     waiting: Mutex<HashMap<Box<str>, Arc<Slot<T>>>>,
     hasher: foldhash::fast::RandomState,
@@ -197,7 +207,7 @@ pub(super) struct Names<T> {
 }
 
 impl<T> Names<T> {
-    pub(super) fn new(label: Option<Arc<str>>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(label: Table, shared: Arc<Shared>) -> Self {
         let empty = Arc::new(HashTable::new());
         Self {
             label,
@@ -326,6 +336,12 @@ impl<T> Names<T> {
         }
     }
 
+    /// What is known, by name: there, or absent. For people who look: it copies the names.
+    pub(super) fn entries(&self) -> Vec<(Box<str>, Option<Arc<T>>)> {
+        let shards = self.shards.iter().map(|shard| shard.load_full());
+        shards.flat_map(|s| s.iter().map(|e| (e.name.clone(), e.current())).collect::<Vec<_>>()).collect()
+    }
+
     /// All answered names. For the writer only: it copies the names.
     pub(super) fn usage(&self) -> Vec<Usage> {
         let mut all = Vec::new();
@@ -360,8 +376,8 @@ mod tests {
     use super::*;
 
     fn table(patience: Duration) -> (Names<u32>, mpsc::UnboundedReceiver<Asked>) {
-        let (shared, asked) = Shared::new(patience, 3);
-        (Names::new(None, shared), asked)
+        let (sender, asked) = mpsc::unbounded_channel();
+        (Names::new(Table::Listeners, Shared::new(patience, 3, sender)), asked)
     }
 
     fn waiting(found: Found<u32>) -> Waiting<u32> {
@@ -464,8 +480,9 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn readers_and_the_writer_together_lose_nobody() {
-        let (shared, mut asked) = Shared::new(Duration::from_secs(60), 10_000);
-        let names = Arc::new(Names::<u32>::new(None, shared));
+        let (sender, mut asked) = mpsc::unbounded_channel();
+        let shared = Shared::new(Duration::from_secs(60), 10_000, sender);
+        let names = Arc::new(Names::<u32>::new(Table::Listeners, shared));
         let writer = tokio::spawn({
             let names = names.clone();
             async move {

@@ -31,7 +31,10 @@ fn hosts_are_found_by_exact_key_however_they_are_written() {
     let (on_demand, mut asked) = OnDemand::new(Limits::default());
     let table = on_demand.hosts("80");
     assert!(matches!(table.get("Reviews.Default.:9080", false), HostLookup::Wait(_)));
-    assert_eq!(asked.try_recv().unwrap(), Asked { table: Some("80".into()), name: "reviews.default".into() });
+    assert_eq!(
+        asked.try_recv().unwrap(),
+        Asked { table: Table::Hosts("80".into()), name: "reviews.default".into() }
+    );
     table.publish("reviews.default", Some(host("reviews")));
     for authority in ["reviews.default", "REVIEWS.default.", "reviews.default:80", "reviews.default.:1"] {
         assert_eq!(name_of(table.get(authority, false)).as_deref(), Some("reviews"), "{authority}");
@@ -153,7 +156,7 @@ fn idle_names_are_forgotten_and_used_ones_kept() {
     let mut out: Vec<_> = on_demand.forget_idle(before).into_iter().map(|a| a.name.to_string()).collect();
     out.sort();
     assert_eq!(out, ["absent", "idle", "silent"]);
-    assert_eq!(on_demand.recently_used(), [Asked { table: Some("80".into()), name: "used".into() }]);
+    assert_eq!(on_demand.recently_used(), [Asked { table: Table::Hosts("80".into()), name: "used".into() }]);
     asked.try_recv().unwrap();
     assert!(matches!(table.get("idle", false), HostLookup::Wait(_)), "the next use asks again");
     assert_eq!(*asked.try_recv().unwrap().name, *"idle");

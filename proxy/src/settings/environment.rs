@@ -12,10 +12,15 @@ use serde_json::{Map, Value};
 use super::{DrainSettings, Interception, PodSettings};
 use crate::bootstrap::Node;
 use crate::config::endpoint::Locality;
+use crate::dns;
 use crate::status;
 use crate::status::probers::Probers;
 use crate::status::scrape::Scrape;
 
+/// Where nothing says another.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// How long another DNS server may take.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where injection mounts the pod's labels.
 const LABELS_FILE: &str = "/etc/istio/pod/labels";
 
@@ -179,7 +184,37 @@ fn pod(
         status_port: Some(status_port).filter(|port| *port > 0),
         probers: probers.unwrap_or_default(),
         scrape: scrape.unwrap_or_default(),
+        dns: dns_settings(environment, mistakes),
     })
+}
+
+/// What there is to know for answering the pod's DNS queries; `None` where they don't come here.
+fn dns_settings(environment: &Environment, mistakes: &mut Vec<String>) -> Option<dns::Settings> {
+    let mut switch = |name: &str| match environment.get(name).map(str::to_ascii_lowercase).as_deref() {
+        None | Some("false" | "0" | "f") => false,
+        Some("true" | "1" | "t") => true,
+        Some(_) => {
+            mistakes.push(format!("{name} is neither true nor false"));
+            false
+        }
+    };
+    let (wanted, parallel) = (switch("ISTIO_META_DNS_CAPTURE"), switch("DNS_FORWARD_PARALLEL"));
+    let forward_timeout =
+        match environment.get("DNS_FORWARD_TIMEOUT").map(|text| (text, duration::parse(text))) {
+            Some((_, Ok(time))) if !time.is_zero() => time,
+            Some((text, _)) => {
+                mistakes.push(format!("DNS_FORWARD_TIMEOUT: `{text}` is not a duration like 5s"));
+                FORWARD_TIMEOUT
+            }
+            None => FORWARD_TIMEOUT,
+        };
+    let namespace = environment.get("POD_NAMESPACE").unwrap_or("default").to_owned();
+    let domain = environment.get("DNS_DOMAIN").unwrap_or_default().trim_end_matches('.');
+    let cluster_domain = match domain.strip_prefix(&format!("{namespace}.svc.")) {
+        Some(domain) => domain.to_ascii_lowercase(),
+        None => CLUSTER_DOMAIN.to_owned(),
+    };
+    wanted.then_some(dns::Settings { namespace, cluster_domain, forward_timeout, forward_parallel: parallel })
 }
 
 fn node(environment: &Environment, mistakes: &mut Vec<String>) -> Option<Node> {

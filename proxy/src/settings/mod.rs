@@ -13,6 +13,7 @@ use osier_core::duration;
 use osier_core::logging::Levels;
 
 use crate::bootstrap::{self, Bootstrap, XdsTarget};
+use crate::dns;
 use crate::status::READINESS_PORT;
 use crate::status::probers::Probers;
 use crate::status::scrape::Scrape;
@@ -67,6 +68,8 @@ pub struct PodSettings {
     pub probers: Probers,
     /// The application's metrics.
     pub scrape: Scrape,
+    /// Its DNS queries come here, too.
+    pub dns: Option<dns::Settings>,
 }
 
 /// What a sidecar has beside its bootstrap.

@@ -55,6 +55,32 @@ fn all_mistakes_are_reported_together() {
 }
 
 #[test]
+fn dns_is_answered_where_it_is_captured() {
+    let dns = |pairs: &[(&str, &str)]| {
+        let all = [&POD, &[("POD_NAMESPACE", "shop"), ("DNS_DOMAIN", "shop.svc.mesh.test")], pairs].concat();
+        let settings = check(&["sidecar", "--pilot-address", "127.0.0.1:15010"], &environment(&all))?;
+        Ok::<_, String>(settings.sidecar.and_then(|sidecar| sidecar.pod).and_then(|pod| pod.dns))
+    };
+    assert_eq!(dns(&[]), Ok(None));
+    assert_eq!(dns(&[("ISTIO_META_DNS_CAPTURE", "false")]), Ok(None));
+    let settings = dns(&[("ISTIO_META_DNS_CAPTURE", "true"), ("DNS_FORWARD_TIMEOUT", "2s")]);
+    let settings = settings.expect("settings").expect("captured");
+    assert_eq!((&*settings.namespace, &*settings.cluster_domain), ("shop", "mesh.test"));
+    assert_eq!((settings.forward_timeout.as_secs(), settings.forward_parallel), (2, false));
+    let parallel = r#"{proxyMetadata: {ISTIO_META_DNS_CAPTURE: "true", DNS_FORWARD_PARALLEL: "true"}}"#;
+    let settings = dns(&[("PROXY_CONFIG", parallel)]).expect("settings").expect("captured");
+    assert_eq!((settings.forward_timeout.as_secs(), settings.forward_parallel), (5, true));
+    for (name, value, says) in [
+        ("ISTIO_META_DNS_CAPTURE", "maybe", "ISTIO_META_DNS_CAPTURE is neither true nor false"),
+        ("DNS_FORWARD_TIMEOUT", "5", "DNS_FORWARD_TIMEOUT: `5` is not a duration like 5s"),
+        ("DNS_FORWARD_TIMEOUT", "0s", "DNS_FORWARD_TIMEOUT: `0s` is not a duration like 5s"),
+    ] {
+        let text = dns(&[(name, value)]).expect_err("wrong");
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
 fn modes_exclude_each_other_and_one_is_needed() {
     assert!(check(&[], &environment(&[])).expect_err("none").contains("one of --config FILE and `sidecar`"));
     assert!(check(&["--config", "x", "sidecar"], &environment(&[])).is_err());

@@ -21,6 +21,7 @@ use self::probers::Probers;
 use self::scrape::Scrape;
 use crate::admin::Admin;
 use crate::capture::rules::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6};
+use crate::dns::Dns;
 
 /// Port of [`Status`] unless ProxyConfig's `statusPort` says another.
 pub const STATUS_PORT: u16 = 15020;
@@ -43,12 +44,23 @@ pub struct Status {
     admin: Arc<Admin>,
     probers: Probers,
     scrape: Scrape,
+    dns: Option<Arc<Dns>>,
 }
 
 impl Status {
     /// Pages over the process's parts and what injection told of the application.
-    pub fn new(admin: Arc<Admin>, probers: Probers, scrape: Scrape) -> Self {
-        Self { admin, probers, scrape }
+    pub fn new(admin: Arc<Admin>, probers: Probers, scrape: Scrape, dns: Option<Arc<Dns>>) -> Self {
+        Self { admin, probers, scrape, dns }
+    }
+
+    fn names(&self) -> Reply {
+        match &self.dns {
+            Some(dns) => Reply::json(&dns.page()),
+            None => Reply::status(
+                StatusCode::NOT_FOUND,
+                "DNS is not captured: ISTIO_META_DNS_CAPTURE is not set\n",
+            ),
+        }
     }
 
     async fn probe(&self, request: &Request) -> Reply {
@@ -88,7 +100,11 @@ impl Pages for Status {
                 Reply::status(StatusCode::METHOD_NOT_ALLOWED, "GET it\n")
             }
             "/healthz/ready" => self.admin.health(),
-            "/stats/prometheus" | "/metrics" => self.scrape.page(&self.admin, &request.headers).await,
+            "/stats/prometheus" | "/metrics" => {
+                let more = self.dns.as_ref().map(|dns| dns.families()).unwrap_or_default();
+                self.scrape.page(&self.admin, &request.headers, more).await
+            }
+            "/debug/ndsz" => self.names(),
             path if path.starts_with("/app-health/") || path.starts_with("/app-lifecycle/") => {
                 self.probe(&request).await
             }
@@ -101,6 +117,7 @@ const HELP: &str = "\
   /healthz/ready: whether this sidecar is ready
   /stats/prometheus: figures of the sidecar and of the application
   /app-health/<container>/{livez,readyz,startupz}, /app-lifecycle/<container>/{prestopz,poststartz}: the application's own
+  /debug/ndsz: hosts that DNS answers, where it is captured
   /drain (POST, from localhost): end inbound connections politely, go on serving
   /quitquitquit (POST, from localhost): end at once
 ";

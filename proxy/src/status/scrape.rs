@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use osier_core::admin::Reply;
 use prometheus::TextEncoder;
-use prometheus::proto::{LabelPair, MetricType};
+use prometheus::proto::{LabelPair, MetricFamily, MetricType};
 use serde::Deserialize;
 
 use super::client::{self, Ask, Bound};
@@ -94,8 +94,8 @@ impl Scrape {
         Ok(Self { targets, ..Self::default() })
     }
 
-    /// The page; `headers` are those of whoever scrapes.
-    pub async fn page(&self, admin: &Admin, headers: &HeaderMap) -> Reply {
+    /// The page, with `more` of the sidecar's own; `headers` are those of whoever scrapes.
+    pub async fn page(&self, admin: &Admin, headers: &HeaderMap, more: Vec<MetricFamily>) -> Reply {
         self.scrapes.fetch_add(1, Ordering::Relaxed);
         let limit = headers.get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()?.parse::<f64>().ok());
         let limit = limit.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -111,7 +111,7 @@ impl Scrape {
                 }
             }
         }
-        match self.own(admin) {
+        match self.own(admin, more) {
             Ok(own) => {
                 Reply { content_type: "text/plain; version=0.0.4", ..Reply::text(own + &applications) }
             }
@@ -119,8 +119,9 @@ impl Scrape {
         }
     }
 
-    fn own(&self, admin: &Admin) -> prometheus::Result<String> {
+    fn own(&self, admin: &Admin, more: Vec<MetricFamily>) -> prometheus::Result<String> {
         let mut families = admin.families();
+        families.extend(more);
         // Applications have figures of their process under the usual names, too.
         for family in families.iter_mut().filter(|family| family.name().starts_with("process_")) {
             family.set_name(format!("istio_agent_{}", family.name()));

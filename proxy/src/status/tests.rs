@@ -48,7 +48,7 @@ fn response(status: &str, headers: &str, body: &str) -> String {
 fn status(probers: &str, scrape: &str) -> (Status, tokio::sync::mpsc::Receiver<Order>) {
     let (admin, orders) = admin();
     let probers = Probers::parse(probers, POD, 15020).expect("probers");
-    (Status::new(admin, probers, Scrape::parse(scrape, 15020).expect("targets")), orders)
+    (Status::new(admin, probers, Scrape::parse(scrape, 15020).expect("targets"), None), orders)
 }
 
 fn get(path: &str) -> Request {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::held::Kind;
 use super::watch::{Link, Watch};
 use super::{Sidecar, prefetch};
-use crate::on_demand::{Asked, OnDemand};
+use crate::on_demand::{Asked, OnDemand, Table};
 
 /// How long a resource is kept that came unasked: the control plane expects that it will be asked for.
 const SPARE_TIME: Duration = Duration::from_secs(10);
@@ -69,10 +69,18 @@ impl Watch {
                 tracing::info!("control plane: agreed to on-demand");
                 demand.agreed = true;
                 self.state.set_on_demand(demand.tables.clone());
-                for asked in std::mem::take(&mut demand.prefetch) {
+                if let Some(directory) = &self.directory {
+                    directory.ask_on_demand(demand.tables.addresses().clone());
+                }
+                let serves_names = self.directory.is_some();
+                let prefetch = std::mem::take(&mut demand.prefetch).into_iter();
+                for asked in prefetch.filter(|asked| serves_names || asked.table != Table::Addresses) {
                     demand.tables.expect(&asked);
-                    let (kind, name) = resource_of(asked.table.as_deref(), &asked.name);
-                    self.client.subscribe(kind.type_url(), name);
+                    let (type_url, name) = match resource_of(&asked) {
+                        Some((kind, name)) => (kind.type_url(), name),
+                        None => (types::NAME_TABLE, (*asked.name).into()),
+                    };
+                    self.client.subscribe(type_url, name);
                 }
                 true
             }
@@ -141,11 +149,13 @@ impl Watch {
     }
 
     /// Somebody looked up a name that isn't known.
-    pub(super) fn on_asked(&mut self, Asked { table, name }: Asked) {
+    pub(super) fn on_asked(&mut self, asked: Asked) {
         if self.demand.is_none() {
             return;
         }
-        let (kind, name) = resource_of(table.as_deref(), &name);
+        let Some((kind, name)) = resource_of(&asked) else {
+            return self.client.subscribe(types::NAME_TABLE, &*asked.name);
+        };
         if kind == Kind::Listener {
             // It may be held already: as a socket of its own, or since it was given back a moment ago.
             self.state.link(&name);
@@ -186,8 +196,11 @@ impl Watch {
             // Requests that ran on old routes may have ended since.
             self.state.references_changed = true;
         }
-        for Asked { table, name } in out {
-            let (kind, name) = resource_of(table.as_deref(), &name);
+        for asked in out {
+            let Some((kind, name)) = resource_of(&asked) else {
+                self.client.unsubscribe(types::NAME_TABLE, &asked.name);
+                continue;
+            };
             self.client.unsubscribe(kind.type_url(), &name);
             if kind == Kind::Listener && demand.is_wildcard() {
                 self.given_back.insert(name, GivenBack { until: now + SPARE_TIME, asked_again: false });
@@ -225,10 +238,11 @@ impl Watch {
     }
 }
 
-/// The resource behind a name of a table.
-fn resource_of(route_config: Option<&str>, name: &str) -> (Kind, Arc<str>) {
-    match route_config {
-        None => (Kind::Listener, name.into()),
-        Some(route_config) => (Kind::Host, naming::host_key(route_config, name).into()),
-    }
+/// The resource behind a name of a table; `None` for addresses of a host, which nothing that is held depends on.
+fn resource_of(asked: &Asked) -> Option<(Kind, Arc<str>)> {
+    Some(match &asked.table {
+        Table::Listeners => (Kind::Listener, (*asked.name).into()),
+        Table::Hosts(route_config) => (Kind::Host, naming::host_key(route_config, &asked.name).into()),
+        Table::Addresses => return None,
+    })
 }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use crate::bootstrap::Bootstrap;
 use crate::compile::Rejected;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
+use crate::dns::Directory;
 use crate::listener::accept::Acceptors;
 use crate::upstream::dns::DnsResolver;
 
@@ -21,6 +22,7 @@ mod connect;
 mod demand;
 pub mod dump;
 mod held;
+mod name_table;
 mod order;
 mod prefetch;
 mod publish;
@@ -50,6 +52,8 @@ pub struct Options {
     pub resolver: Option<Arc<DnsResolver>>,
     /// How to subscribe.
     pub mode: Mode,
+    /// What DNS answers from, where somebody asks it. It gets the names of the mesh.
+    pub directory: Option<Arc<Directory>>,
     /// Where listeners get their sockets: one whose port cannot be had is refused. `None` opens none (tests).
     pub sockets: Option<Arc<Acceptors>>,
 }
@@ -104,7 +108,7 @@ enum Command {
 
 /// Puts the bootstrap's resources in force and starts the task on the current runtime.
 pub fn start(options: Options) -> Result<Xds, Rejected> {
-    let Options { bootstrap, clusters, snapshot, resolver, mode, sockets } = options;
+    let Options { bootstrap, clusters, snapshot, resolver, mode, directory, sockets } = options;
     let mut state = State::new(clusters, snapshot, resolver, sockets);
     let now = tokio::time::Instant::now();
     for cluster in &bootstrap.clusters {
@@ -118,7 +122,7 @@ pub fn start(options: Options) -> Result<Xds, Rejected> {
     let (commands, inbox) = mpsc::channel(16);
     let (progress_sender, progress) = channel::channel(Progress::Waiting);
     let stats = Arc::new(Stats::default());
-    let watch = watch::Watch::new(bootstrap, state, mode, inbox, progress_sender, stats.clone());
+    let watch = watch::Watch::new(bootstrap, state, mode, directory, inbox, progress_sender, stats.clone());
     tokio::spawn(watch.run());
     Ok(Xds { commands, progress, stats })
 }

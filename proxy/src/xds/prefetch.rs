@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::on_demand::Asked;
+use crate::on_demand::{Asked, Table};
 
 /// As many as a start may ask for; the most recently used ones count.
 const MOST: usize = 512;
@@ -24,7 +24,30 @@ struct Name {
     /// Route configuration; listeners have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     routes: Option<String>,
+    /// A host whose addresses were asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    addresses: bool,
     name: String,
+}
+
+impl Name {
+    fn new(Asked { table, name }: Asked) -> Self {
+        let (routes, addresses) = match table {
+            Table::Listeners => (None, false),
+            Table::Hosts(route_config) => (Some(route_config.to_string()), false),
+            Table::Addresses => (None, true),
+        };
+        Self { routes, addresses, name: name.into() }
+    }
+
+    fn asked(self) -> Asked {
+        let table = match self.routes {
+            _ if self.addresses => Table::Addresses,
+            Some(route_config) => Table::Hosts(Arc::from(route_config)),
+            None => Table::Listeners,
+        };
+        Asked { table, name: self.name.into() }
+    }
 }
 
 /// Reads the names of the last run.
@@ -35,10 +58,7 @@ pub(super) async fn load(path: &Path) -> Vec<Asked> {
         Err(e) => Err(e.to_string()),
     };
     match parsed {
-        Ok(file) if file.version == VERSION => {
-            let asked = |n: Name| Asked { table: n.routes.map(Arc::from), name: n.name.into() };
-            file.names.into_iter().take(MOST).map(asked).collect()
-        }
+        Ok(file) if file.version == VERSION => file.names.into_iter().take(MOST).map(Name::asked).collect(),
         Ok(file) => {
             tracing::info!(file = %path.display(), version = file.version, "names of the last run: other version, ignored");
             Vec::new()
@@ -52,8 +72,7 @@ pub(super) async fn load(path: &Path) -> Vec<Asked> {
 
 /// Writes the names, whole or not at all.
 pub(super) async fn save(path: &Path, names: Vec<Asked>) {
-    let name = |a: Asked| Name { routes: a.table.map(|t| t.to_string()), name: a.name.into() };
-    let file = File { version: VERSION, names: names.into_iter().take(MOST).map(name).collect() };
+    let file = File { version: VERSION, names: names.into_iter().take(MOST).map(Name::new).collect() };
     let text = serde_json::to_vec(&file).expect("names always serialize");
     let temporary = path.with_extension("tmp");
     let written = async {
@@ -75,8 +94,9 @@ mod tests {
         let path = folder.path().join("names.json");
         assert!(load(&path).await.is_empty());
         let names = vec![
-            Asked { table: None, name: "10.0.0.1_80".into() },
-            Asked { table: Some("80".into()), name: "reviews".into() },
+            Asked { table: Table::Listeners, name: "10.0.0.1_80".into() },
+            Asked { table: Table::Hosts("80".into()), name: "reviews".into() },
+            Asked { table: Table::Addresses, name: "reviews.default.svc.cluster.local".into() },
         ];
         save(&path, names.clone()).await;
         assert_eq!(load(&path).await, names);
@@ -84,7 +104,7 @@ mod tests {
         assert!(load(&path).await.is_empty());
         std::fs::write(&path, b"{\"version\":7,\"names\":[]}").unwrap();
         assert!(load(&path).await.is_empty());
-        let many = (0..2 * MOST).map(|n| Asked { table: None, name: n.to_string().into() });
+        let many = (0..2 * MOST).map(|n| Asked { table: Table::Listeners, name: n.to_string().into() });
         save(&path, many.collect()).await;
         assert_eq!(load(&path).await.len(), MOST);
     }

@@ -28,6 +28,7 @@ use super::held::{Kind, Source};
 use super::state::State;
 use super::{Command, Mode, Progress, Stats, dump, prefetch};
 use crate::bootstrap::{Bootstrap, Dynamic};
+use crate::dns::Directory;
 use crate::on_demand::{Asked, OnDemand};
 
 /// How long the control plane may take to end its side of a stream that we end.
@@ -80,6 +81,8 @@ pub(super) struct Watch {
     pub(super) link: Link,
     attempts: usize,
     pub(super) demand: Option<Demand>,
+    /// What DNS answers from.
+    pub(super) directory: Option<Arc<Directory>>,
     asked: mpsc::UnboundedReceiver<Asked>,
     inbox: mpsc::Receiver<Command>,
     progress: channel::Sender<Progress>,
@@ -121,6 +124,7 @@ impl Watch {
         bootstrap: Bootstrap,
         state: State,
         mode: Mode,
+        directory: Option<Arc<Directory>>,
         inbox: mpsc::Receiver<Command>,
         progress: channel::Sender<Progress>,
         stats: Arc<Stats>,
@@ -146,6 +150,7 @@ impl Watch {
             link,
             attempts: 0,
             demand,
+            directory,
             asked,
             inbox,
             progress,
@@ -204,6 +209,9 @@ impl Watch {
             return;
         }
         self.client = new_client(&self.bootstrap, &[]);
+        if self.directory.is_some() {
+            self.client.subscribe_all(types::NAME_TABLE);
+        }
         if clusters {
             self.client.subscribe_all(types::CLUSTER);
             self.first.clusters = Some(Pending::new(cluster_timeout));
@@ -259,6 +267,9 @@ impl Watch {
     fn on_received(&mut self, received: Received) {
         if !self.agree() {
             return;
+        }
+        if *received.type_url == *types::NAME_TABLE && self.directory.is_some() {
+            return self.on_name_tables(received);
         }
         let Some(kind) = Kind::of(&received.type_url) else {
             let reason = "this type was not asked for and is not supported".to_owned();

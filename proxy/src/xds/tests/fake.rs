@@ -16,6 +16,7 @@ use tonic::Status;
 
 use super::*;
 use crate::bootstrap::{Bootstrap, Dynamic, Node, XdsServer, XdsTarget};
+use crate::dns::Directory;
 use crate::on_demand::Limits;
 
 /// The server; dropping it ends all streams.
@@ -85,6 +86,16 @@ impl Session {
     }
 
     /// Requests until one of this type that fits.
+    pub(super) async fn request_of(&mut self, type_url: &str) -> DeltaDiscoveryRequest {
+        loop {
+            let request = self.request().await.expect("the stream goes on");
+            if request.type_url == type_url {
+                return request;
+            }
+        }
+    }
+
+    /// Requests until one of this kind that fits.
     pub(super) async fn request_where(
         &mut self,
         kind: Kind,
@@ -145,6 +156,7 @@ pub(super) struct Proxy {
     pub(super) xds: Xds,
     pub(super) clusters: Arc<Clusters>,
     pub(super) snapshot: SharedSnapshot,
+    pub(super) directory: Arc<Directory>,
 }
 
 pub(super) fn bootstrap(target: &XdsTarget) -> Bootstrap {
@@ -162,6 +174,17 @@ pub(super) fn bootstrap(target: &XdsTarget) -> Bootstrap {
 }
 
 pub(super) fn proxy(target: &XdsTarget, mode: Mode) -> Proxy {
+    proxy_with(target, mode, false)
+}
+
+/// `asks_for_names`: one that answers DNS queries, too.
+pub(super) fn proxy_with(target: &XdsTarget, mode: Mode, asks_for_names: bool) -> Proxy {
+    let directory = Arc::new(Directory::new(&crate::dns::Settings {
+        namespace: "default".into(),
+        cluster_domain: "cluster.local".into(),
+        forward_timeout: Duration::from_secs(5),
+        forward_parallel: false,
+    }));
     let (clusters, snapshot) = (Arc::<Clusters>::default(), SharedSnapshot::default());
     let options = Options {
         bootstrap: bootstrap(target),
@@ -169,9 +192,10 @@ pub(super) fn proxy(target: &XdsTarget, mode: Mode) -> Proxy {
         snapshot: snapshot.clone(),
         resolver: None,
         mode,
+        directory: asks_for_names.then(|| directory.clone()),
         sockets: None,
     };
-    Proxy { xds: start(options).unwrap(), clusters, snapshot }
+    Proxy { xds: start(options).unwrap(), clusters, snapshot, directory }
 }
 
 pub(super) fn sidecar(limits: Limits) -> Mode {

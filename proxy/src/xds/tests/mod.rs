@@ -11,6 +11,7 @@ use super::*;
 use crate::config::route::VirtualHost;
 
 mod fake;
+mod name_table;
 mod on_demand;
 mod script;
 mod settling;
