@@ -197,9 +197,9 @@ impl Pilot {
                 (Webhook::new(cluster.cluster_domain.as_str().into(), metrics.clone()), listener)
             });
             let starting = readiness.wait_for("the webhooks' certificate");
-            let (client, shutdown) = (client.clone(), shutdown.clone());
-            citizen =
-                Some(tokio::spawn(Citizen { client, cluster, status, webhook, starting, shutdown }.live()));
+            let (client, shutdown, mesh) = (client.clone(), shutdown.clone(), snapshot.clone());
+            let lives = Citizen { client, cluster, status, mesh, webhook, starting, shutdown };
+            citizen = Some(tokio::spawn(lives.live()));
         }
         let _follower = tokio::select! {
             follower = read(&self.source, &self.settings, feed) => follower?,

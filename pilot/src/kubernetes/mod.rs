@@ -1,5 +1,6 @@
 //! The control plane as a citizen of its cluster: how it reaches the API server, and what it keeps there.
 
+mod addresses;
 mod authority;
 #[cfg(test)]
 pub mod fake;
@@ -21,10 +22,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Cluster;
+use crate::snapshot::MeshSnapshot;
 use crate::source::kubernetes::chain;
 use crate::store::writer::Status;
 use crate::webhook::certificate::{Current, server_config};
 use crate::webhook::{self, Webhook};
+use addresses::AddressWriter;
 use authority::{Authority, SERVER_LIFE};
 use lease::Candidate;
 use status::StatusWriter;
@@ -74,6 +77,8 @@ pub struct Citizen {
     pub cluster: Cluster,
     /// What there is to say about resources.
     pub status: watch::Receiver<Arc<Status>>,
+    /// The mesh, for what it gives to resources.
+    pub mesh: watch::Receiver<Arc<MeshSnapshot>>,
     /// The handlers of the webhooks, and where they are served; `None` where nobody serves them here.
     pub webhook: Option<(Arc<Webhook>, TcpListener)>,
     /// Dropped once the webhooks can be called.
@@ -85,7 +90,7 @@ pub struct Citizen {
 impl Citizen {
     /// Runs until `shutdown`.
     pub async fn live(self) {
-        let Self { client, cluster, status, webhook, starting, shutdown } = self;
+        let Self { client, cluster, status, mesh, webhook, starting, shutdown } = self;
         let (leads, leadership) = watch::channel(false);
         let candidate = Candidate {
             client: client.clone(),
@@ -96,6 +101,7 @@ impl Citizen {
         let mut tasks = JoinSet::new();
         let candidate = tokio::spawn(candidate.run(leads, shutdown.clone()));
         tasks.spawn(StatusWriter { client: client.clone(), status }.run(leadership.clone()));
+        tasks.spawn(AddressWriter { client: client.clone(), mesh }.run(leadership.clone()));
         if let Some((webhook, listener)) = webhook {
             tasks.spawn(injection::follow(client.clone(), cluster.clone(), webhook.clone()));
             let authority = Arc::new(authority(&client, &cluster.namespace).await);
