@@ -100,6 +100,7 @@ impl View {
             addresses: Box::default(),
             interception: Interception::Redirect,
             node: "".into(),
+            dns_capture: false,
         }
     }
 

@@ -176,7 +176,8 @@ mod tests {
                 "node": format!("sidecar~10.1.0.7~{name}~default.svc.cluster.local"), "peer": "10.1.0.7:4711",
                 "user_agent": "osier-proxy", "protocol": "delta", "on_demand": true,
                 "types": {"cluster": synced, "listener": synced, "endpoint": synced, "route": route,
-                    "virtual_host": {"state": "NOT_SENT", "names": 0, "wildcard": false}},
+                    "virtual_host": {"state": "NOT_SENT", "names": 0, "wildcard": false},
+                    "name_table": {"state": "NOT_SENT", "names": 0, "wildcard": false}},
             },
         })
     }

@@ -94,6 +94,7 @@ fn a_pod_that_is_going_gets_nothing_new_and_keeps_what_it_serves() {
         addresses: ["10.0.0.1".parse().unwrap()].into(),
         interception: Interception::Redirect,
         node: "".into(),
+        dns_capture: false,
     };
     let serves = |store: &Store| store.snapshot().inbound_ports(&view).len();
     store.apply(updates(&[service("default", "web"), slice("ready: true")].concat()));
