@@ -103,6 +103,8 @@ fn send(client: &Sidecar, host: &str, count: usize) -> [f64; 2] {
 
 /// What `promtool` may say, by the start of a name and the complaint: names that dashboards know from Envoy, Istio and istiod.
 const KNOWN: &[(&str, &str)] = &[
+    ("galley_validation_failed", "counter metrics should have \"_total\" suffix"),
+    ("galley_validation_passed", "counter metrics should have \"_total\" suffix"),
     ("envoy_", "counter metrics should have \"_total\" suffix"),
     ("pilot_", "counter metrics should have \"_total\" suffix"),
     ("xds_cache_reads", "counter metrics should have \"_total\" suffix"),
