@@ -32,7 +32,7 @@ enum Task {
     ///
     /// Example: cargo xtask test unit oracle
     Test {
-        /// Suites to run; all, when none is named.
+        /// Suites to run; when none is named, all but those that `--list` says run only when named.
         suites: Vec<String>,
         /// List the suites and what each needs.
         #[arg(long)]
