@@ -1,6 +1,7 @@
 //! Clusters: one per service port and subset, those of the workload itself, and the special ones.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use osier_proto::Any;
@@ -14,8 +15,8 @@ use osier_proto::types::cluster::{
     },
 };
 use osier_proto::types::core::{
-    BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonHttp, Metadata,
-    SocketAddress, TcpKeepalive as WireKeepalive, socket_address::PortSpecifier,
+    BindConfig, ExtraSourceAddress, Http1ProtocolOptions, Http2ProtocolOptions,
+    HttpProtocolOptions as CommonHttp, Metadata, TcpKeepalive as WireKeepalive,
 };
 use osier_proto::types::endpoint::ClusterLoadAssignment;
 use osier_proto::types::upstream_http::{
@@ -95,8 +96,8 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<Cluster> {
             connect_timeout: Some(wire::duration(scope.mesh().connect_timeout)),
             ..of_type(name, DiscoveryType::Static)
         }),
-        name::INBOUND_PASSTHROUGH_V4 => Some(inbound_original(scope, name, INBOUND_SOURCE_V4)),
-        name::INBOUND_PASSTHROUGH_V6 => Some(inbound_original(scope, name, INBOUND_SOURCE_V6)),
+        name::INBOUND_PASSTHROUGH_V4 => Some(inbound_original(scope, name, INBOUND_SOURCE_V4, None)),
+        name::INBOUND_PASSTHROUGH_V6 => Some(inbound_original(scope, name, INBOUND_SOURCE_V6, None)),
         _ => {
             let port = name::parse_inbound(name)?;
             let ports = scope.snapshot.inbound_ports(&scope.view().proxy);
@@ -379,17 +380,19 @@ fn look_up(scope: &Scope<'_>, cluster: &mut Cluster) {
     cluster.respect_dns_ttl = true;
 }
 
-/// The original destination of an inbound connection, reached from an address that is not captured again.
-fn inbound_original(scope: &Scope<'_>, name: &str, source: &str) -> Cluster {
+/// The original destination of an inbound connection, reached from an address that is not captured again. `extra`: one of the other
+/// family.
+fn inbound_original(scope: &Scope<'_>, name: &str, source: &str, extra: Option<&str>) -> Cluster {
     let mut cluster = of_type(name, DiscoveryType::OriginalDst);
     cluster.lb_policy = LbPolicy::ClusterProvided as i32;
     cluster.connect_timeout = Some(wire::duration(scope.mesh().connect_timeout));
+    let from = |ip: &str| Some(wire::socket_address(ip, 0));
     cluster.upstream_bind_config = Some(BindConfig {
-        source_address: Some(SocketAddress {
-            address: source.to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(0)),
-            ..Default::default()
-        }),
+        source_address: from(source),
+        extra_source_addresses: extra
+            .map(|ip| ExtraSourceAddress { address: from(ip) })
+            .into_iter()
+            .collect(),
     });
     limits(&mut cluster, None);
     as_downstream(&mut cluster);
@@ -401,8 +404,13 @@ fn inbound(scope: &Scope<'_>, port: &InboundPort<'_>) -> Option<Cluster> {
     let name = name::inbound(port.port);
     let captured = scope.view().proxy.interception != Interception::None;
     let mut cluster = if captured && scope.mesh().inbound == InboundTraffic::Passthrough {
-        let v6 = scope.view().proxy.addresses.first().is_some_and(|ip| ip.is_ipv6());
-        inbound_original(scope, &name, if v6 { INBOUND_SOURCE_V6 } else { INBOUND_SOURCE_V4 })
+        let own = &scope.view().proxy.addresses;
+        let (source, extra) = match (own.iter().any(IpAddr::is_ipv4), own.iter().any(IpAddr::is_ipv6)) {
+            (true, true) => (INBOUND_SOURCE_V4, Some(INBOUND_SOURCE_V6)),
+            (false, true) => (INBOUND_SOURCE_V6, None),
+            (_, false) => (INBOUND_SOURCE_V4, None),
+        };
+        inbound_original(scope, &name, source, extra)
     } else {
         let target = scope.view().app_port.unwrap_or(port.port);
         let mut cluster = of_type(&name, DiscoveryType::Static);

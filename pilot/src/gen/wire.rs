@@ -29,19 +29,30 @@ pub fn over_ads() -> ConfigSource {
     }
 }
 
-/// A TCP address.
-pub fn address(ip: &str, port: u16) -> core::Address {
-    let socket = SocketAddress {
+/// A bare TCP address.
+pub fn socket_address(host: &str, port: u16) -> SocketAddress {
+    SocketAddress {
         protocol: core::socket_address::Protocol::Tcp as i32,
-        address: ip.to_string(),
+        address: host.to_string(),
         port_specifier: Some(PortSpecifier::PortValue(u32::from(port))),
-    };
-    core::Address { address: Some(AddressKind::SocketAddress(socket)) }
+        ipv4_compat: false,
+    }
+}
+
+/// A TCP address.
+pub fn address(host: &str, port: u16) -> core::Address {
+    core::Address { address: Some(AddressKind::SocketAddress(socket_address(host, port))) }
 }
 
 /// A TCP address with an IP.
 pub fn socket(address_: SocketAddr) -> core::Address {
     address(&address_.ip().to_string(), address_.port())
+}
+
+/// A port of both families' wildcard addresses: one socket.
+pub fn both_families(port: u16) -> core::Address {
+    let socket = SocketAddress { ipv4_compat: true, ..socket_address("::", port) };
+    core::Address { address: Some(AddressKind::SocketAddress(socket)) }
 }
 
 /// A Unix domain socket.

@@ -19,8 +19,8 @@ use super::value::{
 };
 use super::{At, Invalid, Rejected, content_hash, decode, endpoint};
 use crate::config::cluster::{
-    BalancePolicy, ClusterLimits, ClusterSpec, Discovery, DnsFamily, DnsSettings, OriginalDst, ServiceLabels,
-    TcpKeepalive, UpstreamProtocol,
+    BalancePolicy, BindAddress, ClusterLimits, ClusterSpec, Discovery, DnsFamily, DnsSettings, OriginalDst,
+    ServiceLabels, TcpKeepalive, UpstreamProtocol,
 };
 use crate::config::endpoint::{DEFAULT_OVERPROVISIONING, EndpointSpec};
 
@@ -253,10 +253,29 @@ fn keepalive(message: &xds::Cluster) -> Option<TcpKeepalive> {
     })
 }
 
-fn bind_address(message: &xds::Cluster) -> Result<Option<SocketAddr>, Invalid> {
-    let Some(bind) = &message.upstream_bind_config else { return Ok(None) };
-    let Some(source) = &bind.source_address else { return Ok(None) };
-    ip_socket_address(source).at("source_address").at("upstream_bind_config").map(Some)
+fn bind_address(message: &xds::Cluster) -> Result<Option<BindAddress>, Invalid> {
+    let Some(config) = &message.upstream_bind_config else { return Ok(None) };
+    bind_addresses(config).at("upstream_bind_config")
+}
+
+fn bind_addresses(config: &core::BindConfig) -> Result<Option<BindAddress>, Invalid> {
+    const EXTRA: &str = "extra_source_addresses";
+    let extra = match (&config.source_address, &config.extra_source_addresses[..]) {
+        (None, []) => return Ok(None),
+        (_, []) => None,
+        (_, [extra]) => Some(extra),
+        (_, several) => return Err(Invalid::new(EXTRA, format!("has {}, one is supported", several.len()))),
+    };
+    let first = required("source_address", config.source_address.as_ref())?;
+    let first = ip_socket_address(first).at("source_address")?;
+    let Some(extra) = extra else { return Ok(Some(first.into())) };
+    let read = required("address", extra.address.as_ref()).and_then(|a| ip_socket_address(a).at("address"));
+    let second = read.at_index(EXTRA, 0)?;
+    if first.is_ipv4() == second.is_ipv4() {
+        let reason = format!("{} is of the same family as source_address", second.ip());
+        return Err(Invalid::new("address", reason)).at_index(EXTRA, 0);
+    }
+    Ok(Some(BindAddress { first, second: Some(second) }))
 }
 
 fn panic_threshold(message: &xds::Cluster) -> Result<u32, Invalid> {

@@ -12,8 +12,8 @@ use osier_proto::types::{
 };
 
 use super::value::{
-    bounded, enumeration, extension, ip_address, metadata_value, not_empty, plaintext, positive, ranges,
-    required, switch, unsupported_extension,
+    bounded, enumeration, extension, listening_address, metadata_value, not_empty, plaintext, positive,
+    ranges, required, switch, unsupported_extension,
 };
 use super::{
     At, Context, Invalid, References, Rejected, access_log, content_hash, decode, http_manager,
@@ -56,7 +56,7 @@ fn from_message(message: &xds::Listener, hash: u64, refs: &mut Collector<'_>) ->
         return Err(Invalid::new("api_listener", "is for proxyless clients"));
     }
     enumeration::<xds::listener::DrainType>("drain_type", message.drain_type)?;
-    let address = ip_address(message.address.as_ref()).at("address")?;
+    let (address, ipv4_compat) = listening_address(message.address.as_ref()).at("address")?;
     let chains_by_server_name = chains_by_server_name(message.metadata.as_ref())?;
     let chains = chains(message, refs)?;
     let default_chain = match &message.default_filter_chain {
@@ -70,7 +70,7 @@ fn from_message(message: &xds::Listener, hash: u64, refs: &mut Collector<'_>) ->
         return Err(Invalid::new("filter_chains", "needs at least one"));
     }
     let mut listener = Listener {
-        address,
+        ipv4_compat,
         bind_to_port: message.bind_to_port.unwrap_or(true),
         use_original_dst: message.use_original_dst.unwrap_or(false),
         transparent: message.transparent.unwrap_or(false),

@@ -1,6 +1,6 @@
 //! Small values that many messages share: durations, addresses, ranges, names of extensions.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -82,14 +82,22 @@ pub(crate) fn required<'a, T>(field: &str, value: Option<&'a T>) -> Result<&'a T
 pub(crate) fn host_and_port(value: Option<&core::Address>) -> Result<(&str, u16), Invalid> {
     match required("", value)?.address.as_ref() {
         Some(address::Address::SocketAddress(a)) => {
-            socket_address_parts(a).at("socket_address").map(|port| (a.address.as_str(), port))
+            one_family(a).at("socket_address").map(|port| (a.address.as_str(), port))
         }
         Some(address::Address::Pipe(_)) => Err(Invalid::new("pipe", "is not supported here")),
         None => Err(Invalid::new("", "is empty")),
     }
 }
 
-fn socket_address_parts(value: &core::SocketAddress) -> Result<u16, Invalid> {
+/// The port of an address that nothing listens at for both families.
+fn one_family(value: &core::SocketAddress) -> Result<u16, Invalid> {
+    if value.ipv4_compat {
+        return Err(Invalid::new("ipv4_compat", "is for the address `::` of a listener"));
+    }
+    port(value)
+}
+
+fn port(value: &core::SocketAddress) -> Result<u16, Invalid> {
     enumeration::<socket_address::Protocol>("protocol", value.protocol)?;
     not_empty("address", &value.address)?;
     match value.port_specifier {
@@ -106,9 +114,22 @@ pub(crate) fn ip_address(value: Option<&core::Address>) -> Result<SocketAddr, In
     Ok(SocketAddr::new(ip("socket_address.address", host)?, port))
 }
 
+/// Where something listens; true: for IPv4 as well, which only `::` can.
+pub(crate) fn listening_address(value: Option<&core::Address>) -> Result<(SocketAddr, bool), Invalid> {
+    let socket = match required("", value)?.address.as_ref() {
+        Some(address::Address::SocketAddress(socket)) if socket.ipv4_compat => socket,
+        _ => return ip_address(value).map(|address| (address, false)),
+    };
+    let ip = ip("socket_address.address", &socket.address)?;
+    if ip != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        return Err(Invalid::new("socket_address.ipv4_compat", format!("is for `::` only, not for `{ip}`")));
+    }
+    Ok((SocketAddr::new(ip, port(socket).at("socket_address")?), true))
+}
+
 /// A bare socket address whose host is an IP.
 pub(crate) fn ip_socket_address(value: &core::SocketAddress) -> Result<SocketAddr, Invalid> {
-    let port = socket_address_parts(value)?;
+    let port = one_family(value)?;
     Ok(SocketAddr::new(ip("address", &value.address)?, port))
 }
 

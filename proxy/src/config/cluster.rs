@@ -157,7 +157,7 @@ pub struct ClusterSpec {
     /// TCP keepalive: idle time, interval, probes.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Local address to connect from (127.0.0.6 on Istio's inbound clusters).
-    pub bind_address: Option<SocketAddr>,
+    pub bind_address: Option<BindAddress>,
     /// Percentage of healthy endpoints below which health is disregarded; 0 switches panic mode off.
     pub panic_threshold: u32,
     /// Close connections of an endpoint that EDS removed or made unhealthy.
@@ -213,6 +213,29 @@ impl ClusterSpec {
     fn connection_settings(&self) -> u64 {
         let made_with = (self.protocol, &self.http2, self.bind_address, self.tcp_keepalive);
         foldhash::fast::FixedState::default().hash_one(made_with)
+    }
+}
+
+/// Local addresses of upstream connections: one, or one of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BindAddress {
+    /// The only one, or the first.
+    pub first: SocketAddr,
+    /// Of the other family.
+    pub second: Option<SocketAddr>,
+}
+
+impl BindAddress {
+    /// The one from which `destination` can be reached.
+    pub fn towards(&self, destination: SocketAddr) -> Option<SocketAddr> {
+        let fits = |local: &SocketAddr| local.is_ipv4() == destination.is_ipv4();
+        Some(self.first).filter(fits).or(self.second.filter(fits))
+    }
+}
+
+impl From<SocketAddr> for BindAddress {
+    fn from(first: SocketAddr) -> Self {
+        Self { first, second: None }
     }
 }
 
@@ -471,7 +494,8 @@ mod tests {
         let base = spec(Discovery::Static, 10);
         let same = ClusterSpec { idle_timeout: None, hash: 9, ..spec(Discovery::Static, 20) };
         assert_eq!(base.connection_settings(), same.connection_settings());
-        let bound = ClusterSpec { bind_address: Some(SocketAddr::from(([127, 0, 0, 6], 0))), ..base.clone() };
+        let bound =
+            ClusterSpec { bind_address: Some(SocketAddr::from(([127, 0, 0, 6], 0)).into()), ..base.clone() };
         let h2 = ClusterSpec { protocol: UpstreamProtocol::Http2, ..base.clone() };
         assert_ne!(base.connection_settings(), bound.connection_settings());
         assert_ne!(base.connection_settings(), h2.connection_settings());

@@ -1,6 +1,6 @@
 //! Listeners, filter chains and what a chain does with a connection (LDS).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Address of the listener.
     pub address: SocketAddr,
+    /// It is `[::]`, and takes IPv4 as well.
+    pub ipv4_compat: bool,
     /// False for listeners that are only reached through one with `use_original_dst`.
     pub bind_to_port: bool,
     /// Hand each connection to the listener of its original destination (SO_ORIGINAL_DST), if there is one.
@@ -58,6 +60,7 @@ impl Listener {
         Self {
             name: name.into(),
             address,
+            ipv4_compat: false,
             bind_to_port: true,
             use_original_dst: false,
             transparent: false,
@@ -74,6 +77,12 @@ impl Listener {
             access_log: Vec::new(),
             hash: 0,
         }
+    }
+
+    /// Every address of it: one, or the wildcards of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.address.port());
+        std::iter::once(self.address).chain(self.ipv4_compat.then_some(ipv4))
     }
 
     /// What must be read of a connection to this port. Where a server may speak first, that is nothing.

@@ -31,7 +31,7 @@ impl Snapshot {
     /// A snapshot of `listeners`, with the index by address. It gets its generation when it is published.
     pub fn new(listeners: impl IntoIterator<Item = Arc<Listener>>) -> Self {
         let listeners: HashMap<_, _> = listeners.into_iter().map(|l| (l.name.clone(), l)).collect();
-        let by_address = listeners.values().map(|l| (l.address, l.clone())).collect();
+        let by_address = listeners.values().flat_map(|l| l.addresses().map(|a| (a, l.clone()))).collect();
         Self { generation: 0, listeners, by_address, on_demand: None }
     }
 
@@ -155,6 +155,25 @@ mod tests {
         assert_eq!(published.publish(Snapshot::default()), 2);
         assert_eq!(waiter.await.expect("waiter"), 2);
         assert_eq!(published.load().generation, 2);
+    }
+
+    #[test]
+    fn a_listener_of_both_families_is_found_by_either() {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let both = Listener { ipv4_compat: true, ..Listener::plain("both", at("[::]:80")) };
+        let exact = Listener::plain("exact", at("10.0.0.1:80"));
+        let ipv6 = Listener::plain("ipv6", at("[::]:81"));
+        let snapshot = Snapshot::new([both, exact, ipv6].map(Arc::new));
+        let found = |text: &str| snapshot.for_original_destination(at(text)).map(|l| l.name.to_string());
+        for (destination, name) in [
+            ("10.0.0.1:80", Some("exact")),
+            ("10.0.0.2:80", Some("both")),
+            ("[fd00::1]:80", Some("both")),
+            ("[fd00::1]:81", Some("ipv6")),
+            ("10.0.0.1:81", None),
+        ] {
+            assert_eq!(found(destination).as_deref(), name, "{destination}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Accepted {
     pub occupied: crate::worker::Occupied,
     /// The socket.
     pub tcp: TcpStream,
-    /// The peer.
+    /// The peer, by [`canonical`].
     pub peer: SocketAddr,
     /// Address that the listening socket is bound to.
     pub bound: SocketAddr,
@@ -107,13 +107,15 @@ pub struct Acceptors {
     closed: AtomicU8,
 }
 
-/// A socket is known by its address; listeners on port 0 each have their own.
+/// A socket is known by its address and whether it takes both families, which can't be changed once it is bound; listeners on port 0
+/// each have their own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key(SocketAddr, Option<Arc<str>>);
+struct Key(SocketAddr, bool, Option<Arc<str>>);
 
 impl Key {
     fn of(listener: &Listener) -> Self {
-        Self(listener.address, (listener.address.port() == 0).then(|| listener.name.clone()))
+        let name = (listener.address.port() == 0).then(|| listener.name.clone());
+        Self(listener.address, listener.ipv4_compat, name)
     }
 }
 
@@ -142,7 +144,7 @@ impl Acceptors {
         if let Some(bound) = sockets.get(&key) {
             return Ok(bound.address);
         }
-        let opened = bind(listener.address, listener.transparent);
+        let opened = bind(listener);
         let (socket, address) = opened.map_err(|error| BindError::new(listener, &error))?;
         let name = watch::Sender::new(listener.name.clone());
         let (direction, counts) = (listener.direction, Arc::default());
@@ -273,6 +275,7 @@ impl Accept {
     }
 
     fn hand_over(&self, tcp: TcpStream, peer: SocketAddr) {
+        let peer = canonical(peer);
         let occupied = least_loaded(&self.workers, self.home).occupy();
         let listener = self.name.borrow().clone();
         let (bound, serve, counted) = (self.bound, self.serve, Counted::new(&self.counts));
@@ -305,13 +308,23 @@ impl Accept {
     }
 }
 
+/// An address as its own family writes it: on a socket of both, IPv4 shows as `::ffff:a.b.c.d`.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    let mapped = match address {
+        SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped(),
+        SocketAddr::V4(_) => None,
+    };
+    mapped.map_or(address, |ip| SocketAddr::new(ip.into(), address.port()))
+}
+
 /// A bound socket. Options that accepted sockets inherit on Linux (TCP_NODELAY) are set here once.
-fn bind(address: SocketAddr, transparent: bool) -> io::Result<(Socket, SocketAddr)> {
+fn bind(listener: &Listener) -> io::Result<(Socket, SocketAddr)> {
+    let address = listener.address;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!listener.ipv4_compat)?;
     }
-    if transparent {
+    if listener.transparent {
         // Of IPv6 sockets too: it is the same switch.
         socket.set_ip_transparent_v4(true).map_err(|error| {
             io::Error::new(error.kind(), format!("{error} (a transparent socket needs NET_ADMIN)"))

@@ -94,6 +94,50 @@ fn updates_close_nothing_and_removal_lets_connections_finish() {
     workers.stop();
 }
 
+/// Tells who is connected with whom.
+fn tell_ends(mut accepted: Accepted) {
+    tokio::spawn(async move {
+        let local = canonical(accepted.tcp.local_addr().expect("an address"));
+        let text = format!("{} {}\n", accepted.peer, local.ip());
+        let _ = accepted.tcp.write_all(text.as_bytes()).await;
+    });
+}
+
+#[test]
+fn one_socket_takes_both_families_and_each_is_seen_as_what_it_is() {
+    let workers = Workers::start(1, &Arc::default()).expect("threads");
+    let acceptors = Acceptors::new(workers.all(), tell_ends);
+    let any = "[::]:0".parse().expect("address");
+    let both = Listener { ipv4_compat: true, ..listener("both", any) };
+    let ipv6 = listener("ipv6", any);
+    let [port, other] = [&both, &ipv6].map(|listener| acceptors.open(listener).expect("bind").port());
+    assert!(acceptors.apply(&snapshot(vec![both, ipv6])).is_empty());
+    for ip in ["127.0.0.1", "::1"] {
+        let ip: std::net::IpAddr = ip.parse().expect("address");
+        let mut client = connect(SocketAddr::new(ip, port));
+        let mut text = String::new();
+        client.read_to_string(&mut text).expect("answer");
+        assert_eq!(text, format!("{} {ip}\n", client.local_addr().expect("address")));
+    }
+    assert!(Client::connect(("::1", other)).is_ok());
+    assert!(Client::connect(("127.0.0.1", other)).is_err(), "IPv6 alone, as it says");
+    workers.stop();
+}
+
+#[test]
+fn a_socket_of_one_family_does_not_become_one_of_both() {
+    let workers = Workers::start(1, &Arc::default()).expect("threads");
+    let acceptors = Acceptors::new(workers.all(), echo_name);
+    let taken = std::net::TcpListener::bind("[::1]:0").and_then(|l| l.local_addr()).expect("a free port");
+    let address = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), taken.port());
+    let both = Listener { ipv4_compat: true, ..listener("l", address) };
+    assert!(acceptors.apply(&snapshot(vec![listener("l", address)])).is_empty());
+    let error = acceptors.open(&both).expect_err("the port is in use");
+    assert!(error.to_string().contains("Address already in use"), "{error}");
+    assert_eq!(ask(&mut connect(SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), taken.port()))), "l");
+    workers.stop();
+}
+
 #[test]
 fn a_port_in_use_is_an_error_and_the_others_serve() {
     let workers = Workers::start(1, &Arc::default()).expect("threads");
@@ -139,7 +183,7 @@ fn closing_inbound_leaves_outbound_open_and_drained_queues_are_served() {
 
 #[test]
 fn accepted_sockets_have_no_delay() {
-    let (socket, address) = bind(any_port(), false).expect("bind");
+    let (socket, address) = bind(&listener("l", any_port())).expect("bind");
     socket.listen(1).expect("listen");
     let _client = connect(address);
     socket.set_nonblocking(false).expect("blocking");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use socket2::SockRef;
 
-use super::accept::Accepted;
+use super::accept::{Accepted, canonical};
 use super::connection::{Connection, ListenerSource};
 use super::detect::{DetectError, Detected, detect};
 use crate::config::listener::{ConnectionInputs, FilterChain, Listener, NetworkAction};
@@ -47,7 +47,7 @@ pub enum ArrivalError {
     Detect(#[from] DetectError),
 }
 
-/// The ends of a socket.
+/// The ends of a socket, each as its own family writes it.
 #[derive(Debug, Clone, Copy)]
 struct Ends {
     peer: SocketAddr,
@@ -76,7 +76,7 @@ pub fn serve(accepted: Accepted) {
         let Accepted { occupied, tcp, peer, bound, listener, counted } = accepted;
         let worker = occupied.worker().clone();
         let local = match bound.ip().is_unspecified() {
-            true => tcp.local_addr().unwrap_or(bound),
+            true => tcp.local_addr().map_or(bound, canonical),
             false => bound,
         };
         let ends = Ends { peer, local };

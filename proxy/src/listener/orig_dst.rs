@@ -21,7 +21,7 @@ impl OriginalDestination {
     pub fn of(self, socket: SockRef<'_>, peer: SocketAddr, local: SocketAddr) -> Option<SocketAddr> {
         let original = match self {
             Self::Mocked(ask) => ask(peer, local),
-            // On a dual-stack socket an IPv4 peer shows as ::ffff:a.b.c.d, and its entry is in the IPv4 table.
+            // Also on a socket of both families: the entry of an IPv4 connection is in the IPv4 table.
             Self::Kernel if local.ip().to_canonical().is_ipv4() => socket.original_dst_v4().ok()?.as_socket(),
             Self::Kernel => socket.original_dst_v6().ok()?.as_socket(),
         };

@@ -99,10 +99,8 @@ fn prepare(address: SocketAddr, spec: &ClusterSpec) -> Result<TcpSocket, DialFai
         .map_err(DialFailure::Local)?;
     socket.set_nonblocking(true).map_err(DialFailure::Local)?;
     socket.set_tcp_nodelay(true).map_err(DialFailure::Local)?;
-    if let Some(local) = spec.bind_address {
-        if local.is_ipv4() != address.is_ipv4() {
-            return Err(DialFailure::Family(local, address));
-        }
+    if let Some(bind) = spec.bind_address {
+        let local = bind.towards(address).ok_or(DialFailure::Family(bind.first, address))?;
         // The port is chosen at connect, per destination: else one local address has 28,000 connections in all.
         // Kernels that don't know the option only lose that.
         let _ = setsockopt(&socket, IpBindAddressNoPort, &true);
@@ -135,12 +133,16 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::config::cluster::{ClusterLimits, Discovery};
+    use crate::config::cluster::{BindAddress, ClusterLimits, Discovery};
     use crate::config::endpoint::EndpointSet;
     use crate::upstream::live::LiveState;
 
     fn spec() -> ClusterSpec {
         ClusterSpec::plain("c", Discovery::Static)
+    }
+
+    fn local(text: &str) -> SocketAddr {
+        text.parse().unwrap()
     }
 
     async fn listen() -> (TcpListener, Arc<EndpointState>) {
@@ -158,7 +160,7 @@ mod tests {
             probes: Some(4),
         };
         let spec = ClusterSpec {
-            bind_address: Some("127.0.0.6:0".parse().unwrap()),
+            bind_address: Some(local("127.0.0.6:0").into()),
             tcp_keepalive: Some(keepalive),
             ..spec()
         };
@@ -177,6 +179,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn connects_from_the_bind_address_of_the_endpoints_family() {
+        let (v4, v6) = (local("127.0.0.6:0"), local("[::1]:0"));
+        for (first, second) in [(v4, v6), (v6, v4)] {
+            let bind = BindAddress { first, second: Some(second) };
+            let spec = ClusterSpec { bind_address: Some(bind), ..spec() };
+            for (to, from) in [("127.0.0.1:0", v4), ("[::1]:0", v6)] {
+                let listener = TcpListener::bind(to).await.unwrap();
+                let endpoint = LiveState::new("c").endpoint(listener.local_addr().unwrap());
+                let _connection = open_tcp(&endpoint, &spec).await.unwrap();
+                assert_eq!(listener.accept().await.unwrap().1.ip(), from.ip());
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_refused_connect_is_the_upstreams_failure_and_nothing_was_sent() {
         let (listener, endpoint) = listen().await;
         drop(listener);
@@ -190,10 +207,10 @@ mod tests {
     #[tokio::test]
     async fn a_local_address_that_is_not_ours_is_our_failure() {
         let (_listener, endpoint) = listen().await;
-        for (local, text) in [("192.0.2.1:0", "local connection failure"), ("[::1]:0", "one is IPv4")] {
-            let spec = ClusterSpec { bind_address: Some(local.parse().unwrap()), ..spec() };
+        for (from, text) in [("192.0.2.1:0", "local connection failure"), ("[::1]:0", "one is IPv4")] {
+            let spec = ClusterSpec { bind_address: Some(local(from).into()), ..spec() };
             let error = open_tcp(&endpoint, &spec).await.expect_err("not our address");
-            assert_eq!((error.kind, error.side), (Kind::ConnectFailed, Side::Internal), "{local}");
+            assert_eq!((error.kind, error.side), (Kind::ConnectFailed, Side::Internal), "{from}");
             assert!(error.detail.contains(text), "{}", error.detail);
         }
     }

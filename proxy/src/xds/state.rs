@@ -277,16 +277,18 @@ impl State {
         if new.address.port() == 0 || (self.on_demand.is_some() && !new.bind_to_port) {
             return Ok(compiled);
         }
-        let takes = |other: &&Listener| {
-            other.name != new.name && other.address == new.address && other.bind_to_port == new.bind_to_port
+        let shared = |other: &Listener| {
+            let another = other.name != new.name && other.bind_to_port == new.bind_to_port;
+            another.then(|| new.addresses().find(|own| other.addresses().any(|a| a == *own))).flatten()
         };
         let all = self.listeners.iter().flat_map(|(_, held)| held.revisions());
-        match all.map(|r| &r.value.compiled.listener).find(takes) {
+        let mut all = all.map(|r| &r.value.compiled.listener);
+        match all.find_map(|other| shared(other).map(|address| (address, &other.name))) {
             None => Ok(compiled),
-            Some(other) => Err(Rejected {
+            Some((address, other)) => Err(Rejected {
                 name: new.name.to_string(),
                 field: "address".into(),
-                reason: format!("{} belongs to listener `{}` already", new.address, other.name),
+                reason: format!("{address} belongs to listener `{other}` already"),
             }),
         }
     }

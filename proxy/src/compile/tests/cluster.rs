@@ -1,5 +1,6 @@
 //! Clusters and assignments.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use osier_proto::types::{cluster::Cluster, endpoint::ClusterLoadAssignment};
@@ -83,8 +84,15 @@ fn what_is_read() {
     assert_eq!(spec("common_lb_config: {healthy_panic_threshold: {}}").panic_threshold, 0);
     assert_eq!(
         spec("upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}}").bind_address,
-        Some("127.0.0.6:0".parse().unwrap())
+        Some(SocketAddr::from(([127, 0, 0, 6], 0)).into())
     );
+    let both = spec(
+        "upstream_bind_config: {source_address: {address: '::6', port_value: 0}, extra_source_addresses: [{address: {address: 127.0.0.6, port_value: 0}}]}",
+    );
+    let bind = both.bind_address.unwrap();
+    for (to, from) in [("10.0.0.1:80", "127.0.0.6:0"), ("[fd00::1]:80", "[::6]:0")] {
+        assert_eq!(bind.towards(to.parse().unwrap()), Some(from.parse().unwrap()));
+    }
     let keepalive = spec("upstream_connection_options: {tcp_keepalive: {keepalive_time: 3, keepalive_interval: 4, keepalive_probes: 5}}").tcp_keepalive.unwrap();
     assert_eq!(
         (keepalive.time, keepalive.interval, keepalive.probes),
@@ -143,6 +151,7 @@ fn what_is_refused() {
         )
     };
     let dns = "type: STRICT_DNS, load_assignment: {cluster_name: c}";
+    let bind = |config: &str| format!("{{name: c, upstream_bind_config: {{{config}}}}}");
     let cases = [
         ("{}".to_owned(), "name: must not be empty"),
         ("{name: other}".into(), "name: is `other`, but the resource is `c`"),
@@ -168,6 +177,12 @@ fn what_is_refused() {
         ("{name: c, connect_timeout: -1s}".into(), "connect_timeout: must not be negative"),
         ("{name: c, common_lb_config: {healthy_panic_threshold: {value: 101}}}".into(), "common_lb_config.healthy_panic_threshold.value: must be between 0 and 100"),
         ("{name: c, upstream_bind_config: {source_address: {address: localhost, port_value: 0}}}".into(), "upstream_bind_config.source_address.address: `localhost` is not an IP"),
+        ("{name: c, upstream_bind_config: {source_address: {address: '::', port_value: 0, ipv4_compat: true}}}".into(), "upstream_bind_config.source_address.ipv4_compat: is for the address `::` of a listener"),
+        (bind("extra_source_addresses: [{}]"), "upstream_bind_config.source_address: is required"),
+        (bind("source_address: {address: 127.0.0.6, port_value: 0}, extra_source_addresses: [{}]"), "upstream_bind_config.extra_source_addresses[0].address: is required"),
+        (bind("source_address: {address: 127.0.0.6, port_value: 0}, extra_source_addresses: [{address: {address: x, port_value: 0}}]"), "upstream_bind_config.extra_source_addresses[0].address.address: `x` is not an IP"),
+        (bind("source_address: {address: 127.0.0.6, port_value: 0}, extra_source_addresses: [{address: {address: 127.0.0.7, port_value: 0}}]"), "upstream_bind_config.extra_source_addresses[0].address: 127.0.0.7 is of the same family as source_address"),
+        (bind("source_address: {address: 127.0.0.6, port_value: 0}, extra_source_addresses: [{}, {}]"), "upstream_bind_config.extra_source_addresses: has 2, one is supported"),
         ("{name: c, transport_socket: {name: tls}}".into(), "transport_socket: transport socket `tls` needs"),
         ("{name: c, transport_socket: {name: x, typed_config: {'@type': type.googleapis.com/envoy.config.core.v3.Pipe}}}".into(), "transport_socket.typed_config: extension type type.googleapis.com/envoy.config.core.v3.Pipe is not supported"),
         (lb("{}"), "load_assignment.endpoints[0].lb_endpoints[0].endpoint: is required"),

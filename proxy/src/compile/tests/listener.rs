@@ -53,7 +53,7 @@ fn defaults_are_envoys() {
     let listener = compile(&with("")).unwrap().listener;
     assert_eq!(listener.address, "127.0.0.1:80".parse().unwrap());
     assert!(listener.bind_to_port && !listener.use_original_dst && !listener.original_dst_filter);
-    assert!(!listener.transparent);
+    assert!(!listener.transparent && !listener.ipv4_compat);
     assert_eq!(listener.inspect.timeout, Some(Duration::from_secs(15)));
     assert!(!listener.inspect.tls && !listener.inspect.http && !listener.inspect.continue_on_timeout);
     assert_eq!(listener.direction, Direction::Unspecified);
@@ -105,6 +105,22 @@ fn what_is_read() {
     assert_eq!(&*compile(&only_default).unwrap().listener.default_chain.unwrap().name, "d");
     let by_name = with_chains(&[], "metadata: {filter_metadata: {osier: {chains_by_server_name: true}}}");
     assert!(compile(&by_name).unwrap().listener.inspect.tls);
+}
+
+/// A listener with this socket address.
+fn at_address(fields: &str) -> String {
+    with("").replace("address: 127.0.0.1, port_value: 80", fields)
+}
+
+#[test]
+fn the_ipv6_wildcard_may_take_ipv4() {
+    let of = |fields: &str| {
+        let listener = compile(&at_address(fields)).unwrap().listener;
+        (listener.ipv4_compat, listener.addresses().map(|a| a.to_string()).collect::<Vec<_>>())
+    };
+    let both = (true, vec!["[::]:80".to_owned(), "0.0.0.0:80".to_owned()]);
+    assert_eq!(of("address: '::', port_value: 80, ipv4_compat: true"), both);
+    assert_eq!(of("address: '::', port_value: 80"), (false, vec!["[::]:80".to_owned()]));
 }
 
 #[test]
@@ -265,6 +281,9 @@ fn what_is_refused() {
         ("{name: l}".into(), "address: is required".into()),
         (with("").replace("127.0.0.1", "localhost"), "address.socket_address.address: `localhost` is not an IP".into()),
         (with("").replace("socket_address: {address: 127.0.0.1, port_value: 80}", "pipe: {path: /x}"), "address.pipe: is not supported here".into()),
+        (at_address("address: 'fd00::1', port_value: 80, ipv4_compat: true"), "address.socket_address.ipv4_compat: is for `::` only, not for `fd00::1`".into()),
+        (at_address("address: 0.0.0.0, port_value: 80, ipv4_compat: true"), "address.socket_address.ipv4_compat: is for `::` only, not for `0.0.0.0`".into()),
+        (at_address("address: '::', ipv4_compat: true"), "address.socket_address.port_value: is required".into()),
         (with_chains(&[], ""), "filter_chains: needs at least one".into()),
         (with("api_listener: {}"), "api_listener: is for proxyless clients".into()),
         (with("listener_filters_timeout: -1s"), "listener_filters_timeout: must not be negative".into()),

@@ -248,6 +248,25 @@ fn two_listeners_cannot_have_one_address() {
     bench.accept(Kind::Listener, "d", tcp_listener("d", "127.0.0.1:80", "c", ""));
 }
 
+/// A listener of both families.
+fn of_both(name: &str, port: u16) -> Any {
+    tcp_listener(name, &format!("'::', ipv4_compat: true:{port}"), "c", "")
+}
+
+#[test]
+fn a_listener_of_both_families_has_the_wildcard_address_of_each() {
+    let mut bench = Bench::new();
+    bench.accept(Kind::Listener, "both", of_both("both", 80));
+    bench.accept(Kind::Listener, "exact", tcp_listener("exact", "127.0.0.1:80", "c", ""));
+    for (address, taken) in [("0.0.0.0:80", "0.0.0.0:80"), ("'::':80", "[::]:80")] {
+        let error = bench.try_accept(Kind::Listener, "x", tcp_listener("x", address, "c", "")).unwrap_err();
+        assert_eq!(error.to_string(), format!("x: address: {taken} belongs to listener `both` already"));
+    }
+    bench.accept(Kind::Listener, "ipv4", tcp_listener("ipv4", "0.0.0.0:81", "c", ""));
+    let error = bench.try_accept(Kind::Listener, "y", of_both("y", 81)).unwrap_err();
+    assert_eq!(error.to_string(), "y: address: 0.0.0.0:81 belongs to listener `ipv4` already");
+}
+
 #[tokio::test]
 async fn a_listener_whose_port_is_taken_is_refused_and_what_was_in_force_stays() {
     let mut bench = Bench::new();

@@ -100,23 +100,9 @@ fn listener(address: SocketAddr, manager: HttpManager) -> (Arc<Listener>, Arc<Fi
         action: NetworkAction::Http(Arc::new(manager)),
     });
     let listener = Arc::new(Listener {
-        name: "test".into(),
-        address,
-        bind_to_port: true,
-        use_original_dst: false,
-        transparent: false,
-        original_dst_filter: false,
         inspect: Inspect::default(),
-        tls_uninspected: Ports::default(),
-        http_uninspected: Ports::default(),
-        chains: vec![],
-        matcher: ChainMatcher::new([]).unwrap().into(),
-        default_chain: None,
-        chains_by_server_name: false,
         direction: Direction::Inbound,
-        backlog: None,
-        access_log: vec![],
-        hash: 0,
+        ..Listener::plain("test", address)
     });
     (listener, chain)
 }
