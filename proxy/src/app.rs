@@ -25,6 +25,7 @@ use crate::config::snapshot::Clusters;
 use crate::dns::{self, Directory, Dns};
 use crate::listener::accept::Acceptors;
 use crate::listener::arrival;
+use crate::listener::self_check::{NotCaptured, SelfCheck};
 use crate::node::Node;
 use crate::settings::{DrainSettings, Interception, PodSettings, Settings, SidecarSettings};
 use crate::status::{self, Status};
@@ -99,7 +100,7 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     }
     if let Some(pod) = pod {
         let captured = readiness.wait_for(CAPTURE);
-        tokio::spawn(check_capture(pod.address, shared.clone(), captured));
+        tokio::spawn(check_capture(pod.addresses.clone(), shared.clone(), captured));
         let dns = match dns.zip(directory) {
             Some((settings, directory)) => Some(serve_dns(&settings, directory).await?),
             None => None,
@@ -168,13 +169,22 @@ fn listen(shared: &Shared, acceptors: &Acceptors) -> anyhow::Result<()> {
 }
 
 /// Looks whether the pod's traffic comes to us, until it does. Before there is a listener for it, nobody can tell.
-async fn check_capture(address: IpAddr, shared: Arc<Shared>, captured: Pending) {
+async fn check_capture(mut addresses: Vec<IpAddr>, shared: Arc<Shared>, captured: Pending) {
     let (mut seen, mut failures) = (0, 0u32);
-    while !shared.snapshot.load().listeners.values().any(|listener| listener.original_dst_filter) {
-        seen = shared.snapshot.changed_since(seen).await.generation;
+    let inbound = loop {
+        let snapshot = shared.snapshot.changed_since(seen).await;
+        if let Some(listener) = snapshot.listeners.values().find(|listener| listener.original_dst_filter) {
+            break listener.clone();
+        }
+        seen = snapshot.generation;
+    };
+    // Not every control plane takes both families of a pod.
+    let taken = |ip: &IpAddr| inbound.addresses().any(|own| own.is_ipv4() == ip.is_ipv4());
+    if addresses.iter().any(taken) {
+        addresses.retain(taken);
     }
     loop {
-        match shared.self_check.run(address).await {
+        match all_arrive(&shared.self_check, &addresses).await {
             Ok(()) => break,
             Err(error) => {
                 failures += 1;
@@ -190,6 +200,13 @@ async fn check_capture(address: IpAddr, shared: Arc<Shared>, captured: Pending) 
         tracing::info!("traffic of this pod is captured now");
     }
     drop(captured);
+}
+
+async fn all_arrive(check: &SelfCheck, addresses: &[IpAddr]) -> Result<(), NotCaptured> {
+    for address in addresses {
+        check.run(*address).await?;
+    }
+    Ok(())
 }
 
 /// The ports that the kubelet and Prometheus know.

@@ -167,7 +167,8 @@ fn pod(
     mistakes: &mut Vec<String>,
 ) -> Option<PodSettings> {
     // A mistake in it is reported with the node.
-    let address = *addresses(environment, &mut Vec::new()).first()?;
+    let addresses = addresses(environment, &mut Vec::new());
+    let address = *addresses.first()?;
     let status_port = proxy_config.status_port.unwrap_or(status::STATUS_PORT);
     let read = |name: &str| environment.get(name).map(|text| (name.to_owned(), text.to_owned()));
     let (probers, scrape) = (read("ISTIO_KUBE_APP_PROBERS"), read("ISTIO_PROMETHEUS_ANNOTATIONS"));
@@ -180,7 +181,7 @@ fn pod(
         parsed.map_err(|error| mistakes.push(format!("{name}: {error}"))).ok()
     });
     Some(PodSettings {
-        address,
+        addresses,
         status_port: Some(status_port).filter(|port| *port > 0),
         probers: probers.unwrap_or_default(),
         scrape: scrape.unwrap_or_default(),

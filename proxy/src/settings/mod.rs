@@ -60,8 +60,8 @@ pub enum Interception {
 /// What a sidecar knows of the pod whose traffic it captures.
 #[derive(Debug)]
 pub struct PodSettings {
-    /// The pod's address.
-    pub address: IpAddr,
+    /// The pod's addresses, of each of its families.
+    pub addresses: Vec<IpAddr>,
     /// Port of the status server.
     pub status_port: Option<u16>,
     /// The application's probes.

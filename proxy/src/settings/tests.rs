@@ -125,7 +125,7 @@ fn a_sidecar_is_what_its_environment_says() {
     let sidecar = settings.sidecar.expect("sidecar");
     let pod = sidecar.pod.expect("a pod");
     assert_eq!(sidecar.interception, Interception::Redirect);
-    assert_eq!((pod.address.to_string(), pod.status_port), ("10.0.0.7".to_owned(), Some(15020)));
+    assert_eq!((pod.addresses, pod.status_port), (vec![[10, 0, 0, 7].into()], Some(15020)));
 }
 
 #[test]
