@@ -134,6 +134,34 @@ fn chains_of_listeners() {
 }
 
 #[test]
+fn a_pod_is_captured_by_one_socket_whatever_its_families() {
+    let fixture = mesh().service("own", None, &[(8080, Protocol::Http)]);
+    let snapshot =
+        fixture.endpoints("own", 8080, &[("10.9.0.1", 8080, "v1"), ("fd00::9", 8080, "v1")]).build();
+    let (v4, v6) = ("10.9.0.1", "fd00::9");
+    for (own, address, sources) in [
+        (&[v4][..], ("0.0.0.0", false), &["127.0.0.6"][..]),
+        (&[v6], ("::", false), &["::6"]),
+        (&[v4, v6], ("::", true), &["127.0.0.6", "::6"]),
+        (&[v6, v4], ("::", true), &["127.0.0.6", "::6"]),
+    ] {
+        let mut client = view("default", []);
+        client.proxy.addresses = own.iter().map(|ip| ip.parse().unwrap()).collect();
+        client.ipv6 = own.contains(&v6);
+        for name in ["virtualInbound", "virtualOutbound"] {
+            let json = osier_proto::json::to_value(&listener(name, &client, &snapshot).unwrap());
+            let at = &json["address"]["socket_address"];
+            let found = (at["address"].as_str().unwrap(), at["ipv4_compat"].as_bool().unwrap_or(false));
+            assert_eq!(found, address, "{name} of {own:?}");
+        }
+        let bind = cluster("inbound|8080||", &client, &snapshot).unwrap().upstream_bind_config.unwrap();
+        let extra = bind.extra_source_addresses.into_iter().filter_map(|extra| extra.address);
+        let found: Vec<_> = bind.source_address.into_iter().chain(extra).map(|from| from.address).collect();
+        assert_eq!(found, sources, "{own:?}");
+    }
+}
+
+#[test]
 fn inspectors_run_only_where_a_chain_needs_them() {
     let snapshot = mesh().build();
     let client = view("default", []);
@@ -239,6 +267,11 @@ fn explicit_proxies_route_by_host_and_port() {
         names(ResourceType::Listener, &client, &snapshot),
         ["10.9.0.1_3306", "10.9.0.1_8080", "10.9.0.1_9091", "10.9.0.1_15007"]
     );
+    let mut both = client.clone();
+    both.proxy.addresses = [client.proxy.addresses[0], "fd00::9".parse().unwrap()].into();
+    let of_ipv6 = ["fd00::9_3306", "fd00::9_8080", "fd00::9_9091"];
+    assert_eq!(names(ResourceType::Listener, &both, &snapshot)[4..], of_ipv6, "each of its own addresses");
+    assert!(listener("fd00::9_8080", &both, &snapshot).is_some());
     let config = routes("http_proxy", &client, &snapshot).unwrap();
     let of = |name: &str| config.virtual_hosts.iter().find(|v| v.name == name).unwrap().domains.clone();
     let web = of("web.default.svc.cluster.local:80");

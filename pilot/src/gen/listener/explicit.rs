@@ -22,7 +22,7 @@ pub(super) fn addresses(scope: &Scope<'_>) -> BTreeSet<SocketAddr> {
     let mut found: BTreeSet<SocketAddr> = scope.view().explicit_proxy.into_iter().collect();
     let own = &scope.view().proxy.addresses;
     for port in scope.snapshot.inbound_ports(&scope.view().proxy) {
-        found.extend(own.iter().take(1).map(|ip| SocketAddr::new(*ip, port.port)));
+        found.extend(own.iter().map(|ip| SocketAddr::new(*ip, port.port)));
     }
     found
 }

@@ -1,7 +1,5 @@
 //! Listeners for connections to the workload, in plaintext.
 
-use std::net::SocketAddr;
-
 use osier_proto::types::core::{CidrRange, DataSource, TrafficDirection, data_source::Specifier};
 use osier_proto::types::listener::{
     FilterChain, FilterChainMatch, Listener, ListenerFilterChainMatchPredicate as Predicate,
@@ -17,7 +15,7 @@ use osier_proto::types::route::{
 use osier_proto::types::value::Int32Range;
 
 use super::filter::{self, Routes, Side, TcpTimes};
-use super::{HTTP_INSPECTOR, http_protocols, inspect, wildcards};
+use super::{HTTP_INSPECTOR, everywhere, http_protocols, inspect};
 use crate::r#gen::name;
 use crate::r#gen::route::everything;
 use crate::r#gen::scope::Scope;
@@ -39,7 +37,7 @@ pub(super) fn captured(scope: &Scope<'_>) -> Listener {
         chains.extend(of_port(scope, port));
     }
     let mut listener = Listener {
-        address: Some(wire::socket(SocketAddr::new(wildcards(scope)[0], name::INBOUND_PORT))),
+        address: Some(everywhere(scope, name::INBOUND_PORT)),
         traffic_direction: TrafficDirection::Inbound as i32,
         transparent: (scope.view().proxy.interception == Interception::Tproxy).then_some(true),
         listener_filters: vec![wire::listener_filter("envoy.filters.listener.original_dst", &OriginalDst {})],

@@ -13,7 +13,7 @@ mod outbound;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use osier_core::on_demand::{ListenerName, listener_name};
-use osier_proto::types::core::TrafficDirection;
+use osier_proto::types::core::{Address, TrafficDirection};
 use osier_proto::types::http_inspector::HttpInspector;
 use osier_proto::types::listener::{Listener, ListenerFilter};
 use osier_proto::types::tls_inspector::TlsInspector;
@@ -94,6 +94,14 @@ fn wildcards(scope: &Scope<'_>) -> Vec<IpAddr> {
         found.push(Ipv6Addr::UNSPECIFIED.into());
     }
     found
+}
+
+/// Where captured connections arrive, of whichever of a client's families: one socket.
+fn everywhere(scope: &Scope<'_>, port: u16) -> Address {
+    match wildcards(scope)[..] {
+        [only] => wire::socket(SocketAddr::new(only, port)),
+        _ => wire::both_families(port),
+    }
 }
 
 /// What HTTP inspection calls plaintext HTTP.

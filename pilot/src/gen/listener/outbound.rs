@@ -9,7 +9,7 @@ use osier_proto::types::core::{Metadata, TrafficDirection};
 use osier_proto::types::listener::{FilterChain, FilterChainMatch, Listener};
 
 use super::filter::{self, Routes, Side, TcpTimes};
-use super::{http_protocols, inspect, layer4, virtual_listener, wildcards};
+use super::{everywhere, http_protocols, inspect, layer4, virtual_listener, wildcards};
 use crate::r#gen::name;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
@@ -29,7 +29,7 @@ pub(super) fn catch_all(scope: &Scope<'_>) -> Listener {
     });
     let unknown = wire::chain("virtualOutbound-catchall-tcp", to(unknown_cluster(scope)));
     Listener {
-        address: Some(wire::socket(SocketAddr::new(wildcards(scope)[0], name::OUTBOUND_PORT))),
+        address: Some(everywhere(scope, name::OUTBOUND_PORT)),
         use_original_dst: Some(true),
         traffic_direction: TrafficDirection::Outbound as i32,
         filter_chains: vec![loop_guard, unknown],
