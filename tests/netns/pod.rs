@@ -78,8 +78,8 @@ pub const FAMILIES: [Addresses; 2] = [
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Pod {
-    /// A pod without anything in it. `ipv6`: with IPv6 addresses.
-    pub fn new(ipv6: bool) -> Self {
+    /// A pod without anything in it, with addresses of these families.
+    pub fn new(families: &[Addresses]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this suite needs root: it makes network namespaces");
         let tag = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let made =
@@ -94,7 +94,7 @@ impl Pod {
             format!("-n {pod} link set eth0 up"),
             format!("-n {node} link set eth0 up"),
         ];
-        for addresses in FAMILIES.iter().filter(|addresses| ipv6 || addresses.pod.is_ipv4()) {
+        for addresses in families {
             let (length, flags) = if addresses.pod.is_ipv4() { (24, "") } else { (64, " nodad") };
             lines.push(format!("-n {pod} addr add {}/{length} dev eth0{flags}", addresses.pod));
             lines.push(format!("-n {node} addr add {}/{length} dev eth0{flags}", addresses.node));
@@ -105,13 +105,13 @@ impl Pod {
             let done = Command::new("ip").args(line.split(' ')).status().expect("ip starts");
             assert!(done.success(), "ip {line}");
         }
-        made.wait_for_cable(ipv6);
+        made.wait_for_cable(families);
         made
     }
 
     /// The kernel takes a moment until addresses on a new cable can be used, IPv6 ones longest.
-    fn wait_for_cable(&self, ipv6: bool) {
-        for addresses in FAMILIES.iter().filter(|addresses| ipv6 || addresses.pod.is_ipv4()) {
+    fn wait_for_cable(&self, families: &[Addresses]) {
+        for addresses in families {
             for (place, to) in
                 [(Place::Pod, addresses.node), (Place::Pod, addresses.other), (Place::Node, addresses.pod)]
             {

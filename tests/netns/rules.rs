@@ -13,7 +13,7 @@ const INJECTED: &str =
 
 /// A pod with a sidecar's two listeners and an application, on a node with servers.
 fn populated() -> Pod {
-    let mut pod = Pod::new(true);
+    let mut pod = Pod::new(&FAMILIES);
     for (port, name) in [(15001, "outbound"), (15006, "inbound")] {
         pod.serve(Place::Pod, port, false, move |socket| {
             let (_, peer) = ends(socket);
@@ -219,7 +219,7 @@ fn lists_capture_what_they_name() {
 #[test]
 fn tproxy_keeps_both_ends() {
     for backend in BACKENDS {
-        let mut pod = Pod::new(true);
+        let mut pod = Pod::new(&FAMILIES);
         // A transparent socket's own address is where the connection was going.
         pod.serve(Place::Pod, 15006, true, |socket| {
             let (local, peer) = ends(socket);
@@ -328,7 +328,7 @@ fn the_last_run_holds_whatever_was_before() {
 #[test]
 fn a_pod_without_ipv6_gets_no_rules_for_it() {
     for backend in BACKENDS {
-        let pod = Pod::new(false);
+        let pod = Pod::new(&FAMILIES[..1]);
         let said = pod.capture(&format!("{INJECTED} --backend {backend}"));
         assert_eq!(said, format!("traffic is captured (IPv4, set with {backend})\n"));
         let rules = pod.ruleset();
@@ -341,7 +341,7 @@ fn a_pod_without_ipv6_gets_no_rules_for_it() {
 
 #[test]
 fn what_cannot_be_done_is_said_in_plain_words() {
-    let pod = Pod::new(false);
+    let pod = Pod::new(&FAMILIES[..1]);
     // A node without tools: their folder is empty.
     let program = osier_tests::process::own("osier-proxy");
     let program = program.get_program().to_string_lossy().into_owned();

@@ -1,128 +1,19 @@
 //! `osier-proxy sidecar` in a pod, with pilot on its node: it notices whether its pod's traffic is captured, takes traffic by REDIRECT
 //! and by TPROXY, and answers the kubelet.
 
-use std::path::Path;
-
 use nix::sys::signal::Signal;
-use osier_tests::process::{self, Program};
+use osier_tests::process::Program;
 use osier_tests::wait;
 
-use super::pod::{FAMILIES, Place, Pod, SIDECAR};
+use super::mesh::{Mesh, Setup, curl};
+use super::pod::{FAMILIES, Place};
 
 const FLAGS: &str = "-u 1337 -d 15090,15021,15020";
 
-/// A pod with its sidecar, and pilot on the node with a service `web` at port 8080 of the pod.
-struct Mesh {
-    pod: Pod,
-    sidecar: Program,
-    _pilot: Program,
-    folder: tempfile::TempDir,
+/// A pod of IPv4, with rules or without.
+fn start(mode: &str, variables: &[(&str, &str)], rules: Option<&str>) -> Mesh {
+    Mesh::start(&Setup { families: &FAMILIES[..1], mode, variables, rules, yaml: YAML })
 }
-
-impl Mesh {
-    /// With rules, or without.
-    fn start(mode: &str, variables: &[(&str, &str)], rules: Option<&str>) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path();
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .expect("permissions");
-        let pod = Pod::new(false);
-        pod.resolv_conf(RESOLV_CONF);
-        if let Some(flags) = rules {
-            pod.capture(flags);
-        }
-        let source = path.join("source");
-        std::fs::create_dir(&source).expect("the test's folder can be written");
-        std::fs::write(source.join("web.yaml"), YAML).expect("the test's folder can be written");
-        let node = FAMILIES[0].node;
-        let pilot = process::own("osier-pilot");
-        let mut command = pod.command(Place::Node, &pilot.get_program().to_string_lossy());
-        command.arg("--source").arg(&source).args(["--xds-address", &format!("{node}:15010")]);
-        let pilot = Program::start("pilot", &mut command, path);
-        let sidecar = start_sidecar(&pod, mode, variables, path);
-        Self { pod, sidecar, _pilot: pilot, folder }
-    }
-
-    fn get(&self, place: Place, url: &str) -> String {
-        curl(&self.pod, place, &["-w", " %{http_code}", url])
-    }
-
-    fn ready(&self) -> String {
-        self.get(Place::Pod, "http://127.0.0.1:15021/healthz/ready")
-    }
-
-    fn wait_ready(&self) {
-        wait::until("the sidecar is ready", || self.ready().ends_with(" 200").then_some(()));
-    }
-
-    /// A tool of the sidecar's own program, run in the pod.
-    fn tool(&self, words: &str) -> (Option<i32>, String) {
-        let program = process::own("osier-proxy");
-        let mut command = self.pod.command(Place::Pod, &program.get_program().to_string_lossy());
-        let output = command.args(words.split(' ')).output().expect("the tool starts");
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn application(&mut self, name: &str) -> Program {
-        let script = "
-import http.server, sys, time
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-    def do_GET(self):
-        if self.path == '/slow': time.sleep(1)
-        body = {'/metrics': b'app_requests 7\\n'}.get(self.path, f'{self.path} from {self.client_address[0]}'.encode())
-        self.send_response(200)
-        self.send_header('content-length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *a): pass
-http.server.ThreadingHTTPServer(('', 8080), Handler).serve_forever()
-";
-        let mut command = self.pod.command(Place::Pod, "python3");
-        command.args(["-c", script]);
-        let program = Program::start(name, &mut command, self.folder.path());
-        wait::until("the application answers", || {
-            self.get(Place::Pod, "http://127.0.0.1:8080/up").starts_with("/up").then_some(())
-        });
-        program
-    }
-}
-
-fn curl(pod: &Pod, place: Place, words: &[&str]) -> String {
-    let output =
-        pod.command(place, "curl").args(["-sS", "-m", "10"]).args(words).output().expect("curl starts");
-    let text = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&text).into_owned()
-}
-
-fn start_sidecar(pod: &Pod, mode: &str, variables: &[(&str, &str)], folder: &Path) -> Program {
-    let program = process::own("osier-proxy");
-    let mut command = pod.command(Place::Pod, "setpriv");
-    let group = SIDECAR.to_string();
-    match mode {
-        // As injection runs it: root of the sidecar's group, with NET_ADMIN.
-        "TPROXY" => command.args(["--regid", &group, "--clear-groups"]),
-        _ => command.args(["--reuid", &group, "--regid", &group, "--clear-groups"]),
-    };
-    command
-        .arg(program.get_program())
-        .args(["sidecar", "--concurrency", "1", "--pilot-address", &format!("{}:15010", FAMILIES[0].node)])
-        .env("POD_NAME", "web-1")
-        .env("POD_NAMESPACE", "default")
-        .env("DNS_DOMAIN", "default.svc.cluster.local")
-        .env("INSTANCE_IP", FAMILIES[0].pod.to_string())
-        .env("ISTIO_META_WORKLOAD_NAME", "web")
-        .env("ISTIO_META_INTERCEPTION_MODE", mode)
-        .envs(variables.iter().copied());
-    Program::start("sidecar", &mut command, folder)
-}
-
-/// As the kubelet writes it; the server is the node's.
-const RESOLV_CONF: &str = "nameserver 10.201.1.1
-search default.svc.cluster.local svc.cluster.local cluster.local
-options ndots:5 timeout:5 attempts:1
-";
 
 const YAML: &str = "apiVersion: v1
 kind: Service
@@ -146,7 +37,7 @@ spec:
 
 #[test]
 fn a_pod_without_rules_is_not_ready_and_says_why() {
-    let mesh = Mesh::start("REDIRECT", &[], None);
+    let mesh = start("REDIRECT", &[], None);
     wait::until("the sidecar says why", || {
         mesh.ready().contains("did the init container istio-init run?").then_some(())
     });
@@ -168,7 +59,7 @@ fn the_kubelet_and_prometheus_get_their_answers() {
         ("ISTIO_KUBE_APP_PROBERS", r#"{"/app-health/web/livez":{"httpGet":{"path":"/live","port":8080}}}"#),
         ("ISTIO_PROMETHEUS_ANNOTATIONS", r#"{"scrape":"true","path":"","port":"8080"}"#),
     ];
-    let mut mesh = Mesh::start("REDIRECT", &variables, Some(FLAGS));
+    let mut mesh = start("REDIRECT", &variables, Some(FLAGS));
     mesh.wait_ready();
     let _application = mesh.application("application");
     let pod = FAMILIES[0].pod;
@@ -196,7 +87,7 @@ fn the_kubelet_and_prometheus_get_their_answers() {
 
 #[test]
 fn tproxy_serves_as_redirect_does() {
-    let mut mesh = Mesh::start("TPROXY", &[], Some("-u 1337 -m TPROXY -b 8080"));
+    let mut mesh = start("TPROXY", &[], Some("-u 1337 -m TPROXY -b 8080"));
     mesh.wait_ready();
     let _application = mesh.application("application");
     let pod = FAMILIES[0].pod;
@@ -211,8 +102,7 @@ fn tproxy_serves_as_redirect_does() {
 
 #[test]
 fn an_end_that_was_announced_is_short_where_nothing_is_open() {
-    let mut mesh =
-        Mesh::start("REDIRECT", &[("PROXY_CONFIG", "{terminationDrainDuration: 60s}")], Some(FLAGS));
+    let mut mesh = start("REDIRECT", &[("PROXY_CONFIG", "{terminationDrainDuration: 60s}")], Some(FLAGS));
     mesh.wait_ready();
     let _application = mesh.application("application");
     let pod = FAMILIES[0].pod;
@@ -242,7 +132,7 @@ fn an_end_that_was_announced_is_short_where_nothing_is_open() {
 
 #[test]
 fn quitting_is_at_once() {
-    let mut mesh = Mesh::start("REDIRECT", &[], Some(FLAGS));
+    let mut mesh = start("REDIRECT", &[], Some(FLAGS));
     mesh.wait_ready();
     let (code, text) = mesh.tool("request POST drain");
     assert!(code == Some(1) && text.contains("--debug-port=15020"), "{text}");
@@ -275,7 +165,7 @@ while True:
 fn names_are_answered_by_the_sidecar_and_lead_through_it() {
     for backend in ["nft", "iptables"] {
         let rules = format!("{FLAGS} --redirect-dns --backend {backend}");
-        let mut mesh = Mesh::start("REDIRECT", &[("ISTIO_META_DNS_CAPTURE", "true")], Some(&rules));
+        let mut mesh = start("REDIRECT", &[("ISTIO_META_DNS_CAPTURE", "true")], Some(&rules));
         let mut command = mesh.pod.command(Place::Node, "python3");
         command.args(["-c", NAME_SERVER]);
         let outside = Program::start("name server", &mut command, mesh.folder.path());

@@ -65,8 +65,8 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "netns",
-        about: "REDIRECT capture in network namespaces of our own, nginx in pods of Kubernetes' making (needs root)",
-        parts: &[NFTABLES, IPROUTE, CURL, NGINX],
+        about: "capture in network namespaces of our own, IPv4 and IPv6, nginx in pods of Kubernetes' making (needs root)",
+        parts: &[NFTABLES, IPROUTE, CURL, NGINX, Part::Python],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "netns"]),
         only_named: None,
     },
