@@ -64,6 +64,7 @@ Injection sets `POD_NAME`, `POD_NAMESPACE`, `INSTANCE_IP`, `INSTANCE_IPS`, `HOST
 `ISTIO_META_NODE_NAME`, `ISTIO_META_CLUSTER_ID`, `ISTIO_META_WORKLOAD_NAME`, `ISTIO_META_OWNER`, `ISTIO_META_MESH_ID`, `ISTIO_META_INTERCEPTION_MODE`,
 `ISTIO_META_POD_PORTS`, `ISTIO_META_APP_CONTAINERS`; where they are needed `ISTIO_META_NETWORK`, `OSIER_LOG_LEVEL`, `OSIER_LOG_JSON`,
 `ISTIO_KUBE_APP_PROBERS`, `ISTIO_PROMETHEUS_ANNOTATIONS`; and each pair of `proxyMetadata`, which wins over all of these and is set for `istio-init`, too.
+With `ISTIO_META_DNS_CAPTURE: \"true\"` among them the pod's DNS queries come to the sidecar, which answers for hosts of the mesh: [dns.md](dns.md).
 ";
 
 const ANNOTATIONS: &str = "
