@@ -15,12 +15,11 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::config::listener::{
     ChainMatch, ConnectionInputs, Direction, DownstreamTransport, FilterChain, Inspect, Listener,
-    NetworkAction, Ports, TransportProtocol,
+    NetworkAction, TransportProtocol,
 };
 use crate::http::body::Frame;
 use crate::http::test_support;
 use crate::listener::connection::ListenerSource;
-use crate::listener::filter_chain::ChainMatcher;
 
 /// Whatever takes longer has failed; generous, because the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(30);
