@@ -97,11 +97,16 @@ pub fn status_says_what_is_refused(cluster: &Cluster) {
              http: [{{timeout: {timeout}, route: [{{destination: {{host: web}}}}]}}]\n"
         )
     };
-    let accepted = || {
-        let found = namespace.get(&["virtualservice", "web"]);
+    let accepted_of = |kind: &str| {
+        let found = namespace.get(&[kind, "web"]);
         let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
         conditions.into_iter().find(|condition| condition["type"] == "Accepted")
     };
+    let accepted = || accepted_of("virtualservice");
+    // A policy that can't be enforced yet, and so closes what it covers, says that too.
+    namespace.apply("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: web}\nspec: {mtls: {mode: STRICT}}\n");
+    cluster
+        .until("the policy says so", || accepted_of("peerauthentication").filter(|c| c["status"] == "False"));
     namespace.apply(&rule("soon"));
     let condition = cluster.until("a condition", accepted);
     assert_eq!(condition["status"], "False", "{condition}");

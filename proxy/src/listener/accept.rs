@@ -44,7 +44,7 @@ pub struct Accepted {
     pub occupied: crate::worker::Occupied,
     /// The socket.
     pub tcp: TcpStream,
-    /// The peer, by [`canonical`].
+    /// The peer, in the form that its family has.
     pub peer: SocketAddr,
     /// Address that the listening socket is bound to.
     pub bound: SocketAddr,
