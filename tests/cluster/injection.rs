@@ -104,9 +104,10 @@ pub fn status_says_what_is_refused(cluster: &Cluster) {
     };
     let accepted = || accepted_of("virtualservice");
     // A policy that can't be enforced yet, and so closes what it covers, says that too.
-    namespace.apply("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: web}\nspec: {mtls: {mode: STRICT}}\n");
-    cluster
-        .until("the policy says so", || accepted_of("peerauthentication").filter(|c| c["status"] == "False"));
+    namespace.apply("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web}\nspec: {rules: [{to: [{operation: {methods: [GET]}}]}]}\n");
+    cluster.until("the policy says so", || {
+        accepted_of("authorizationpolicy").filter(|c| c["status"] == "False")
+    });
     namespace.apply(&rule("soon"));
     let condition = cluster.until("a condition", accepted);
     assert_eq!(condition["status"], "False", "{condition}");
