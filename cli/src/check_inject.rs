@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ListParams;
 use kube::core::{Expression, Selector, SelectorExt as _};
 use kube::{Api, Client, ResourceExt as _};
+use osier_pilot::inject::{IGNORED_NAMESPACES, INJECT};
 use serde::Serialize;
 
 use crate::cluster::{Scope, said};
@@ -290,12 +291,10 @@ fn why_selected(parts: &[(Whose, Selector, &Labels)]) -> String {
 
 /// What a webhook's own rules say of a pod that it is asked about.
 fn refused_by_webhook(candidate: &Candidate) -> Option<String> {
-    const NEVER: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
-    const INJECT: &str = "sidecar.istio.io/inject";
     if candidate.host_network {
         return Some("the pod has the network of its node (hostNetwork)".into());
     }
-    if NEVER.contains(&&*candidate.namespace) {
+    if IGNORED_NAMESPACES.contains(&&*candidate.namespace) {
         return Some(format!("pods of {} are never injected", candidate.namespace));
     }
     let by_label = candidate.labels.get(INJECT).filter(|value| !value.is_empty());

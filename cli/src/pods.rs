@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::core::Selector;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
@@ -115,14 +115,7 @@ fn resource(kind: &str) -> Result<ApiResource> {
         let names: Vec<&str> = KINDS.iter().map(|(names, ..)| names[0]).collect();
         bail!("`{kind}` is no kind that has pods: use pod, {}", names.join(", "));
     };
-    let api_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
-    Ok(ApiResource {
-        group: (*group).into(),
-        version: "v1".into(),
-        api_version,
-        kind: (*kind).into(),
-        plural: (*plural).into(),
-    })
+    Ok(ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::admin::{Admin, Order, Probe};
+use crate::admin::{Admin, OnePage, Order};
 use crate::config::snapshot::Clusters;
 use crate::dns::{self, Directory, Dns};
 use crate::listener::accept::Acceptors;
@@ -95,7 +95,7 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         failed: Default::default(),
     });
     if let Some(address) = settings.readiness {
-        let probe = Arc::new(Probe::new(pages.clone()));
+        let probe = Arc::new(OnePage::readiness(pages.clone()));
         tokio::spawn(admin::serve(bind("readiness", address).await?, probe));
     }
     if let Some(pod) = pod {
@@ -212,7 +212,7 @@ async fn all_arrive(check: &SelfCheck, addresses: &[IpAddr]) -> Result<(), NotCa
 /// The ports that the kubelet and Prometheus know.
 async fn serve_pod(pod: PodSettings, dns: Option<Arc<Dns>>, pages: &Arc<Admin>) -> anyhow::Result<()> {
     let everywhere = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    let metrics = Arc::new(status::Metrics::new(pages.clone()));
+    let metrics = Arc::new(OnePage::metrics(pages.clone()));
     tokio::spawn(admin::serve(bind("metrics", everywhere(status::METRICS_PORT)).await?, metrics));
     let PodSettings { status_port, probers, scrape, .. } = pod;
     if let Some(port) = status_port {

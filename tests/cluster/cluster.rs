@@ -208,6 +208,13 @@ impl Namespace<'_> {
         self.cluster.get(&[&["--namespace", self.name], arguments].concat())
     }
 
+    /// The metrics of a pod's sidecar; empty where it can't be asked.
+    pub fn proxy_metrics(&self, pod: &str) -> String {
+        let ask = ["osier-proxy", "request", "GET", "stats/prometheus"];
+        let said = self.try_kubectl(&[&["exec", pod, "-c", "istio-proxy", "--"], &ask[..]].concat());
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    }
+
     /// Waits for a Deployment to be as it shall be.
     pub fn rolled_out(&self, deployment: &str) {
         self.kubectl(&["rollout", "status", &format!("deployment/{deployment}"), "--timeout=120s"]);

@@ -2,41 +2,11 @@
 
 use std::process::Command;
 
-use osier_tests::process::{self, Program};
-use osier_tests::raw;
-use osier_tests::wait;
+use osier_tests::{process, wait};
 
 use crate::cluster::Cluster;
 use crate::load::image;
-
-/// A pilot beside the cluster, as another revision.
-struct Pilot {
-    program: Program,
-    monitoring: std::net::SocketAddr,
-    _folder: tempfile::TempDir,
-}
-
-impl Pilot {
-    fn start(mut command: Command) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (xds, monitoring) = (process::free_address(), process::free_address());
-        command.args(["--xds-address", &xds.to_string(), "--monitoring-address", &monitoring.to_string()]);
-        command.args(["--revision", "beside"]);
-        let mut program = Program::start("osier-pilot", &mut command, folder.path());
-        program.wait_listening(monitoring);
-        Self { program, monitoring, _folder: folder }
-    }
-
-    fn ask(&self, path: &str) -> (u16, String) {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-        let answer = raw::exchange(self.monitoring, "GET", request.as_bytes()).expect("pilot answers");
-        (answer.status(), answer.text())
-    }
-
-    fn wait_ready(&self) {
-        wait::until("pilot is ready", || (self.ask("/ready").0 == 200).then_some(()));
-    }
-}
+use crate::pilot::Pilot;
 
 /// Before anything is installed: Istio's kinds are not there, and then they are.
 pub fn kinds_may_come_later(cluster: &Cluster) {

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use osier_tests::process::{self, Program};
-use osier_tests::wait;
+use osier_tests::{process, wait};
 use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::cluster::{Cluster, Namespace};
 use crate::load::{image, sample};
+use crate::pilot::Pilot;
 
 /// A figure and its promise; the promise counts in a full run.
 fn figure(what: &str, value: f64, unit: &str, most: f64, full: bool) {
@@ -179,26 +179,15 @@ pub fn many_services(cluster: &Cluster, full: bool) {
             }),
         );
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (xds, monitoring) = (process::free_address(), process::free_address());
     let program = std::path::PathBuf::from(process::own("osier-pilot").get_program());
     // Figures are of the programs that people run; a full run has built them for the images.
     let release = program.ancestors().nth(2).map(|target| target.join("release/osier-pilot"));
     let program = release.filter(|release| full && release.is_file()).unwrap_or(program);
-    let mut command = cluster.command(program);
-    command.args(["--xds-address", &xds.to_string(), "--monitoring-address", &monitoring.to_string()]);
-    // Another revision, so that it leaves the cluster's own in peace.
-    command.args(["--revision", "measured", "--admin-address", "127.0.0.1:0"]);
     let started = Instant::now();
-    let pilot = Program::start("osier-pilot", &mut command, folder.path());
-    wait::until_within(Duration::from_secs(60), "pilot is ready", || {
-        let stream = std::net::TcpStream::connect_timeout(&monitoring, Duration::from_millis(100)).ok()?;
-        drop(stream);
-        let request = b"GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-        (osier_tests::raw::exchange(monitoring, "GET", request)?.status() == 200).then_some(())
-    });
+    let pilot = Pilot::start(cluster.command(program));
+    pilot.wait_ready();
     let ready = started.elapsed().as_secs_f64();
-    let memory = resident(pilot.pid());
+    let memory = resident(pilot.program.pid());
     figure(&format!("pilot starts over {services} services within"), ready, "s", 5.0, full);
     figure(
         &format!("pilot over {services} services and {} endpoints has", services * 10),

@@ -13,6 +13,7 @@ mod kinds;
 mod leftovers;
 mod load;
 mod permissions;
+mod pilot;
 mod revisions;
 mod run;
 mod traffic;

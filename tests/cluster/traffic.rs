@@ -63,17 +63,7 @@ pub fn blue_green(cluster: &Cluster) {
         let path = "--output=jsonpath={.items[*].metadata.name}";
         let pods = namespace.kubectl(&["get", "pods", "-l", &format!("version={version}"), path]);
         let pod = pods.split_whitespace().next().expect("a pod").to_owned();
-        namespace.kubectl(&[
-            "exec",
-            &pod,
-            "-c",
-            "istio-proxy",
-            "--",
-            "osier-proxy",
-            "request",
-            "GET",
-            "stats/prometheus",
-        ])
+        namespace.proxy_metrics(&pod)
     };
     let requests = served("v2");
     assert!(requests.contains("istio_requests_total"), "{requests}");
@@ -149,18 +139,7 @@ fn reaches_new_pod(namespace: &Namespace<'_>) {
     let pod =
         namespace.kubectl(&["get", "pods", "-l", "app=web", "--sort-by=.metadata.creationTimestamp", newest]);
     namespace.cluster.until("the new pod gets requests", || {
-        let said = namespace.try_kubectl(&[
-            "exec",
-            pod.trim(),
-            "-c",
-            "istio-proxy",
-            "--",
-            "osier-proxy",
-            "request",
-            "GET",
-            "stats/prometheus",
-        ]);
-        String::from_utf8_lossy(&said.stdout).contains("reporter=\"destination\"").then_some(())
+        namespace.proxy_metrics(pod.trim()).contains("reporter=\"destination\"").then_some(())
     });
 }
 

@@ -159,6 +159,16 @@ fn count_demo(line: &str) -> Count {
     }
 }
 
+/// Runs a command that must succeed; its words on failure.
+pub fn run(command: &mut Command) -> Result<()> {
+    let done = command.stdin(Stdio::null()).output();
+    let done = done.with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    if !done.status.success() {
+        bail!("{}: {}", command.get_program().display(), String::from_utf8_lossy(&done.stderr).trim());
+    }
+    Ok(())
+}
+
 /// The cargo that runs us.
 pub fn cargo() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())

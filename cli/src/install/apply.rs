@@ -1,8 +1,11 @@
 //! Objects into a cluster and out of it: server-side apply under our own name, so that what others own stays theirs.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, bail};
 use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy,
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PropagationPolicy,
 };
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -14,35 +17,28 @@ const MANAGER: &str = "osier";
 /// What every object of ours has.
 pub const PART_OF: &str = "app.kubernetes.io/part-of=osier";
 
-/// Kinds of the chart: kind, group, version, plural, whether it lives in a namespace. In the order of an installation.
-const KINDS: [(&str, &str, &str, &str, bool); 14] = [
-    ("Namespace", "", "v1", "namespaces", false),
-    ("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions", false),
-    ("ServiceAccount", "", "v1", "serviceaccounts", true),
-    ("ClusterRole", "rbac.authorization.k8s.io", "v1", "clusterroles", false),
-    ("ClusterRoleBinding", "rbac.authorization.k8s.io", "v1", "clusterrolebindings", false),
-    ("Role", "rbac.authorization.k8s.io", "v1", "roles", true),
-    ("RoleBinding", "rbac.authorization.k8s.io", "v1", "rolebindings", true),
-    ("ConfigMap", "", "v1", "configmaps", true),
-    ("Service", "", "v1", "services", true),
-    ("Deployment", "apps", "v1", "deployments", true),
-    ("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", true),
-    ("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", true),
-    (
-        "MutatingWebhookConfiguration",
-        "admissionregistration.k8s.io",
-        "v1",
-        "mutatingwebhookconfigurations",
-        false,
-    ),
-    (
-        "ValidatingWebhookConfiguration",
-        "admissionregistration.k8s.io",
-        "v1",
-        "validatingwebhookconfigurations",
-        false,
-    ),
+/// Kinds of the chart: kind, group, plural, all of version v1. In the order of an installation.
+const KINDS: [(&str, &str, &str); 14] = [
+    ("Namespace", "", "namespaces"),
+    ("CustomResourceDefinition", "apiextensions.k8s.io", "customresourcedefinitions"),
+    ("ServiceAccount", "", "serviceaccounts"),
+    ("ClusterRole", "rbac.authorization.k8s.io", "clusterroles"),
+    ("ClusterRoleBinding", "rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("Role", "rbac.authorization.k8s.io", "roles"),
+    ("RoleBinding", "rbac.authorization.k8s.io", "rolebindings"),
+    ("ConfigMap", "", "configmaps"),
+    ("Service", "", "services"),
+    ("Deployment", "apps", "deployments"),
+    ("PodDisruptionBudget", "policy", "poddisruptionbudgets"),
+    ("NetworkPolicy", "networking.k8s.io", "networkpolicies"),
+    ("MutatingWebhookConfiguration", "admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+    ("ValidatingWebhookConfiguration", "admissionregistration.k8s.io", "validatingwebhookconfigurations"),
 ];
+
+/// True for what we made ourselves, and not somebody else under the same name.
+pub fn is_ours(labels: &BTreeMap<String, String>) -> bool {
+    labels.get("app.kubernetes.io/part-of").is_some_and(|value| value == "osier")
+}
 
 /// Kind and name, as messages have them.
 pub fn label_of(object: &Value) -> String {
@@ -108,17 +104,10 @@ pub async fn delete(client: &Client, object: &Value) -> Result<()> {
 }
 
 fn resource(kind: &str) -> Result<ApiResource> {
-    let Some((kind, group, version, plural, _)) = KINDS.iter().find(|(known, ..)| *known == kind) else {
+    let Some((kind, group, plural)) = KINDS.iter().find(|(known, ..)| *known == kind) else {
         bail!("the chart has a {kind}, which is not known here");
     };
-    let api_version = if group.is_empty() { (*version).to_owned() } else { format!("{group}/{version}") };
-    Ok(ApiResource {
-        group: (*group).into(),
-        version: (*version).into(),
-        api_version,
-        kind: (*kind).into(),
-        plural: (*plural).into(),
-    })
+    Ok(ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural))
 }
 
 fn api_of(client: &Client, object: &Value) -> Result<Api<DynamicObject>> {

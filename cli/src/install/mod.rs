@@ -18,6 +18,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use osier_pilot::source::kubernetes::named;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, SYSTEM_NAMESPACE, said};
@@ -176,10 +177,7 @@ async fn put_definitions(client: &Client, definitions: &[Value], dry: bool) -> R
     let mut left_alone = 0;
     for definition in definitions {
         let there = apply::get(client, definition).await?;
-        let of_ours = |labels: &std::collections::BTreeMap<String, String>| {
-            labels.get("app.kubernetes.io/part-of").is_some_and(|value| value == "osier")
-        };
-        if there.is_some_and(|there| !of_ours(there.labels())) {
+        if there.is_some_and(|there| !apply::is_ours(there.labels())) {
             left_alone += 1;
         } else {
             apply::apply(client, definition, dry).await?;
@@ -236,11 +234,6 @@ pub async fn uninstall(arguments: UninstallArguments) -> Result<ExitCode> {
 
 fn revision_of(values: &Value) -> &str {
     values["revision"].as_str().filter(|revision| !revision.is_empty()).unwrap_or("default")
-}
-
-/// Name of an object of this revision.
-fn named(name: &str, revision: &str) -> String {
-    if revision == "default" { name.to_owned() } else { format!("{name}-{revision}") }
 }
 
 /// Where what was chosen is kept.

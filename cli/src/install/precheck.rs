@@ -12,7 +12,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 
-use super::chart;
+use super::{apply, chart};
 use crate::cluster::{Cluster, said};
 
 /// Looks at a cluster and says what stands in the way of an installation. Exit status 1 if something does.
@@ -140,7 +140,7 @@ async fn definitions(client: &Client) -> Result<Finding> {
         let name = ours["metadata"]["name"].as_str().unwrap_or_default();
         let Some(found) = api.get_opt(name).await.map_err(said)? else { continue };
         there += 1;
-        if found.labels().get("app.kubernetes.io/part-of").is_none_or(|value| value != "osier") {
+        if !apply::is_ours(found.labels()) {
             others.push(name.to_owned());
             let serves = |version: &str| found.spec.versions.iter().any(|v| v.served && v.name == version);
             let versions = ours["spec"]["versions"].as_array().into_iter().flatten();
@@ -169,9 +169,6 @@ async fn definitions(client: &Client) -> Result<Finding> {
 async fn injectors(client: &Client, revision: &str) -> Result<Finding> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let list = api.list(&ListParams::default()).await.map_err(said)?;
-    let ours = |labels: &std::collections::BTreeMap<String, String>| {
-        labels.get("app.kubernetes.io/part-of").is_some_and(|value| value == "osier")
-    };
     let key = if revision == "default" { "istio-injection" } else { "istio.io/rev" };
     let value = if revision == "default" { "enabled" } else { revision };
     let claims = |configuration: &MutatingWebhookConfiguration| {
@@ -184,7 +181,8 @@ async fn injectors(client: &Client, revision: &str) -> Result<Finding> {
             })
         })
     };
-    let other = list.iter().find(|configuration| !ours(configuration.labels()) && claims(configuration));
+    let other =
+        list.iter().find(|configuration| !apply::is_ours(configuration.labels()) && claims(configuration));
     Ok(match other {
         None => Finding::Good(format!("nobody else injects where {key}={value}")),
         Some(other) => Finding::Bad(format!(

@@ -12,11 +12,12 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use osier_pilot::source::kubernetes::named;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::apply;
 use super::values::check_name;
-use super::{apply, named};
 use crate::cluster::{Cluster, said};
 use crate::output::{self, Output};
 
@@ -111,9 +112,8 @@ async fn set(target: &Target, overwrite: bool) -> Result<()> {
     let (tag, revision) = (&target.tag, &target.revision);
     if let Some(there) = apply::get(&client, &object).await? {
         let labels = there.labels();
-        let of_ours = labels.get("app.kubernetes.io/part-of").is_some_and(|value| value == "osier");
         let before = labels.get("istio.io/rev").map_or("-", |revision| revision);
-        if !of_ours {
+        if !apply::is_ours(labels) {
             bail!("tag {tag} belongs to another mesh (webhook {}): choose another name", there.name_any());
         }
         if !overwrite && before != revision {

@@ -3,9 +3,11 @@
 use super::annotation::INJECT;
 use super::pod::Pod;
 use super::values::{AutoInject, Values};
+use crate::model::LabelSelector;
 
 /// Namespaces whose pods are Kubernetes' own.
-const IGNORED_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+pub const IGNORED_NAMESPACES: [&str; 4] =
+    ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
 /// Why a pod is left as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,11 +51,14 @@ pub(super) fn decide(
         }
     }
     let injector = &values.sidecar_injector_webhook;
-    let label = |key: &str| pod.label(key);
-    if injector.never_inject_selector.iter().any(|selector| selector.selects(label)) {
+    // One that asks for nothing selects nothing.
+    let selects = |selector: &LabelSelector| {
+        !selector.requirements.is_empty() && selector.selects(|key| pod.label(key))
+    };
+    if injector.never_inject_selector.iter().any(selects) {
         return Err(Skipped::NeverSelector);
     }
-    if injector.always_inject_selector.iter().any(|selector| selector.selects(label)) {
+    if injector.always_inject_selector.iter().any(selects) {
         return Ok(());
     }
     match values.global.proxy.auto_inject {

@@ -27,7 +27,7 @@ mod workload;
 use serde_json::Value;
 
 pub use annotation::{INJECT, OVERRIDES, REVISION, Row, STATUS, Support, TABLE};
-pub use decision::Skipped;
+pub use decision::{IGNORED_NAMESPACES, Skipped};
 pub use proxy_config::{FIELDS as PROXY_CONFIG_FIELDS, InterceptionMode, MeshSettings, ProxyConfig};
 pub use values::Values;
 

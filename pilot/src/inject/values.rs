@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 
 use super::syntax::Parsed;
 use super::{syntax, template};
+use crate::model::LabelSelector;
 use crate::source::decode::{DecodeError, decode};
 use crate::source::yaml;
-use crate::store::schema::Ignored;
+use crate::store::schema::{Ignored, kubernetes as schema};
 
 /// All values, with their defaults filled in.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -157,9 +158,11 @@ pub enum AutoInject {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Webhook {
     /// Pods that any of these selects are not injected.
-    pub never_inject_selector: Vec<Selector>,
+    #[serde(deserialize_with = "selectors")]
+    pub never_inject_selector: Vec<LabelSelector>,
     /// Pods that any of these selects are injected.
-    pub always_inject_selector: Vec<Selector>,
+    #[serde(deserialize_with = "selectors")]
+    pub always_inject_selector: Vec<LabelSelector>,
     /// Annotations that all injected pods get.
     pub injected_annotations: BTreeMap<String, String>,
     /// The application's probes are asked through the proxy's status port.
@@ -176,42 +179,6 @@ pub struct Webhook {
     /// Read by the chart.
     #[serde(rename = "enableNamespacesByDefault")]
     _by_default: Ignored,
-}
-
-/// A label selector.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Selector {
-    /// Labels with these values.
-    pub match_labels: BTreeMap<String, String>,
-    /// Further demands.
-    pub match_expressions: Vec<Expression>,
-}
-
-/// One of `matchExpressions`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Expression {
-    /// The label.
-    pub key: String,
-    /// What is asked of it.
-    pub operator: Operator,
-    /// For `In` and `NotIn`.
-    #[serde(default)]
-    pub values: Vec<String>,
-}
-
-/// `operator` of an expression.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum Operator {
-    /// It has one of the values.
-    In,
-    /// It has none of the values, or isn't there.
-    NotIn,
-    /// It is there.
-    Exists,
-    /// It isn't there.
-    DoesNotExist,
 }
 
 impl Values {
@@ -236,23 +203,10 @@ impl Values {
     }
 }
 
-impl Selector {
-    /// Whether it selects something with these labels. One that asks for nothing selects nothing.
-    pub(super) fn selects<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
-        let asks = !self.match_labels.is_empty() || !self.match_expressions.is_empty();
-        let expression = |e: &Expression| {
-            let value = label(&e.key);
-            let among = || value.is_some_and(|value| e.values.iter().any(|v| v == value));
-            match e.operator {
-                Operator::In => among(),
-                Operator::NotIn => !among(),
-                Operator::Exists => value.is_some(),
-                Operator::DoesNotExist => value.is_none(),
-            }
-        };
-        asks && self.match_labels.iter().all(|(key, value)| label(key) == Some(value))
-            && self.match_expressions.iter().all(expression)
-    }
+/// Selectors as they are asked for each pod.
+fn selectors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<LabelSelector>, D::Error> {
+    let written = Vec::<schema::LabelSelector>::deserialize(deserializer)?;
+    Ok(written.iter().map(LabelSelector::from).collect())
 }
 
 /// Templates are read when the values are, so that a broken one is told to who writes it, not to who starts a pod.

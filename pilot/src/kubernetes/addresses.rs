@@ -1,23 +1,22 @@
 //! Keeps on each ServiceEntry which automatic addresses its hosts have (`status.addresses`, as Istio does), so that other replicas and
 //! later ones give the same.
 //!
-//! The leader alone writes, and only what differs from what the resource says. What somebody else has changed meanwhile is read again, never
-//! overwritten: a write names the version that it was made from.
+//! The leader alone writes, and only what differs from what the resource says.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::PostParams;
-use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::lease::while_leading;
+use super::status;
 use crate::model::{Kind, ResourceKey};
 use crate::snapshot::{MeshSnapshot, ServiceIndex};
-use crate::source::kubernetes::{chain, istio_kinds};
+use crate::source::kubernetes::{chain, istio_kind};
 
 /// What a burst of changes is waited for.
 const QUIET: Duration = Duration::from_millis(200);
@@ -34,18 +33,13 @@ pub struct AddressWriter {
 
 impl AddressWriter {
     /// Runs while there is somebody to lead.
-    pub async fn run(mut self, mut leads: watch::Receiver<bool>) {
-        while leads.wait_for(|leads| *leads).await.is_ok() {
-            tokio::select! {
-                () = self.write_changes() => return,
-                _ = leads.wait_for(|leads| !*leads) => {}
-            }
-        }
+    pub async fn run(self, leads: watch::Receiver<bool>) {
+        while_leading(leads, || self.write_changes(self.mesh.clone())).await;
     }
 
-    async fn write_changes(&mut self) {
+    async fn write_changes(&self, mut mesh: watch::Receiver<Arc<MeshSnapshot>>) {
         loop {
-            let services = self.mesh.borrow_and_update().services.clone();
+            let services = mesh.borrow_and_update().services.clone();
             let mut failed = false;
             for (key, addresses) in stale(&services) {
                 if let Err(error) = self.write(&key, &addresses).await {
@@ -59,10 +53,10 @@ impl AddressWriter {
             }
             // Endpoints move more often than services.
             loop {
-                if self.mesh.changed().await.is_err() {
+                if mesh.changed().await.is_err() {
                     return;
                 }
-                if !Arc::ptr_eq(&self.mesh.borrow_and_update().services, &services) {
+                if !Arc::ptr_eq(&mesh.borrow_and_update().services, &services) {
                     break;
                 }
             }
@@ -71,25 +65,9 @@ impl AddressWriter {
     }
 
     async fn write(&self, key: &ResourceKey, addresses: &[Value]) -> kube::Result<()> {
-        let Some(resource) = istio_kinds().find(|resource| resource.kind == "ServiceEntry") else {
-            return Ok(());
-        };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource);
-        loop {
-            let mut object = match api.get_status(&key.name).await {
-                // Gone meanwhile.
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-                found => found?,
-            };
-            if !put(&mut object.data, addresses) {
-                return Ok(());
-            }
-            match api.replace_status(&key.name, &PostParams::default(), &object).await {
-                // Somebody else was faster, with something else.
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                done => return done.map(drop),
-            }
-        }
+        let Some(resource) = istio_kind("ServiceEntry") else { return Ok(()) };
+        let api = Api::namespaced_with(self.client.clone(), &key.namespace, &resource);
+        status::change(&api, &key.name, |object| put(&mut object.data, addresses)).await
     }
 }
 

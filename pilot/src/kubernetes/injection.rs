@@ -11,10 +11,9 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::time::sleep;
 
-use super::named;
 use crate::inject::{Injector, MeshSettings, Values};
 use crate::settings::Cluster;
-use crate::source::kubernetes::said;
+use crate::source::kubernetes::{named, said};
 use crate::webhook::Webhook;
 
 /// Wait after a failure.

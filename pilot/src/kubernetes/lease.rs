@@ -22,6 +22,16 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How often to try.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// Does `work` for as long as we lead, and anew when we lead again. Returns when it ends by itself, or nobody runs for leader any more.
+pub async fn while_leading<F: Future<Output = ()>>(mut leads: watch::Receiver<bool>, work: impl Fn() -> F) {
+    while leads.wait_for(|leads| *leads).await.is_ok() {
+        tokio::select! {
+            () = work() => return,
+            _ = leads.wait_for(|leads| !*leads) => {}
+        }
+    }
+}
+
 /// One candidate.
 pub struct Candidate {
     /// Talks to the API server.

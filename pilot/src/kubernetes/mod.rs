@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settings::Cluster;
 use crate::snapshot::MeshSnapshot;
-use crate::source::kubernetes::chain;
+use crate::source::kubernetes::{chain, named};
 use crate::store::writer::Status;
 use crate::webhook::certificate::{Current, server_config};
 use crate::webhook::{self, Webhook};
@@ -62,11 +62,6 @@ pub enum ClientError {
     /// TLS or authentication can't be set up.
     #[error("the API server's client can't be made")]
     Client(#[source] kube::Error),
-}
-
-/// Name of an object of this revision; the default revision's have no suffix.
-fn named(name: &str, revision: &str) -> String {
-    if revision == "default" { name.to_owned() } else { format!("{name}-{revision}") }
 }
 
 /// What the control plane does in its cluster beside serving xDS.

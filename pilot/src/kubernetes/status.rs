@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::lease::while_leading;
 use crate::model::Severity;
-use crate::source::kubernetes::{chain, istio_kinds};
+use crate::source::kubernetes::{chain, istio_kind, istio_kinds};
 use crate::store::writer::Status;
 
 /// What a burst of changes is waited for.
@@ -40,19 +41,14 @@ pub struct StatusWriter {
 
 impl StatusWriter {
     /// Runs while there is somebody to lead.
-    pub async fn run(mut self, mut leads: watch::Receiver<bool>) {
-        while leads.wait_for(|leads| *leads).await.is_ok() {
-            tokio::select! {
-                () = self.write_changes() => return,
-                _ = leads.wait_for(|leads| !*leads) => {}
-            }
-        }
+    pub async fn run(self, leads: watch::Receiver<bool>) {
+        while_leading(leads, || self.write_changes(self.status.clone())).await;
     }
 
-    async fn write_changes(&mut self) {
+    async fn write_changes(&self, mut status: watch::Receiver<Arc<Status>>) {
         let mut written = self.said_before().await;
         loop {
-            let wanted = wanted(&self.status.borrow_and_update());
+            let wanted = wanted(&status.borrow_and_update());
             let keys: BTreeSet<&Key> = wanted.keys().chain(written.keys()).collect();
             let stale: Vec<Key> =
                 keys.into_iter().filter(|key| wanted.get(*key) != written.get(*key)).cloned().collect();
@@ -74,7 +70,7 @@ impl StatusWriter {
             }
             if failed {
                 sleep(RETRY).await;
-            } else if self.status.changed().await.is_err() {
+            } else if status.changed().await.is_err() {
                 return;
             }
             sleep(QUIET).await;
@@ -98,31 +94,52 @@ impl StatusWriter {
     }
 
     async fn write(&self, (kind, namespace, name): &Key, message: Option<&String>) -> kube::Result<()> {
-        let Some(resource) = istio_kinds().find(|resource| *resource.kind == **kind) else { return Ok(()) };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
-        let mut object = match api.get_status(name).await {
-            // Gone meanwhile, or a version that isn't served: nobody reads it.
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            found => found?,
-        };
-        let generation = object.metadata.generation;
+        let Some(resource) = istio_kind(kind) else { return Ok(()) };
         let (status, reason, text) = match message {
             Some(message) => ("False", "Invalid", message.as_str()),
             None => ("True", "Accepted", "in force as it is written"),
         };
-        let mut kept: Vec<Value> = conditions(&object).filter(|c| c["type"] != CONDITION).cloned().collect();
-        kept.push(json!({
+        let condition = json!({
             "type": CONDITION,
             "status": status,
             "reason": reason,
             "message": text,
             "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        }));
-        object.data["status"]["conditions"] = Value::Array(kept);
-        if let Some(generation) = generation {
-            object.data["status"]["observedGeneration"] = json!(generation);
+        });
+        let api = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        change(&api, name, |object| {
+            let others = conditions(object).filter(|c| c["type"] != CONDITION).cloned();
+            object.data["status"]["conditions"] = others.chain([condition.clone()]).collect();
+            if let Some(generation) = object.metadata.generation {
+                object.data["status"]["observedGeneration"] = json!(generation);
+            }
+            true
+        })
+        .await
+    }
+}
+
+/// Writes the status of a resource, if it is still there and `put` has something to change in it. What somebody else has changed
+/// meanwhile is read again, never overwritten.
+pub async fn change(
+    api: &Api<DynamicObject>,
+    name: &str,
+    put: impl Fn(&mut DynamicObject) -> bool,
+) -> kube::Result<()> {
+    loop {
+        let mut object = match api.get_status(name).await {
+            // Gone meanwhile, or a version that isn't served: nobody reads it.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            found => found?,
+        };
+        if !put(&mut object) {
+            return Ok(());
         }
-        api.replace_status(name, &PostParams::default(), &object).await.map(drop)
+        match api.replace_status(name, &PostParams::default(), &object).await {
+            // Somebody else was faster, with something else.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            done => return done.map(drop),
+        }
     }
 }
 
@@ -138,7 +155,7 @@ fn key_of(resource: &ApiResource, object: &DynamicObject) -> Key {
 fn wanted(status: &Status) -> BTreeMap<Key, String> {
     let mut wanted: BTreeMap<Key, String> = BTreeMap::new();
     for report in status.reports.iter().filter(|report| report.severity == Severity::Error) {
-        if report.namespace.is_empty() || !istio_kinds().any(|resource| *resource.kind == *report.kind) {
+        if report.namespace.is_empty() || istio_kind(&report.kind).is_none() {
             continue;
         }
         let key = (report.kind.clone(), report.namespace.clone(), report.name.clone());

@@ -9,8 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::StreamExt as _;
-use kube::api::ApiResource;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -18,7 +17,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::source::kubernetes::{chain, said};
+use super::lease::while_leading;
+use crate::source::kubernetes::{chain, istio_kind, said};
 
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(2);
@@ -39,31 +39,26 @@ pub struct Webhooks {
 
 impl Webhooks {
     /// Runs while there is somebody to lead.
-    pub async fn run(self, mut leads: watch::Receiver<bool>) {
-        while leads.wait_for(|leads| *leads).await.is_ok() {
-            tokio::select! {
-                () = self.keep("MutatingWebhookConfiguration", "mutatingwebhookconfigurations") => {}
-                () = self.keep("ValidatingWebhookConfiguration", "validatingwebhookconfigurations") => {}
-                _ = leads.wait_for(|leads| !*leads) => {}
-            }
-        }
+    pub async fn run(self, leads: watch::Receiver<bool>) {
+        let both = async || {
+            tokio::join!(
+                self.keep("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false),
+                self.keep("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", true),
+            );
+        };
+        while_leading(leads, both).await;
     }
 
     /// Follows all configurations of one kind and mends each that differs.
-    async fn keep(&self, kind: &str, plural: &str) {
-        let resource = ApiResource {
-            group: "admissionregistration.k8s.io".into(),
-            version: "v1".into(),
-            api_version: "admissionregistration.k8s.io/v1".into(),
-            kind: kind.into(),
-            plural: plural.into(),
-        };
+    async fn keep(&self, kind: &str, plural: &str, validates: bool) {
+        let kind_of = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind_of, plural);
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
         let selector = format!("app.kubernetes.io/part-of=osier,istio.io/rev={}", self.revision);
         let mut stream = pin!(watcher(api.clone(), watcher::Config::default().labels(&selector)));
         while let Some(event) = stream.next().await {
             let done = match event {
-                Ok(Event::Apply(found) | Event::InitApply(found)) => self.mend(&api, &found).await,
+                Ok(Event::Apply(found) | Event::InitApply(found)) => self.mend(&api, &found, validates).await,
                 Ok(_) => Ok(()),
                 Err(error) => {
                     tracing::warn!("{plural} can't be watched: {}", said(&error));
@@ -78,7 +73,12 @@ impl Webhooks {
         }
     }
 
-    async fn mend(&self, api: &Api<DynamicObject>, found: &DynamicObject) -> kube::Result<()> {
+    async fn mend(
+        &self,
+        api: &Api<DynamicObject>,
+        found: &DynamicObject,
+        validates: bool,
+    ) -> kube::Result<()> {
         let name = found.name_any();
         let bundle = BASE64_STANDARD.encode(&self.root);
         let webhooks = found.data["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
@@ -95,7 +95,6 @@ impl Webhooks {
             return Ok(());
         }
         let lenient = |webhook: &Value| webhook["failurePolicy"] == "Ignore" && webhook["rules"].is_array();
-        let validates = found.types.as_ref().is_none_or(|t| t.kind != "MutatingWebhookConfiguration");
         let of_ours = webhooks.iter().enumerate().filter(|(_, webhook)| lenient(webhook));
         let lenient: Vec<_> = of_ours.collect();
         if validates && !lenient.is_empty() {
@@ -109,13 +108,7 @@ impl Webhooks {
 
     /// Asks the API server to try something that our webhook must refuse, until it does.
     async fn until_refused(&self) {
-        let resource = ApiResource {
-            group: "networking.istio.io".into(),
-            version: "v1".into(),
-            api_version: "networking.istio.io/v1".into(),
-            kind: "VirtualService".into(),
-            plural: "virtualservices".into(),
-        };
+        let Some(resource) = istio_kind("VirtualService") else { return };
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
         let mut probe = DynamicObject::new("osier-validation-probe", &resource).data(json!({
             "spec": { "hosts": ["not a host"], "http": [{ "route": [{ "destination": { "host": "a" } }] }] },

@@ -36,9 +36,14 @@ pub enum Operator {
 }
 
 impl LabelSelector {
-    /// True if all requirements hold.
+    /// True if all requirements hold for labels that `label` looks up.
+    pub fn selects<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
+        self.requirements.iter().all(|requirement| requirement.holds(label(&requirement.key)))
+    }
+
+    /// True if all requirements hold for these labels.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.requirements.iter().all(|requirement| requirement.holds(labels.get(&requirement.key)))
+        self.selects(|key| labels.get(key))
     }
 }
 

@@ -198,26 +198,37 @@ impl Admin {
     }
 }
 
-/// What the kubelet asks, from outside the pod: nothing but readiness.
+/// One page of this process, for who asks from outside the pod and gets nothing else.
 #[derive(Debug)]
-pub struct Probe(Arc<Admin>);
+pub struct OnePage {
+    admin: Arc<Admin>,
+    path: &'static str,
+    page: fn(&Admin) -> Reply,
+}
 
-impl Probe {
-    /// A probe of this process.
-    pub fn new(admin: Arc<Admin>) -> Self {
-        Self(admin)
+impl OnePage {
+    /// Readiness, for the kubelet.
+    pub fn readiness(admin: Arc<Admin>) -> Self {
+        Self { admin, path: "/healthz/ready", page: Admin::health }
+    }
+
+    /// The proxy's own metrics, for whoever scrapes them.
+    pub fn metrics(admin: Arc<Admin>) -> Self {
+        Self { admin, path: "/stats/prometheus", page: Admin::metrics }
     }
 }
 
-impl Pages for Probe {
+impl Pages for OnePage {
     /// Load balancers ask by name.
     const GUARDED: bool = false;
 
     async fn answer(&self, request: Request) -> Reply {
-        match (request.path.as_str(), request.method == Method::GET || request.method == Method::HEAD) {
-            ("/healthz/ready", true) => self.0.health(),
-            ("/healthz/ready", false) => Reply::status(StatusCode::METHOD_NOT_ALLOWED, "GET it\n"),
-            _ => Reply::status(StatusCode::NOT_FOUND, "only /healthz/ready is here\n"),
+        if request.path != self.path {
+            return Reply::status(StatusCode::NOT_FOUND, format!("only {} is here\n", self.path));
+        }
+        match request.method {
+            Method::GET | Method::HEAD => (self.page)(&self.admin),
+            _ => Reply::status(StatusCode::METHOD_NOT_ALLOWED, "GET it\n"),
         }
     }
 }

@@ -111,7 +111,7 @@ async fn ready_says_which_state() {
     assert_eq!(get(&admin, "/ready").await.0, 503);
     post(&admin, "/healthcheck/ok").await;
     assert_eq!(get(&admin, "/ready").await.0, 200);
-    let probe = Probe::new(admin.clone());
+    let probe = OnePage::readiness(admin.clone());
     let request = |path: &str| Request { path: path.to_owned(), ..Request::default() };
     assert_eq!(probe.answer(request("/healthz/ready")).await.status, 200);
     assert_eq!(probe.answer(request("/stats")).await.status, 404, "the probe's port shows nothing else");

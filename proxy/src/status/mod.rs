@@ -122,28 +122,5 @@ const HELP: &str = "\
   /quitquitquit (POST, from localhost): end at once
 ";
 
-/// The proxy's own metrics, for whoever scrapes the port [`METRICS_PORT`].
-#[derive(Debug)]
-pub struct Metrics(Arc<Admin>);
-
-impl Metrics {
-    /// The metrics of this process.
-    pub fn new(admin: Arc<Admin>) -> Self {
-        Self(admin)
-    }
-}
-
-impl Pages for Metrics {
-    const GUARDED: bool = false;
-
-    async fn answer(&self, request: Request) -> Reply {
-        match (request.path.as_str(), request.method == Method::GET || request.method == Method::HEAD) {
-            ("/stats/prometheus", true) => self.0.metrics(),
-            ("/stats/prometheus", false) => Reply::status(StatusCode::METHOD_NOT_ALLOWED, "GET it\n"),
-            _ => Reply::status(StatusCode::NOT_FOUND, "only /stats/prometheus is here\n"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -11,11 +11,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Status;
 use super::probers::Probers;
 use super::scrape::Scrape;
-use super::{Metrics, Status};
-use crate::admin::Order;
 use crate::admin::tests::admin;
+use crate::admin::{OnePage, Order};
 
 const POD: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -301,7 +301,7 @@ async fn orders_come_from_inside_the_pod() {
 #[tokio::test]
 async fn the_metrics_port_has_nothing_else() {
     let (admin, _orders) = admin();
-    let metrics = Metrics::new(admin);
+    let metrics = OnePage::metrics(admin);
     let page = metrics.answer(get("/stats/prometheus")).await;
     assert!(page.status == StatusCode::OK && page.body.starts_with(b"# HELP "));
     assert_eq!(metrics.answer(get("/healthz/ready")).await.status, StatusCode::NOT_FOUND);

@@ -12,6 +12,7 @@ use super::machine::{self, Before};
 use super::place::{BRIDGE, Place};
 use super::progress::step;
 use super::{daemon, node};
+use crate::run::run;
 
 /// Cgroups that the kubelet and containerd make, in each hierarchy.
 const CGROUPS: [&str; 2] = ["kubepods", "k8s.io"];
@@ -97,7 +98,7 @@ fn unmount(folder: &Path) -> Result<()> {
     });
     let below: Vec<PathBuf> = below.collect();
     for point in below.iter().rev() {
-        machine::run(Command::new("umount").arg("--lazy").arg(point))?;
+        run(Command::new("umount").arg("--lazy").arg(point))?;
     }
     Ok(())
 }
@@ -111,7 +112,7 @@ pub fn service_rules(place: &Place) -> Result<()> {
     }
     for table in machine::tables()? {
         if table.ends_with(" kube-proxy") {
-            machine::run(Command::new("nft").args(["delete", "table"]).args(table.split(' ')))?;
+            run(Command::new("nft").args(["delete", "table"]).args(table.split(' ')))?;
         } else if table.starts_with("ip ") || table.starts_with("ip6 ") {
             remove_chains(&table)?;
         }
@@ -126,7 +127,7 @@ fn remove_chains(table: &str) -> Result<()> {
     if script.is_empty() {
         return Ok(());
     }
-    machine::run(Command::new("nft").arg(script))
+    run(Command::new("nft").arg(script))
 }
 
 /// The commands that remove our chains from a table as `nft --handle list table` prints it, and the jumps to them.
@@ -161,7 +162,7 @@ fn remove_tables(before: &Before) -> Result<()> {
             .iter()
             .any(|name| *table == format!("ip {name}") || *table == format!("ip6 {name}"));
         if ours || (of_iptables && is_empty(table)?) {
-            machine::run(Command::new("nft").args(["delete", "table"]).args(table.split(' ')))?;
+            run(Command::new("nft").args(["delete", "table"]).args(table.split(' ')))?;
         }
     }
     Ok(())

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::node;
 use super::place::Place;
 use super::program::Programs;
-use super::{machine, node};
 use crate::image::osier::{self, Build};
 use crate::image::{self, Recipe, workload};
+use crate::run::run;
 
 /// The image of the process that holds a pod's namespaces. Its source doesn't change; if it does, so must the tag.
 pub const PAUSE: &str = "localhost/osier-cluster/pause:1";
@@ -126,6 +127,6 @@ fn import(place: &Place, archive: &Path) -> Result<()> {
     if !archive.is_file() {
         bail!("there is no archive {}; to make an image of a folder, name both", archive.display());
     }
-    machine::run(node::containers(place).args(["images", "import"]).arg(archive))
+    run(node::containers(place).args(["images", "import"]).arg(archive))
         .context("the image can't be imported; is the cluster up?")
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::place::{BRIDGE, NODE_ADDRESS, PODS_PREFIX, Place, VIRTUAL};
+use crate::run::run;
 
 /// Kernel settings that we set.
 const SETTINGS: [(&str, &str); 4] = [
@@ -143,16 +144,6 @@ pub fn tables() -> Result<Vec<String>> {
 /// Whether there is a network link of this name.
 pub fn link_exists(name: &str) -> bool {
     Path::new("/sys/class/net").join(name).exists()
-}
-
-/// Runs a command of the machine's; its words on failure.
-pub fn run(command: &mut Command) -> Result<()> {
-    let done = command.stdin(Stdio::null()).output();
-    let done = done.with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    if !done.status.success() {
-        bail!("{}: {}", command.get_program().display(), String::from_utf8_lossy(&done.stderr).trim());
-    }
-    Ok(())
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

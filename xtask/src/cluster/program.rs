@@ -5,10 +5,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::machine;
 use super::place::Place;
 use crate::cache;
 use crate::part::{self, GoProgram, Part, go_program};
+use crate::run::run;
 
 /// Programs of Debian's.
 const PACKAGES: [Part; 10] = [
@@ -103,7 +103,7 @@ fn pause() -> Result<PathBuf> {
     let program = folder.join("pause");
     if !program.exists() {
         std::fs::create_dir_all(&folder)?;
-        machine::run(Command::new("cc").args(["-static", "-Os", "-s", "-o"]).arg(&program).arg(&source))?;
+        run(Command::new("cc").args(["-static", "-Os", "-s", "-o"]).arg(&program).arg(&source))?;
     }
     cache::touch(&folder)?;
     Ok(program)

@@ -14,6 +14,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::run::run;
+
 pub use root::Root;
 
 /// How an image is called, and how a container of it is started.
@@ -117,14 +119,4 @@ fn digest(file: &Path) -> Result<String> {
         bail!("sha256sum of {} failed", file.display());
     }
     Ok(digest.to_owned())
-}
-
-/// Runs a command that must succeed.
-fn run(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_owned();
-    let done = command.output().with_context(|| format!("cannot start {}", program.display()))?;
-    if !done.status.success() {
-        bail!("{} failed: {}", program.display(), String::from_utf8_lossy(&done.stderr).trim());
-    }
-    Ok(())
 }

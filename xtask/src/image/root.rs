@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::run;
+use crate::run::run;
 
 /// The folder while it is filled; removed at its end.
 pub struct Root(PathBuf);

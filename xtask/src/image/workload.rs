@@ -5,9 +5,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Recipe, archive_of, run};
+use super::{Recipe, archive_of};
 use crate::cache;
 use crate::part::{self, Part};
+use crate::run::run;
 
 /// What all of them are made of.
 const PACKAGES: [&str; 11] = [

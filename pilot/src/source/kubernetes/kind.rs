@@ -1,8 +1,8 @@
 //! What is watched.
 
-use kube::api::ApiResource;
+use kube::api::{ApiResource, GroupVersionKind};
 
-use super::Scope;
+use super::{Scope, named};
 
 /// Which namespaces of a kind are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,14 +76,16 @@ pub fn istio_kinds() -> impl Iterator<Item = ApiResource> {
     ISTIO.into_iter().filter_map(newest)
 }
 
+/// One of Istio's kinds, in its preferred version.
+pub fn istio_kind(kind: &str) -> Option<ApiResource> {
+    istio_kinds().find(|resource| resource.kind == kind)
+}
+
 impl Watched {
     /// Everything that is watched.
     pub fn all(scope: &Scope) -> Vec<Self> {
         let config_map = |name: &str| {
-            let name = match scope.revision.as_str() {
-                "default" => name.to_owned(),
-                revision => format!("{name}-{revision}"),
-            };
+            let name = named(name, &scope.revision);
             Self {
                 place: Where::Object { namespace: scope.namespace.clone(), name },
                 ..core("ConfigMap", "configmaps", Role::MeshConfig)
@@ -121,12 +123,9 @@ fn core(kind: &str, plural: &str, role: Role) -> Watched {
 }
 
 fn resource(group: &str, kind: &str, plural: &str, versions: &[&str], role: Role) -> Watched {
-    let versions = versions.iter().map(|version| ApiResource {
-        group: group.into(),
-        version: (*version).into(),
-        api_version: if group.is_empty() { (*version).into() } else { format!("{group}/{version}") },
-        kind: kind.into(),
-        plural: plural.into(),
-    });
+    let of_version = |version: &&str| {
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+    };
+    let versions = versions.iter().map(of_version);
     Watched { versions: versions.collect(), place: Where::Everywhere, role }
 }

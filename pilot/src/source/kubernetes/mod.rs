@@ -23,7 +23,7 @@ use collect::Collector;
 use kind::Watched;
 use watch::Restart;
 
-pub use kind::istio_kinds;
+pub use kind::{istio_kind, istio_kinds};
 pub use watch::{chain, said};
 
 /// What of an API server is read, and as whom.
@@ -35,6 +35,11 @@ pub struct Scope {
     pub revision: String,
     /// Domain of Kubernetes Services.
     pub cluster_domain: Arc<str>,
+}
+
+/// Name of an object of this revision; the default revision's have no suffix.
+pub fn named(name: &str, revision: &str) -> String {
+    if revision == "default" { name.to_owned() } else { format!("{name}-{revision}") }
 }
 
 /// Follows an API server until it is dropped.

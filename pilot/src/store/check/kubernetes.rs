@@ -11,8 +11,8 @@ use osier_core::labels::Labels;
 use super::service_entry::{locality, tls_mode};
 use super::{Check, Checked, Context, Path};
 use crate::model::{
-    Address, Exports, Health, Locality, Location, Owner, Protocol, Service, ServiceKey, ServiceKind,
-    ServicePort, ServiceSource, TargetPort, Workload, WorkloadName,
+    Address, Exports, Health, LabelSelector, Locality, Location, Operator, Owner, Protocol, Requirement,
+    Service, ServiceKey, ServiceKind, ServicePort, ServiceSource, TargetPort, Workload, WorkloadName,
 };
 use crate::store::schema::kubernetes as schema;
 
@@ -42,6 +42,28 @@ pub struct SliceEndpoint {
     pub locality: Locality,
     /// Its name below that of the Service; mostly empty.
     pub hostname: Arc<str>,
+}
+
+impl From<&schema::LabelSelector> for LabelSelector {
+    fn from(written: &schema::LabelSelector) -> Self {
+        let equal = |(key, value): (&String, &String)| Requirement {
+            key: key.as_str().into(),
+            operator: Operator::In,
+            values: vec![value.as_str().into()],
+        };
+        let compared = |written: &schema::Requirement| Requirement {
+            key: written.key.as_str().into(),
+            operator: match written.operator {
+                schema::Operator::In => Operator::In,
+                schema::Operator::NotIn => Operator::NotIn,
+                schema::Operator::Exists => Operator::Exists,
+                schema::Operator::DoesNotExist => Operator::DoesNotExist,
+            },
+            values: written.values.iter().map(|value| value.as_str().into()).collect(),
+        };
+        let requirements = written.match_labels.iter().map(equal);
+        Self { requirements: requirements.chain(written.match_expressions.iter().map(compared)).collect() }
+    }
 }
 
 /// Checks a Service.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::{Check, Checked, Context, Path};
 use crate::model::{
-    AccessLogEncoding, InboundTraffic, LabelSelector, MeshConfig, Operator, OutboundTraffic,
-    PathNormalization, Requirement, UpgradePolicy,
+    AccessLogEncoding, InboundTraffic, LabelSelector, MeshConfig, OutboundTraffic, PathNormalization,
+    UpgradePolicy,
 };
 use crate::store::schema::destination_rule::H2UpgradePolicy;
-use crate::store::schema::mesh as schema;
+use crate::store::schema::{kubernetes as written, mesh as schema};
 
 /// Where the mesh configuration is in its ConfigMap.
 pub const ROOT: &str = "data.mesh";
@@ -97,38 +97,25 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
 }
 
 impl Check<'_> {
-    fn label_selectors(&mut self, at: Path<'_>, selectors: &[schema::LabelSelector]) -> Arc<[LabelSelector]> {
-        let mut checked = Vec::with_capacity(selectors.len());
+    fn label_selectors(
+        &mut self,
+        at: Path<'_>,
+        selectors: &[written::LabelSelector],
+    ) -> Arc<[LabelSelector]> {
         for (index, selector) in selectors.iter().enumerate() {
             let at = at.index(index);
-            let equal = |(key, value): (&String, &String)| Requirement {
-                key: key.as_str().into(),
-                operator: Operator::In,
-                values: vec![value.as_str().into()],
-            };
-            let mut requirements: Vec<Requirement> = selector.match_labels.iter().map(equal).collect();
-            for (index, written) in selector.match_expressions.iter().enumerate() {
-                let here = at.field("matchExpressions");
-                let here = here.index(index);
-                let wants_values = matches!(written.operator, schema::Operator::In | schema::Operator::NotIn);
-                if wants_values == written.values.is_empty() {
+            let at = at.field("matchExpressions");
+            for (index, requirement) in selector.match_expressions.iter().enumerate() {
+                let here = at.index(index);
+                let wants_values =
+                    matches!(requirement.operator, written::Operator::In | written::Operator::NotIn);
+                if wants_values == requirement.values.is_empty() {
                     let wanted = if wants_values { "needs values" } else { "takes no values" };
-                    self.error(here.field("values"), format!("{:?} {wanted}", written.operator));
+                    self.error(here.field("values"), format!("{:?} {wanted}", requirement.operator));
                 }
-                requirements.push(Requirement {
-                    key: written.key.as_str().into(),
-                    operator: match written.operator {
-                        schema::Operator::In => Operator::In,
-                        schema::Operator::NotIn => Operator::NotIn,
-                        schema::Operator::Exists => Operator::Exists,
-                        schema::Operator::DoesNotExist => Operator::DoesNotExist,
-                    },
-                    values: written.values.iter().map(|value| value.as_str().into()).collect(),
-                });
             }
-            checked.push(LabelSelector { requirements });
         }
-        checked.into()
+        selectors.iter().map(LabelSelector::from).collect()
     }
 }
 

@@ -3,11 +3,10 @@
 //! One resource holds everything about the mesh, and nobody writes all of it: so a field that is known and not supported does not
 //! refuse the others. Such fields stand in [`SET_ASIDE`]; the struct is what is applied, and what is in neither is a typo.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use super::destination_rule::{H2UpgradePolicy, TcpKeepalive};
+use super::kubernetes::LabelSelector;
 use super::virtual_service::HttpRetry;
 
 /// MeshConfig.
@@ -34,36 +33,6 @@ pub struct MeshConfig {
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub dns_refresh_rate: Option<String>,
     pub discovery_selectors: Vec<LabelSelector>,
-}
-
-/// An entry of `discoverySelectors`: a label selector as Kubernetes has it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct LabelSelector {
-    pub match_labels: BTreeMap<String, String>,
-    pub match_expressions: Vec<Requirement>,
-}
-
-/// An entry of `matchExpressions`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs)]
-pub struct Requirement {
-    pub key: String,
-    pub operator: Operator,
-    #[serde(default)]
-    pub values: Vec<String>,
-}
-
-/// `operator` of a requirement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[allow(missing_docs)]
-pub enum Operator {
-    In,
-    NotIn,
-    Exists,
-    DoesNotExist,
 }
 
 /// `outboundTrafficPolicy`.
