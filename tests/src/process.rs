@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -119,11 +121,15 @@ pub fn part(variable: &str) -> Command {
     }
 }
 
-/// A loopback address with a port that was free a moment ago, and that no outgoing connection is given: those have ports from 32768
-/// on.
+/// A loopback address with a port that was free a moment ago, that this process was not given before, and that no outgoing connection is
+/// given: those have ports from 32768 on.
 pub fn free_address() -> SocketAddr {
+    const PORTS: std::ops::Range<u16> = 16_384..32_768;
+    // In a row, from a place of this process's own: drawn anew each time, two of a test's ports are equal now and then.
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     wait::until("a free port", || {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(16_384..32_768)));
+        let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         TcpListener::bind(address).is_ok().then_some(address)
     })
 }
