@@ -22,6 +22,7 @@ pub use crate::envoy::extensions::request_id::uuid::v3 as uuid_request_id;
 pub use crate::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 pub use crate::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
 pub use crate::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
+pub use crate::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use crate::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub use crate::envoy::service::discovery::v3 as discovery;
 pub use crate::envoy::service::status::v3 as status;
@@ -47,6 +48,8 @@ pub const CLUSTER_LOAD_ASSIGNMENT: &str =
     "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 /// NDS, Istio's: hosts and their addresses for the DNS server of a sidecar.
 pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
+/// SDS.
+pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// CSDS, and what `istioctl proxy-status` asks for.
 pub const CLIENT_CONFIG: &str = "type.googleapis.com/envoy.service.status.v3.ClientConfig";
 
@@ -67,6 +70,7 @@ mod tests {
         assert_eq!(CLUSTER, cluster::Cluster::type_url());
         assert_eq!(CLUSTER_LOAD_ASSIGNMENT, endpoint::ClusterLoadAssignment::type_url());
         assert_eq!(NAME_TABLE, nds::NameTable::type_url());
+        assert_eq!(SECRET, tls::Secret::type_url());
         assert_eq!(CLIENT_CONFIG, status::ClientConfig::type_url());
         assert_eq!(HTTP_PROTOCOL_OPTIONS, upstream_http::HttpProtocolOptions::full_name());
     }

@@ -62,8 +62,8 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     let acceptors = Arc::new(Acceptors::new(workers.all(), arrival::serve));
 
     let static_clusters = settings.bootstrap.clusters.iter().map(|cluster| cluster.name.clone()).collect();
-    let Settings { bootstrap, mut sidecar, .. } = settings;
-    let mut pod = sidecar.as_mut().and_then(|sidecar| sidecar.pod.take());
+    let Settings { bootstrap, sidecar, mut pod, gateway, .. } = settings;
+    let captures = sidecar.as_ref().is_some_and(|sidecar| sidecar.interception != Interception::None);
     let dns = pod.as_mut().and_then(|pod| pod.dns.take());
     let directory = dns.as_ref().map(|settings| Arc::new(Directory::new(settings)));
     let node = bootstrap.node.clone();
@@ -99,8 +99,10 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         tokio::spawn(admin::serve(bind("readiness", address).await?, probe));
     }
     if let Some(pod) = pod {
-        let captured = readiness.wait_for(CAPTURE);
-        tokio::spawn(check_capture(pod.addresses.clone(), shared.clone(), captured));
+        if captures {
+            let captured = readiness.wait_for(CAPTURE);
+            tokio::spawn(check_capture(pod.addresses.clone(), shared.clone(), captured));
+        }
         let dns = match dns.zip(directory) {
             Some((settings, directory)) => Some(serve_dns(&settings, directory).await?),
             None => None,
@@ -120,7 +122,8 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
 
     let order = tokio::select! {
         order = ordered.recv() => order.unwrap_or(Order::Quit),
-        () = signals.received() => Order::Drain { inbound_only: true },
+        // The clients of a gateway come by listeners that lead outwards.
+        () = signals.received() => Order::Drain { inbound_only: !gateway },
     };
     // Others stop to pick us before we stop to serve.
     let nobody_comes = registered && xds.leave().await;

@@ -5,6 +5,7 @@
 //! are not allowed. An enum instead of a trait object: the calls inline, and TLS joins as a variant.
 
 pub mod batched;
+pub mod tls;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -17,11 +18,15 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use tls::TlsStream;
+
 /// A connection to a peer.
 #[derive(Debug)]
 pub enum Stream {
     /// Bytes as they are.
     Plain(TcpStream),
+    /// Encrypted; we are the server.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -31,6 +36,7 @@ impl Stream {
         let room = buf.len();
         match self {
             Self::Plain(tcp) => read_and_note(tcp, room, || tcp.try_read(buf)),
+            Self::Tls(tls) => tls.try_read(buf),
         }
     }
 
@@ -39,6 +45,7 @@ impl Stream {
         let room = buf.chunk_mut().len();
         match self {
             Self::Plain(tcp) => read_and_note(tcp, room, || tcp.try_read_buf(buf)),
+            Self::Tls(tls) => tls.try_read_buf(buf),
         }
     }
 
@@ -57,6 +64,7 @@ impl Stream {
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(tcp) => tcp.poll_read_ready(cx),
+            Self::Tls(tls) => tls.poll_read_ready(cx),
         }
     }
 
@@ -76,6 +84,7 @@ impl Stream {
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(tcp) => tcp.poll_write_ready(cx),
+            Self::Tls(tls) => tls.poll_write_ready(cx),
         }
     }
 
@@ -103,6 +112,7 @@ impl Stream {
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(tcp) => tcp.try_write(buf),
+            Self::Tls(tls) => tls.try_write(buf),
         }
     }
 
@@ -110,6 +120,7 @@ impl Stream {
     pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(tcp) => tcp.try_write_vectored(bufs),
+            Self::Tls(tls) => tls.try_write_vectored(bufs),
         }
     }
 
@@ -119,7 +130,7 @@ impl Stream {
             let written = self.write_some(bytes).await?;
             bytes = &bytes[written..];
         }
-        Ok(())
+        self.flush().await
     }
 
     /// Writes until `buf` is empty, advancing it after each write: after an error or a cancellation `buf` holds what
@@ -139,7 +150,7 @@ impl Stream {
             };
             buf.advance(written);
         }
-        Ok(())
+        self.flush().await
     }
 
     async fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -156,14 +167,13 @@ impl Stream {
     pub fn shutdown_write(&self) -> io::Result<()> {
         match self {
             Self::Plain(tcp) => SockRef::from(tcp).shutdown(Shutdown::Write),
+            Self::Tls(tls) => tls.shutdown_write(),
         }
     }
 
     /// Makes the coming close a reset, so that the peer learns that its stream was cut and not ended.
     pub fn reset_on_close(&self) -> io::Result<()> {
-        match self {
-            Self::Plain(tcp) => SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO)),
-        }
+        SockRef::from(self.socket()).set_linger(Some(std::time::Duration::ZERO))
     }
 
     /// False where the peer has closed or reset, or where bytes wait that nobody asked for: such a connection must not
@@ -177,6 +187,8 @@ impl Stream {
     pub fn rehome(self) -> io::Result<Self> {
         match self {
             Self::Plain(tcp) => TcpStream::from_std(tcp.into_std()?).map(Self::Plain),
+            // Clients stay where they arrived; only connections to upstreams move.
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -184,20 +196,32 @@ impl Stream {
     pub fn as_tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(tcp) => Some(tcp),
+            Self::Tls(_) => None,
         }
     }
 
     /// Address of the peer.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Plain(tcp) => tcp.peer_addr(),
-        }
+        self.socket().peer_addr()
     }
 
     /// Our address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    fn socket(&self) -> &TcpStream {
         match self {
-            Self::Plain(tcp) => tcp.local_addr(),
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.tcp(),
+        }
+    }
+
+    /// Waits until nothing that was taken to be written waits here. Nothing does where bytes go as they are.
+    pub async fn flush(&self) -> io::Result<()> {
+        match self {
+            Self::Tls(tls) if tls.holds_back() => self.writable().await,
+            _ => Ok(()),
         }
     }
 }
@@ -231,6 +255,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            tls => Self::poll_read(tls, cx, buf),
         }
     }
 }
@@ -239,6 +264,14 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => loop {
+                match tls.try_write(buf) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready!(tls.poll_write_ready(cx))?
+                    }
+                    done => return Poll::Ready(done),
+                }
+            },
         }
     }
 
@@ -249,6 +282,14 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => loop {
+                match tls.try_write_vectored(bufs) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready!(tls.poll_write_ready(cx))?
+                    }
+                    done => return Poll::Ready(done),
+                }
+            },
         }
     }
 
@@ -256,8 +297,11 @@ impl AsyncWrite for Stream {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(tls) if tls.holds_back() => tls.poll_write_ready(cx),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

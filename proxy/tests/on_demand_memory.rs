@@ -154,9 +154,10 @@ async fn a_hundred_thousand_names_cost_at_most_two_mebibytes() {
     let snapshot = SharedSnapshot::default();
     let limits = Limits { patience: Duration::from_secs(60), ..Limits::default() };
     let _xds = start(Options {
-        bootstrap: Bootstrap::for_sidecar(
+        bootstrap: Bootstrap::for_workload(
             Node { id: "sidecar~10.0.0.1~a.b~c".into(), ..Node::default() },
             target,
+            None,
         ),
         clusters: Arc::<Clusters>::default(),
         snapshot: snapshot.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
@@ -71,18 +72,18 @@ enum Incoming {
 impl Connection {
     /// Connects and opens the stream. After it, call [`Client::on_connected`].
     pub async fn open(endpoint: &Endpoint, variant: Variant) -> Result<Self, ConnectError> {
-        Ok(Self::over(endpoint.connect().await?, variant))
+        Ok(Self::over(endpoint.connect().await?, variant, None))
     }
 
-    /// Opens a stream over a channel that exists.
-    pub fn over(channel: Channel, variant: Variant) -> Self {
+    /// Opens a stream over a channel that exists. `authorization` says who calls, e.g. `Bearer …`.
+    pub fn over(channel: Channel, variant: Variant, authorization: Option<AsciiMetadataValue>) -> Self {
         let mut stub =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
         let (outgoing, opening): (Outgoing, Opening) = match variant {
             Variant::Incremental => {
                 let (requests, outgoing) = mpsc::channel(1);
                 let opening = async move {
-                    let call = stub.delta_aggregated_resources(ReceiverStream::new(outgoing));
+                    let call = stub.delta_aggregated_resources(call(outgoing, authorization));
                     Ok(Incoming::Incremental(Box::new(call.await?.into_inner())))
                 };
                 (Outgoing::Incremental(requests), Box::pin(opening))
@@ -90,7 +91,7 @@ impl Connection {
             Variant::StateOfTheWorld => {
                 let (requests, outgoing) = mpsc::channel(1);
                 let opening = async move {
-                    let call = stub.stream_aggregated_resources(ReceiverStream::new(outgoing));
+                    let call = stub.stream_aggregated_resources(call(outgoing, authorization));
                     Ok(Incoming::StateOfTheWorld(Box::new(call.await?.into_inner())))
                 };
                 (Outgoing::StateOfTheWorld(requests), Box::pin(opening))
@@ -128,6 +129,17 @@ impl Connection {
         // A server that does not end its side is left behind.
         tokio::time::timeout(patience, until_its_end).await.is_ok()
     }
+}
+
+fn call<T>(
+    outgoing: mpsc::Receiver<T>,
+    authorization: Option<AsciiMetadataValue>,
+) -> tonic::Request<ReceiverStream<T>> {
+    let mut call = tonic::Request::new(ReceiverStream::new(outgoing));
+    if let Some(authorization) = authorization {
+        call.metadata_mut().insert("authorization", authorization);
+    }
+    call
 }
 
 impl Outgoing {

@@ -39,7 +39,7 @@ pub(crate) fn admin() -> (Arc<Admin>, mpsc::Receiver<Order>) {
     assert!(acceptors.apply(&shared.snapshot.load()).is_empty());
     let node = BootstrapNode { id: "sidecar~1".into(), cluster: "web".into(), ..BootstrapNode::default() };
     let options = Options {
-        bootstrap: Bootstrap::for_sidecar(node.clone(), XdsTarget::Unix("/nonexistent".into())),
+        bootstrap: Bootstrap::for_workload(node.clone(), XdsTarget::Unix("/nonexistent".into()), None),
         clusters: Arc::default(),
         snapshot: Arc::default(),
         resolver: None,

@@ -20,7 +20,7 @@ mod node;
 mod server;
 
 pub use node::Node;
-pub use server::{XdsServer, XdsTarget};
+pub use server::{XdsServer, XdsTarget, XdsTls};
 
 use crate::compile::{self, At, Context, Invalid};
 use crate::config::snapshot::Clusters;
@@ -114,12 +114,12 @@ pub fn load(path: &Path) -> Result<Bootstrap, BootstrapError> {
 
 impl Bootstrap {
     /// What a sidecar starts with: nothing but who it is and where its control plane is.
-    pub fn for_sidecar(node: Node, pilot: XdsTarget) -> Self {
+    pub fn for_workload(node: Node, pilot: XdsTarget, tls: Option<XdsTls>) -> Self {
         let dynamic = Dynamic {
-            server: XdsServer::new(pilot),
+            server: XdsServer::new(pilot, tls),
             listeners: true,
             clusters: true,
-            // A sidecar without its configuration must not be ready, however long that takes.
+            // Without its configuration it must not be ready, however long that takes.
             listener_timeout: None,
             cluster_timeout: None,
         };
@@ -190,7 +190,12 @@ fn static_resources(
     }
     let clusters = Clusters::default();
     let cluster_exists = |name: &str| bootstrap.clusters.iter().any(|c| c.name == name);
-    let context = Context { clusters: &clusters, on_demand: None, cluster_exists: &cluster_exists };
+    let context = Context {
+        clusters: &clusters,
+        secrets: &Default::default(),
+        on_demand: None,
+        cluster_exists: &cluster_exists,
+    };
     let mut listeners: Vec<StaticResource> = Vec::new();
     for (index, listener) in fixed.listeners.iter().enumerate() {
         let mut listener = listener.clone();

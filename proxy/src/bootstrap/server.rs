@@ -29,8 +29,19 @@ pub struct XdsServer {
     pub targets: Vec<XdsTarget>,
     /// Limit of one connect.
     pub connect_timeout: Duration,
+    /// How the server is known and we are, where the stream is encrypted.
+    pub tls: Option<XdsTls>,
     /// HTTP/2 PING interval and time-out: finds a server that is gone without a word.
     pub keepalive: Option<(Duration, Duration)>,
+}
+
+/// TLS towards the control plane. Both files are read at each connect, since both are renewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XdsTls {
+    /// Root certificates that the server must be known by, PEM.
+    pub roots: PathBuf,
+    /// Token that says who we are.
+    pub token: PathBuf,
 }
 
 /// One address of an xDS server.
@@ -54,12 +65,13 @@ impl std::fmt::Display for XdsTarget {
 
 impl XdsServer {
     /// A server at one address, as sidecars know it.
-    pub fn new(target: XdsTarget) -> Self {
+    pub fn new(target: XdsTarget, tls: Option<XdsTls>) -> Self {
         Self {
             cluster: "xds-grpc".into(),
             variant: Variant::Incremental,
             targets: vec![target],
             connect_timeout: Duration::from_secs(5),
+            tls,
             keepalive: Some((Duration::from_secs(30), Duration::from_secs(10))),
         }
     }
@@ -111,6 +123,7 @@ fn from_cluster(cluster: &Cluster, variant: Variant) -> Result<XdsServer, Invali
         targets,
         connect_timeout: positive("connect_timeout", cluster.connect_timeout.as_ref())?
             .unwrap_or(Duration::from_secs(5)),
+        tls: None,
         keepalive: http2_keepalive(cluster)?,
     })
 }

@@ -74,6 +74,7 @@ fn a_stock_envoy_bootstrap_with_ads() {
     assert_eq!(
         dynamic.server,
         XdsServer {
+            tls: None,
             cluster: "xds".into(),
             variant: Variant::StateOfTheWorld,
             targets: vec![XdsTarget::Tcp("pilot.local".into(), 15010)],

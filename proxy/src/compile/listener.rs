@@ -12,17 +12,17 @@ use osier_proto::types::{
 };
 
 use super::value::{
-    bounded, enumeration, extension, listening_address, metadata_value, not_empty, plaintext, positive,
-    ranges, required, switch, unsupported_extension,
+    bounded, enumeration, extension, listening_address, metadata_value, not_empty, positive, ranges,
+    required, switch, unsupported_extension,
 };
 use super::{
     At, Context, Invalid, References, Rejected, access_log, content_hash, decode, http_manager,
-    refs::Collector,
+    refs::Collector, tls,
 };
 use crate::config::cluster::{WeightedCluster, WeightedClusters};
 use crate::config::listener::{
-    ChainMatch, Direction, DownstreamTransport, FilterChain, Inspect, Listener, NetworkAction, Ports,
-    SourceType, TcpProxy, TransportProtocol,
+    ChainMatch, Direction, FilterChain, Inspect, Listener, NetworkAction, Ports, SourceType, TcpProxy,
+    TransportProtocol,
 };
 use crate::listener::filter_chain::ChainMatcher;
 
@@ -204,14 +204,14 @@ fn matcher(chains: &[Arc<FilterChain>]) -> Result<ChainMatcher, Invalid> {
 }
 
 fn filter_chain(message: &xds::FilterChain, refs: &mut Collector<'_>) -> Result<FilterChain, Invalid> {
-    plaintext("transport_socket", message.transport_socket.as_ref())?;
+    let transport = tls::downstream("transport_socket", message.transport_socket.as_ref(), refs)?;
     Ok(FilterChain {
         name: message.name.as_str().into(),
         matches: match &message.filter_chain_match {
             Some(matches) => chain_match(matches).at("filter_chain_match")?,
             None => ChainMatch::default(),
         },
-        transport: DownstreamTransport::Plaintext,
+        transport,
         action: network_filters(&message.filters, refs)?,
     })
 }

@@ -11,6 +11,7 @@ use osier_proto::Any;
 use prost::{Message, Name};
 
 use crate::config::snapshot::Clusters;
+use crate::config::tls::Secrets;
 use crate::on_demand::OnDemand;
 
 pub mod access_log;
@@ -22,6 +23,7 @@ pub mod matcher;
 pub mod refs;
 pub mod retry;
 pub mod route;
+pub mod tls;
 pub(crate) mod value;
 
 pub use refs::{References, RouteConfigRef};
@@ -112,6 +114,8 @@ impl<T> At<T> for Result<T, Invalid> {
 pub struct Context<'a> {
     /// Gives the handles that routes hold.
     pub clusters: &'a Clusters,
+    /// Gives the handles of certificates.
+    pub secrets: &'a Secrets,
     /// Gives the tables of route configurations whose virtual hosts are asked for one by one; `None` where the control plane
     /// hasn't confirmed that.
     pub on_demand: Option<&'a OnDemand>,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{Context, Invalid};
 use crate::config::cluster::ClusterHandle;
+use crate::config::tls::SecretHandle;
 
 /// What one resource names.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +17,8 @@ pub struct References {
     /// Clusters. The handles themselves are in what was compiled: nothing else may hold one, since who holds a handle keeps its
     /// cluster subscribed.
     pub clusters: BTreeSet<Arc<str>>,
+    /// Certificates (SDS).
+    pub secrets: BTreeSet<Arc<str>>,
     /// Route configurations (RDS).
     pub route_configs: Vec<RouteConfigRef>,
 }
@@ -55,6 +58,13 @@ impl<'a> Collector<'a> {
         let handle = self.context.clusters.handle(name);
         self.found.clusters.insert(handle.name.clone());
         Ok(handle)
+    }
+
+    /// The handle of a certificate.
+    pub(super) fn secret(&mut self, name: &str) -> Arc<SecretHandle> {
+        let handle = self.context.secrets.handle(name);
+        self.found.secrets.insert(handle.name.clone());
+        handle
     }
 
     pub(super) fn route_config(&mut self, name: &str, fetch_timeout: Option<Duration>) -> Arc<str> {

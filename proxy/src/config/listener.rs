@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::cluster::WeightedClusters;
 use super::route::RouteTable;
+use super::tls::ServerTls;
 use crate::http::template::Template;
 use crate::listener::filter_chain::ChainMatcher;
 
@@ -229,17 +230,26 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// When the chain applies.
     pub matches: ChainMatch,
-    /// How the bytes are secured downstream. Only plaintext today; a chain with TLS is refused by `compile`.
+    /// How the bytes are secured downstream.
     pub transport: DownstreamTransport,
     /// What happens to the connection.
     pub action: NetworkAction,
 }
 
 /// Downstream transport security.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum DownstreamTransport {
     /// Bytes as they are.
     Plaintext,
+    /// TLS, ended here.
+    Tls(ServerTls),
+}
+
+impl DownstreamTransport {
+    /// True where bytes are encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
 }
 
 /// The terminal network filter of a chain.

@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod listener;
 pub mod route;
 pub mod snapshot;
+pub mod tls;
 
 // One module for both halves: pilot refuses what the proxy could not compile.
 pub use osier_core::re2 as regex;

@@ -170,7 +170,7 @@ impl<'a> Exchange<'a> {
         let Self { incoming, answer } = self;
         let Arrival { worker, connection, manager } = answer.arrival;
         let head = &mut *incoming.head;
-        let origin = forwarded::settle(manager, connection.inputs.source, head);
+        let origin = forwarded::settle(manager, connection.inputs.source, connection.encrypted, head);
         answer.record.downstream.remote = origin.remote;
         incoming.internal = origin.internal;
         if connection.direction == Direction::Inbound {

@@ -1,11 +1,13 @@
 //! One connection from its accept to its end, by way of its filter chain.
 //!
-//! The order: where was it going (SO_ORIGINAL_DST), which listener takes it, what does it speak, which chain is that. Then
-//! the chain's network filter has it to its end. What fails before that closes the connection; there is nobody to answer.
+//! The order: where was it going (SO_ORIGINAL_DST), which listener takes it, what does it speak, which chain is that, and TLS
+//! where the chain ends it. Then the chain's network filter has it to its end. What fails before that closes the connection; there is nobody to answer.
 //! A CONNECT on an explicit proxy starts the same way again, with the destination that it names.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use socket2::SockRef;
@@ -13,16 +15,21 @@ use socket2::SockRef;
 use super::accept::{Accepted, canonical};
 use super::connection::{Connection, ListenerSource};
 use super::detect::{DetectError, Detected, detect};
-use crate::config::listener::{ConnectionInputs, FilterChain, Listener, NetworkAction};
+use crate::config::listener::{ConnectionInputs, DownstreamTransport, FilterChain, Listener, NetworkAction};
 use crate::config::snapshot::Snapshot;
+use crate::config::tls::ServerTls;
 use crate::http::exchange::Exchanges;
 use crate::http::server::{self, Ended};
 use crate::http::template::Context;
 use crate::io::Stream;
+use crate::io::tls::TlsStream;
 use crate::on_demand::{Answer, ListenerLookup};
 use crate::telemetry::record::{Downstream, Flags, RequestRecord};
 use crate::telemetry::write_logs;
 use crate::worker::Worker;
+
+/// How long a TLS handshake may take, once the client has said hello.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// Why a connection got no filter chain.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +49,12 @@ pub enum ArrivalError {
     /// It was our own, to see whether it comes here.
     #[error("the check of capture has arrived")]
     SelfCheck,
+    /// The client and we agree on no TLS, or it left.
+    #[error("TLS handshake: {0}")]
+    Handshake(#[source] io::Error),
+    /// It took too long.
+    #[error("no TLS handshake within {} s", HANDSHAKE_TIME.as_secs())]
+    HandshakeTimeout,
     /// Protocol detection ended it.
     #[error(transparent)]
     Detect(#[from] DetectError),
@@ -229,9 +242,26 @@ async fn admit(
         log_unmatched(worker, &listener, &inputs);
         return Err(ArrivalError::NoChain);
     };
+    let (stream, received) = match &chain.transport {
+        DownstreamTransport::Plaintext => (stream, received),
+        // Apart: who speaks plaintext doesn't carry its size.
+        DownstreamTransport::Tls(tls) => (Box::pin(handshake(stream, received, tls)).await?, BytesMut::new()),
+    };
     let connection =
         Connection::new(worker, &listener, source, chain.clone(), generation, inputs, ends.local);
     Ok(Arrived { connection: Arc::new(connection), chain, stream, received })
+}
+
+async fn handshake(stream: Stream, received: BytesMut, tls: &ServerTls) -> Result<Stream, ArrivalError> {
+    // Within a tunnel that is encrypted itself there is no other TLS.
+    let Stream::Plain(tcp) = stream else {
+        return Err(ArrivalError::Handshake(io::ErrorKind::Unsupported.into()));
+    };
+    let accepting = TlsStream::accept(tcp, &received, tls.0.clone());
+    match tokio::time::timeout(HANDSHAKE_TIME, accepting).await {
+        Ok(done) => done.map(|tls| Stream::Tls(Box::new(tls))).map_err(ArrivalError::Handshake),
+        Err(_) => Err(ArrivalError::HandshakeTimeout),
+    }
 }
 
 /// The listener with the one chain for this connection's SNI, where chains are asked for one by one.

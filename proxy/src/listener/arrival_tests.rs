@@ -4,6 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream as Client;
 use std::time::Duration;
 
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use super::super::accept::Acceptors;
 use super::super::orig_dst::OriginalDestination;
 use super::*;
@@ -13,6 +16,7 @@ use crate::config::listener::{
     AccessLogConfig, AccessLogFormat, AccessLogSink, ChainMatch, DownstreamTransport, HttpManager, Inspect,
     TcpProxy, TransportProtocol,
 };
+use crate::config::tls::SecretHandle;
 use crate::http::template::Template;
 use crate::http::test_support::manager;
 use crate::listener::client_hello::tests::hello;
@@ -309,4 +313,79 @@ fn authorities_of_connect() {
     ] {
         assert_eq!(parse_authority(text), expected.map(address), "{text}");
     }
+}
+
+/// TLS with a certificate for `host`, and that certificate.
+fn tls_for(host: &str) -> (DownstreamTransport, CertificateDer<'static>) {
+    let key = rcgen::KeyPair::generate().expect("key");
+    let certificate = rcgen::CertificateParams::new(vec![host.into()]).expect("name").self_signed(&key);
+    let der = certificate.expect("certificate").der().clone();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("key");
+    let provider = aws_lc_rs::default_provider();
+    let certified =
+        rustls::sign::CertifiedKey::from_der(vec![der.clone()], key, &provider).expect("they fit");
+    let handle = SecretHandle::new("", Some(Arc::new(certified)));
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_cert_resolver(handle);
+    (DownstreamTransport::Tls(ServerTls(Arc::new(config))), der)
+}
+
+/// What a client gets that trusts `roots` and asks for `host`; `named`: it says so beforehand.
+fn ask_tls(
+    proxy: &Proxy,
+    roots: &[CertificateDer<'static>],
+    host: &'static str,
+    named: bool,
+) -> std::io::Result<String> {
+    let mut store = rustls::RootCertStore::empty();
+    roots.iter().for_each(|root| store.add(root.clone()).expect("a root"));
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    config.enable_sni = named;
+    let session = rustls::ClientConnection::new(Arc::new(config), host.try_into().expect("name"));
+    let client = Client::connect(proxy.acceptors.addresses()[0].1)?;
+    client.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut stream = rustls::StreamOwned::new(session.expect("session"), client);
+    stream.write_all(b"hello")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn tls_is_ended_with_the_certificate_of_the_name_that_the_client_says() {
+    let (a, a_root) = tls_for("a.example");
+    let (b, b_root) = tls_for("www.b.example");
+    let with = |name: &'static str, host: &str, transport: DownstreamTransport| {
+        let matches = ChainMatch {
+            server_names: vec![host.into()],
+            transport: Some(TransportProtocol::Tls),
+            ..ChainMatch::default()
+        };
+        let plain = chain(name, matches);
+        let (name, matches) = (plain.name.clone(), plain.matches.clone());
+        Arc::new(FilterChain { name, matches, transport, action: plain.action.clone() })
+    };
+    let mut own =
+        listener("tls", "127.0.0.1:0", vec![with("a", "a.example", a), with("b", "*.b.example", b)]);
+    own.inspect.tls = true;
+    let proxy = Proxy::start(Shared::default(), snapshot(vec![own]));
+    let roots = [a_root.clone(), b_root];
+    assert_eq!(ask_tls(&proxy, &roots, "a.example", true).expect("a"), "a");
+    assert_eq!(ask_tls(&proxy, &roots, "www.b.example", true).expect("b"), "b");
+    for (host, named) in [("other.example", true), ("b.example", true), ("a.example", false)] {
+        assert!(ask_tls(&proxy, &roots, host, named).is_err(), "{host}, named: {named}");
+    }
+    let refused = ask_tls(&proxy, &[a_root], "www.b.example", true).expect_err("another's certificate");
+    assert!(refused.to_string().contains("certificate"), "{refused}");
+    assert_eq!(proxy.ask(b"GET / HTTP/1.1\r\n\r\n"), "", "no chain for plaintext");
+    // What fails concerns its own connection only.
+    assert_eq!(ask_tls(&proxy, &roots, "a.example", true).expect("a"), "a");
+    proxy.stop();
 }

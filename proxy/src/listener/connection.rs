@@ -63,6 +63,8 @@ pub struct Connection {
     /// Name of the listener whose chains apply.
     pub listener: Arc<str>,
     source: ListenerSource,
+    /// The client speaks TLS with us.
+    pub encrypted: bool,
     /// Which side of the workload that listener is.
     pub direction: Direction,
     /// When it was accepted.
@@ -108,6 +110,7 @@ impl Connection {
         local: SocketAddr,
     ) -> Self {
         Self {
+            encrypted: chain.transport.is_tls(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             inputs,
             local,
@@ -198,7 +201,7 @@ impl Connection {
 
 /// True where a connection that `old` accepted can go on under `new`.
 fn serves_alike(old: &FilterChain, new: &FilterChain) -> bool {
-    if old.transport != new.transport {
+    if old.transport.is_tls() != new.transport.is_tls() {
         return false;
     }
     match (&old.action, &new.action) {

@@ -1,4 +1,4 @@
-//! Who a sidecar is: what injection puts into a pod's environment (Istio's names), and the downward API's file of labels.
+//! Who a sidecar or gateway is: what injection puts into a pod's environment (Istio's names), and the downward API's file of labels.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,6 +23,24 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where injection mounts the pod's labels.
 const LABELS_FILE: &str = "/etc/istio/pod/labels";
+
+/// What a workload's proxy is to the mesh: the first word of its xDS node id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It stands beside an application.
+    Sidecar,
+    /// It takes clients in from outside.
+    Gateway,
+}
+
+impl Role {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Sidecar => "sidecar",
+            Self::Gateway => "router",
+        }
+    }
+}
 
 /// Variables, and the one file, that a sidecar looks at. A value so that tests need no real environment.
 #[derive(Debug, Clone, Default)]
@@ -81,7 +99,7 @@ pub struct Identity {
     pub proxy_config: ProxyConfig,
     /// How the pod's traffic is captured.
     pub interception: Interception,
-    /// What is known of the pod, for a sidecar that captures.
+    /// What is known of the pod, for a gateway, and for a sidecar that captures.
     pub pod: Option<PodSettings>,
     drain: Option<Duration>,
     minimum_drain: Option<Duration>,
@@ -90,7 +108,7 @@ pub struct Identity {
 
 impl Identity {
     /// Reads everything; mistakes go to `mistakes`.
-    pub fn read(environment: &Environment, mistakes: &mut Vec<String>) -> Self {
+    pub fn read(environment: &Environment, role: Role, mistakes: &mut Vec<String>) -> Self {
         let proxy_config = match environment.get("PROXY_CONFIG").map(serde_saphyr::from_str::<ProxyConfig>) {
             Some(Ok(config)) => config,
             Some(Err(error)) => {
@@ -123,9 +141,13 @@ impl Identity {
             }
             None => false,
         };
-        let node = node(&environment, mistakes);
-        let interception = interception(&environment, &proxy_config, mistakes);
-        let pod = (interception != Interception::None).then(|| pod(&environment, &proxy_config, mistakes));
+        let node = node(&environment, role, mistakes);
+        let interception = match role {
+            Role::Sidecar => interception(&environment, &proxy_config, mistakes),
+            Role::Gateway => Interception::None,
+        };
+        let in_pod = role == Role::Gateway || interception != Interception::None;
+        let pod = in_pod.then(|| pod(&environment, &proxy_config, mistakes));
         Self { node, proxy_config, interception, pod: pod.flatten(), drain, minimum_drain, until_idle }
     }
 
@@ -218,7 +240,7 @@ fn dns_settings(environment: &Environment, mistakes: &mut Vec<String>) -> Option
     wanted.then_some(dns::Settings { namespace, cluster_domain, forward_timeout, forward_parallel: parallel })
 }
 
-fn node(environment: &Environment, mistakes: &mut Vec<String>) -> Option<Node> {
+fn node(environment: &Environment, role: Role, mistakes: &mut Vec<String>) -> Option<Node> {
     let before = mistakes.len();
     let addresses = addresses(environment, mistakes);
     let name = environment.get("POD_NAME");
@@ -236,7 +258,7 @@ fn node(environment: &Environment, mistakes: &mut Vec<String>) -> Option<Node> {
         environment.get("DNS_DOMAIN").map_or_else(|| format!("{namespace}.svc.cluster.local"), str::to_owned);
     let app = metadata.get("LABELS").and_then(|labels| labels.get("app")).and_then(Value::as_str);
     Some(Node {
-        id: format!("sidecar~{ip}~{name}.{namespace}~{domain}"),
+        id: format!("{}~{ip}~{name}.{namespace}~{domain}", role.word()),
         cluster: format!("{}.{namespace}", app.unwrap_or(name)),
         locality: Locality::default(),
         metadata,

@@ -12,17 +12,20 @@ use std::time::Duration;
 use osier_core::duration;
 use osier_core::logging::Levels;
 
-use crate::bootstrap::{self, Bootstrap, XdsTarget};
+use crate::bootstrap::{self, Bootstrap, XdsTarget, XdsTls};
 use crate::dns;
 use crate::status::READINESS_PORT;
 use crate::status::probers::Probers;
 use crate::status::scrape::Scrape;
 use crate::worker;
-use environment::{Environment, Identity};
-use raw::{Options, Raw, RawMode, RawSidecar};
+use environment::{Environment, Identity, Role};
+use raw::{Options, Raw, RawGateway, RawMode, RawSidecar};
 
 /// Istio's `terminationDrainDuration`.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Where injection mounts the token that is made for the control plane.
+const TOKEN_FILE: &str = "/var/run/secrets/tokens/istio-token";
 
 /// Everything that the process goes by.
 #[derive(Debug)]
@@ -31,6 +34,10 @@ pub struct Settings {
     pub bootstrap: Bootstrap,
     /// `sidecar`: with what beside the bootstrap.
     pub sidecar: Option<SidecarSettings>,
+    /// `sidecar` that captures, and `gateway`: the pod that it serves in.
+    pub pod: Option<PodSettings>,
+    /// `gateway`: clients outside are who is told of a drain.
+    pub gateway: bool,
     /// Address of the admin interface; loopback.
     pub admin: Option<SocketAddr>,
     /// Address of the readiness probe.
@@ -57,7 +64,7 @@ pub enum Interception {
     Tproxy,
 }
 
-/// What a sidecar knows of the pod whose traffic it captures.
+/// What a sidecar or gateway knows of its pod.
 #[derive(Debug)]
 pub struct PodSettings {
     /// The pod's addresses, of each of its families.
@@ -77,8 +84,6 @@ pub struct PodSettings {
 pub struct SidecarSettings {
     /// How it gets traffic.
     pub interception: Interception,
-    /// The pod whose traffic it captures.
-    pub pod: Option<PodSettings>,
     /// Where names in use are kept.
     pub state_file: Option<PathBuf>,
 }
@@ -103,17 +108,20 @@ impl Settings {
         let mut mistakes = Vec::new();
         let settings = match (raw.config, raw.mode) {
             (Some(file), None) => from_file(&file, &raw.options, &mut mistakes),
-            (None, Some(RawMode::Sidecar(sidecar))) => from_environment(&sidecar, environment, &mut mistakes),
+            (None, Some(RawMode::Sidecar(raw))) => sidecar(raw, environment, &mut mistakes),
+            (None, Some(RawMode::Gateway(raw))) => gateway(&raw, environment, &mut mistakes),
             (_, Some(RawMode::Tool(_))) => {
                 mistakes.push("a tool is no proxy".to_owned());
                 None
             }
-            (Some(_), Some(RawMode::Sidecar(_))) => {
-                mistakes.push("--config and `sidecar` exclude each other (is OSIER_CONFIG set?)".to_owned());
+            (Some(_), Some(mode)) => {
+                let name = if matches!(mode, RawMode::Gateway(_)) { "gateway" } else { "sidecar" };
+                mistakes.push(format!("--config and `{name}` exclude each other (is OSIER_CONFIG set?)"));
                 None
             }
             (None, None) => {
-                mistakes.push("one of --config FILE and `sidecar` is needed; see --help".to_owned());
+                mistakes
+                    .push("one of --config FILE, `sidecar` and `gateway` is needed; see --help".to_owned());
                 None
             }
         };
@@ -126,16 +134,36 @@ fn from_file(file: &std::path::Path, options: &Options, mistakes: &mut Vec<Strin
     let admin = options.admin_address.or(bootstrap.as_ref().and_then(|b| b.admin));
     let drain = DrainSettings { time: DRAIN_TIME, until_idle: false };
     let rest = Rest::check(options, admin, options.readiness_address, None, drain, mistakes);
-    Some(rest?.with(bootstrap?, None))
+    Some(rest?.with(bootstrap?))
 }
 
+fn sidecar(raw: RawSidecar, environment: &Environment, mistakes: &mut Vec<String>) -> Option<Settings> {
+    let identity = Identity::read(environment, Role::Sidecar, mistakes);
+    let interception = identity.interception;
+    let settings = from_environment(identity, raw.pilot_address.as_deref(), None, &raw.options, mistakes)?;
+    let sidecar = SidecarSettings { interception, state_file: raw.state_file };
+    Some(Settings { sidecar: Some(sidecar), ..settings })
+}
+
+fn gateway(raw: &RawGateway, environment: &Environment, mistakes: &mut Vec<String>) -> Option<Settings> {
+    let identity = Identity::read(environment, Role::Gateway, mistakes);
+    let tls = raw
+        .pilot_root_file
+        .clone()
+        .map(|roots| XdsTls { roots, token: raw.token_file.clone().unwrap_or_else(|| TOKEN_FILE.into()) });
+    let settings = from_environment(identity, raw.pilot_address.as_deref(), tls, &raw.options, mistakes)?;
+    Some(Settings { gateway: true, ..settings })
+}
+
+/// What sidecars and gateways have in common.
 fn from_environment(
-    raw: &RawSidecar,
-    environment: &Environment,
+    identity: Identity,
+    pilot: Option<&str>,
+    tls: Option<XdsTls>,
+    options: &Options,
     mistakes: &mut Vec<String>,
 ) -> Option<Settings> {
-    let identity = Identity::read(environment, mistakes);
-    let pilot = raw.pilot_address.as_deref().or(identity.proxy_config.discovery_address.as_deref());
+    let pilot = pilot.or(identity.proxy_config.discovery_address.as_deref());
     let target = match pilot {
         Some(text) => xds_target(text).map_err(|error| mistakes.push(error)).ok(),
         None => {
@@ -148,17 +176,15 @@ fn from_environment(
     let anywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), READINESS_PORT);
     let drain = identity.drain(DRAIN_TIME);
     let rest = Rest::check(
-        &raw.options,
-        Some(raw.options.admin_address.unwrap_or(loopback)),
-        Some(raw.options.readiness_address.unwrap_or(anywhere)),
+        options,
+        Some(options.admin_address.unwrap_or(loopback)),
+        Some(options.readiness_address.unwrap_or(anywhere)),
         identity.proxy_config.concurrency,
         drain,
         mistakes,
     );
-    let Identity { interception, pod, .. } = identity;
-    let sidecar = SidecarSettings { interception, pod, state_file: raw.state_file.clone() };
-    let bootstrap = Bootstrap::for_sidecar(identity.node?, target?);
-    Some(rest?.with(bootstrap, Some(sidecar)))
+    let bootstrap = Bootstrap::for_workload(identity.node?, target?, tls);
+    Some(Settings { pod: identity.pod, ..rest?.with(bootstrap) })
 }
 
 /// `HOST:PORT` or `unix:PATH`.
@@ -220,9 +246,10 @@ impl Rest {
         })
     }
 
-    fn with(self, bootstrap: Bootstrap, sidecar: Option<SidecarSettings>) -> Settings {
+    fn with(self, bootstrap: Bootstrap) -> Settings {
         let Self { admin, readiness, concurrency, levels, log_json, drain } = self;
-        Settings { bootstrap, sidecar, admin, readiness, concurrency, levels, log_json, drain }
+        let (sidecar, pod, gateway) = (None, None, false);
+        Settings { bootstrap, sidecar, pod, gateway, admin, readiness, concurrency, levels, log_json, drain }
     }
 }
 

@@ -32,6 +32,10 @@ pub enum RawMode {
     /// POD_NAMESPACE, INSTANCE_IP, ISTIO_META_*, ISTIO_METAJSON_*, PROXY_CONFIG.
     Sidecar(RawSidecar),
 
+    /// Stands at the edge and takes clients in from outside. Identity comes from the environment, as for `sidecar`; what it listens on,
+    /// the control plane says.
+    Gateway(RawGateway),
+
     /// Something that ends when it is done.
     #[command(flatten)]
     Tool(Tool),
@@ -66,14 +70,35 @@ pub struct RawSidecar {
     pub options: Options,
 }
 
+/// Flags of `gateway`.
+#[derive(Args, Debug, Clone)]
+pub struct RawGateway {
+    /// The control plane's xDS address [default: discoveryAddress of PROXY_CONFIG].
+    #[arg(long, env = "OSIER_PILOT_ADDRESS", value_name = "HOST:PORT")]
+    pub pilot_address: Option<String>,
+
+    /// File of root certificates by which the control plane is known. With it the xDS stream is encrypted; without it there are no
+    /// certificates for clients, and so no TLS.
+    #[arg(long, env = "XDS_ROOT_CA", value_name = "FILE")]
+    pub pilot_root_file: Option<PathBuf>,
+
+    /// File of the token that says to the control plane who this is [default: /var/run/secrets/tokens/istio-token].
+    #[arg(long, env = "OSIER_TOKEN_FILE", value_name = "FILE", requires = "pilot_root_file")]
+    pub token_file: Option<PathBuf>,
+
+    /// Everything that holds for all modes.
+    #[command(flatten)]
+    pub options: Options,
+}
+
 /// Flags of all modes.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Options {
-    /// Loopback address of the admin interface [default: the bootstrap's; for a sidecar 127.0.0.1:15000].
+    /// Loopback address of the admin interface [default: the bootstrap's; for a sidecar or gateway 127.0.0.1:15000].
     #[arg(long, env = "OSIER_ADMIN_ADDRESS", value_name = "IP:PORT")]
     pub admin_address: Option<SocketAddr>,
 
-    /// Address that answers /healthz/ready [default: none; for a sidecar port 15021 of all addresses].
+    /// Address that answers /healthz/ready [default: none; for a sidecar or gateway port 15021 of all addresses].
     #[arg(long, env = "OSIER_READINESS_ADDRESS", value_name = "IP:PORT")]
     pub readiness_address: Option<SocketAddr>,
 
@@ -100,5 +125,6 @@ Examples:
   osier-proxy --config envoy.yaml
   osier-proxy --config envoy.yaml --concurrency 2 --log-level info,http=debug
   POD_NAME=a-1 INSTANCE_IP=10.0.0.7 osier-proxy sidecar --pilot-address 127.0.0.1:15010
+  POD_NAME=g-1 INSTANCE_IP=10.0.0.8 osier-proxy gateway --pilot-address 127.0.0.1:15010
 
 Exit status: 0 after a drain, 2 for wrong usage or configuration, 1 for any other failure.";

@@ -59,7 +59,7 @@ fn dns_is_answered_where_it_is_captured() {
     let dns = |pairs: &[(&str, &str)]| {
         let all = [&POD, &[("POD_NAMESPACE", "shop"), ("DNS_DOMAIN", "shop.svc.mesh.test")], pairs].concat();
         let settings = check(&["sidecar", "--pilot-address", "127.0.0.1:15010"], &environment(&all))?;
-        Ok::<_, String>(settings.sidecar.and_then(|sidecar| sidecar.pod).and_then(|pod| pod.dns))
+        Ok::<_, String>(settings.pod.and_then(|pod| pod.dns))
     };
     assert_eq!(dns(&[]), Ok(None));
     assert_eq!(dns(&[("ISTIO_META_DNS_CAPTURE", "false")]), Ok(None));
@@ -82,7 +82,11 @@ fn dns_is_answered_where_it_is_captured() {
 
 #[test]
 fn modes_exclude_each_other_and_one_is_needed() {
-    assert!(check(&[], &environment(&[])).expect_err("none").contains("one of --config FILE and `sidecar`"));
+    assert!(
+        check(&[], &environment(&[]))
+            .expect_err("none")
+            .contains("one of --config FILE, `sidecar` and `gateway`")
+    );
     assert!(check(&["--config", "x", "sidecar"], &environment(&[])).is_err());
     assert!(check(&["--concurrency", "0", "--config", "x"], &environment(&[])).is_err());
 }
@@ -122,9 +126,8 @@ fn a_sidecar_is_what_its_environment_says() {
     assert_eq!((settings.concurrency, settings.drain.time.as_secs()), (2, 7));
     assert_eq!(settings.admin.expect("admin").to_string(), "127.0.0.1:15000");
     assert_eq!(settings.readiness.expect("readiness").to_string(), "[::]:15021");
-    let sidecar = settings.sidecar.expect("sidecar");
-    let pod = sidecar.pod.expect("a pod");
-    assert_eq!(sidecar.interception, Interception::Redirect);
+    let pod = settings.pod.expect("a pod");
+    assert_eq!(settings.sidecar.expect("sidecar").interception, Interception::Redirect);
     assert_eq!((pod.addresses, pod.status_port), (vec![[10, 0, 0, 7].into()], Some(15020)));
 }
 
@@ -146,7 +149,25 @@ fn flags_win_over_proxy_config() {
     assert_eq!(settings.concurrency, 4);
     assert!(settings.drain.until_idle);
     let sidecar = settings.sidecar.expect("sidecar");
-    assert!(sidecar.interception == Interception::None && sidecar.pod.is_none());
+    assert!(sidecar.interception == Interception::None && settings.pod.is_none());
+}
+
+#[test]
+fn a_gateway_is_a_router_that_captures_nothing() {
+    let environment = environment(&[POD[0], POD[1], ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT")]);
+    let settings = check(&["gateway", "--pilot-address", "a:1"], &environment).expect("settings");
+    assert!(settings.gateway && settings.sidecar.is_none());
+    assert_eq!(settings.bootstrap.node.id, "router~10.0.0.7~web-1.default~default.svc.cluster.local");
+    assert_eq!(settings.pod.expect("a pod").status_port, Some(15020));
+    assert_eq!(settings.readiness.expect("readiness").to_string(), "[::]:15021");
+    let server = &settings.bootstrap.dynamic.as_ref().expect("xDS").server;
+    assert_eq!(server.tls, None);
+    let words = ["gateway", "--pilot-address", "a:1", "--pilot-root-file", "root.pem"];
+    let settings = check(&words, &environment).expect("settings");
+    let tls = settings.bootstrap.dynamic.and_then(|dynamic| dynamic.server.tls).expect("TLS");
+    assert_eq!((tls.roots, tls.token), ("root.pem".into(), TOKEN_FILE.into()));
+    let text = check(&["gateway", "--state-file", "x"], &environment).expect_err("wrong");
+    assert!(text.contains("--state-file"), "{text}");
 }
 
 #[test]
@@ -198,11 +219,11 @@ fn what_injection_says_of_the_application_is_checked() {
     };
     let probers = r#"{"/app-health/web/livez":{"httpGet":{"path":"live","port":8080},"timeoutSeconds":3}}"#;
     let settings = with("ISTIO_KUBE_APP_PROBERS", probers).expect("settings");
-    let pod = settings.sidecar.and_then(|sidecar| sidecar.pod).expect("a pod");
+    let pod = settings.pod.expect("a pod");
     assert!(pod.probers.get("/app-health/web/livez").is_some());
     let settings =
         with("PROXY_CONFIG", "{statusPort: 0, holdApplicationUntilProxyStarts: true}").expect("settings");
-    assert_eq!(settings.sidecar.and_then(|sidecar| sidecar.pod).expect("a pod").status_port, None);
+    assert_eq!(settings.pod.expect("a pod").status_port, None);
     for (name, text, expected) in [
         ("ISTIO_KUBE_APP_PROBERS", r#"{"/x":{"tcpSocket":{"port":1}}}"#, "/x stands for no probe"),
         (

@@ -1,10 +1,19 @@
-//! The channel to the control plane: the addresses of a bootstrap in turn, over TCP or a Unix domain socket.
+//! The channel to the control plane: the addresses of a bootstrap in turn, over TCP (encrypted or not) or a Unix domain socket.
 
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use osier_proto::transport::{self, Connection};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
@@ -25,6 +34,14 @@ pub(super) enum ConnectError {
         #[source]
         source: tonic::transport::Error,
     },
+    #[error("{}: {reason}", file.display())]
+    File { file: PathBuf, reason: String },
+    #[error("{target}: TLS: {source}")]
+    Tls {
+        target: XdsTarget,
+        #[source]
+        source: io::Error,
+    },
     #[error("{target}: no connection within {} s", limit.as_secs_f32())]
     Timeout { target: XdsTarget, limit: std::time::Duration },
 }
@@ -33,8 +50,12 @@ pub(super) enum ConnectError {
 pub(super) async fn open(server: XdsServer, attempt: usize) -> Result<Connection, ConnectError> {
     let target = server.targets[attempt % server.targets.len()].clone();
     let connecting = channel(&server, target.clone());
+    let authorization = match &server.tls {
+        Some(tls) => Some(authorization(&tls.token).await?),
+        None => None,
+    };
     match tokio::time::timeout(server.connect_timeout, connecting).await {
-        Ok(channel) => Ok(Connection::over(channel?, server.variant)),
+        Ok(channel) => Ok(Connection::over(channel?, server.variant, authorization)),
         Err(_) => Err(ConnectError::Timeout { target, limit: server.connect_timeout }),
     }
 }
@@ -47,6 +68,10 @@ async fn channel(server: &XdsServer, target: XdsTarget) -> Result<Channel, Conne
         XdsTarget::Tcp(host, port) => {
             let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(io_error)?;
             stream.set_nodelay(true).map_err(io_error)?;
+            if let Some(tls) = &server.tls {
+                let stream = encrypted(stream, host, &tls.roots, &target).await?;
+                return over(&endpoint(server, &target), stream).await.map_err(grpc_error);
+            }
             over(&endpoint(server, &target), stream).await.map_err(grpc_error)
         }
         XdsTarget::Unix(path) => {
@@ -54,6 +79,46 @@ async fn channel(server: &XdsServer, target: XdsTarget) -> Result<Channel, Conne
             over(&endpoint(server, &target), stream).await.map_err(grpc_error)
         }
     }
+}
+
+/// The token, as a call carries it.
+async fn authorization(file: &Path) -> Result<AsciiMetadataValue, ConnectError> {
+    let wrong = |reason: String| ConnectError::File { file: file.into(), reason };
+    let token = tokio::fs::read_to_string(file).await.map_err(|error| wrong(error.to_string()))?;
+    let mut value = AsciiMetadataValue::try_from(format!("Bearer {}", token.trim()))
+        .map_err(|_| wrong("is no token".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Sends nothing before the server has shown that it is `host`, to whoever signed `roots`.
+async fn encrypted(
+    stream: TcpStream,
+    host: &str,
+    roots: &Path,
+    target: &XdsTarget,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let wrong = |reason: String| ConnectError::File { file: roots.into(), reason };
+    let pem = tokio::fs::read(roots).await.map_err(|error| wrong(error.to_string()))?;
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| wrong(format!("is no PEM: {error}")))?;
+        store.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(wrong("has no certificate".into()));
+    }
+    let failed = |source: io::Error| ConnectError::Tls { target: target.clone(), source };
+    let other = |error: rustls::Error| failed(io::Error::new(io::ErrorKind::InvalidData, error));
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(other)?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(failed)
 }
 
 fn endpoint(server: &XdsServer, target: &XdsTarget) -> Endpoint {

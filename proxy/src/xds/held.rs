@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Assignment,
     /// RDS.
     Routes,
+    /// SDS.
+    Secret,
     /// LDS.
     Listener,
     /// VHDS.
@@ -26,14 +28,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Cluster, Self::Assignment, Self::Routes, Self::Listener, Self::Host];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Cluster, Self::Assignment, Self::Routes, Self::Secret, Self::Listener, Self::Host];
 
     pub(crate) fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => types::CLUSTER,
             Self::Assignment => types::CLUSTER_LOAD_ASSIGNMENT,
             Self::Routes => types::ROUTE_CONFIGURATION,
+            Self::Secret => types::SECRET,
             Self::Listener => types::LISTENER,
             Self::Host => types::VIRTUAL_HOST,
         }

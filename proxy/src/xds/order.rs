@@ -1,6 +1,6 @@
-//! The order in which things come into force: clusters, then routes, then listeners, then virtual hosts.
+//! The order in which things come into force: clusters, then routes and certificates, then listeners, then virtual hosts.
 //!
-//! A version is ready when what it needs is there: a cluster needs its first endpoints, a listener its route tables, and on
+//! A version is ready when what it needs is there: a cluster needs its first endpoints, a listener an answer for its route tables and certificates, and on
 //! demand everything needs an answer for each cluster that it names. One that isn't ready waits until its time is up; the version
 //! before serves meanwhile.
 
@@ -70,6 +70,7 @@ impl State {
             };
             (held.fixed || !self.hold_listeners)
                 && references.route_configs.iter().all(|r| table_is_there(&r.name))
+                && references.secrets.iter().all(|name| self.secret_is_answered(name))
                 && self.are_answered(&references.clusters)
         };
         for name in self.listeners.due(now, ready) {
@@ -132,6 +133,10 @@ impl State {
     /// On demand: true where each cluster is in force, or known not to be there.
     fn are_answered(&self, clusters: &BTreeSet<Arc<str>>) -> bool {
         self.on_demand.is_none() || clusters.iter().all(|name| self.is_answered(name))
+    }
+
+    fn secret_is_answered(&self, name: &Arc<str>) -> bool {
+        self.secrets.get(name).is_some() || self.absent.contains(&(Kind::Secret, name.clone()))
     }
 
     fn is_answered(&self, cluster: &Arc<str>) -> bool {

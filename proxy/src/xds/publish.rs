@@ -69,7 +69,7 @@ fn link_chain(
                 Arc::new(FilterChain {
                     name: chain.name.clone(),
                     matches: chain.matches.clone(),
-                    transport: chain.transport,
+                    transport: chain.transport.clone(),
                     action: NetworkAction::Http(Arc::new(manager)),
                 })
             }

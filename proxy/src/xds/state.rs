@@ -23,6 +23,7 @@ use crate::config::cluster::{Cluster, Discovery};
 use crate::config::listener::Listener;
 use crate::config::route::VirtualHost;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
+use crate::config::tls::Secrets;
 use crate::listener::accept::Acceptors;
 use crate::on_demand::OnDemand;
 use crate::upstream::dns::{DnsResolver, DnsTask, discover};
@@ -61,11 +62,14 @@ pub(super) struct State {
     pub(super) clusters: Table<ClusterVersion>,
     pub(super) assignments: Table<Assignment>,
     pub(super) routes: Table<CompiledRoutes>,
+    /// Without their content, which nobody may see.
+    pub(super) secrets: Table<()>,
     pub(super) listeners: Table<ListenerVersion>,
     pub(super) hosts: Table<HostVersion>,
-    /// Clusters, assignments and route tables that were answered absent, as long as somebody refers to them.
+    /// Clusters, assignments, route tables and certificates that were answered absent, as long as somebody refers to them.
     pub(super) absent: HashSet<(Kind, Arc<str>)>,
     pub(super) handles: Arc<Clusters>,
+    secret_handles: Secrets,
     pub(super) snapshot: SharedSnapshot,
     pub(super) on_demand: Option<Arc<OnDemand>>,
     resolver: Option<Arc<DnsResolver>>,
@@ -93,10 +97,12 @@ impl State {
             clusters: Table::default(),
             assignments: Table::default(),
             routes: Table::default(),
+            secrets: Table::default(),
             listeners: Table::default(),
             hosts: Table::default(),
             absent: HashSet::new(),
             handles,
+            secret_handles: Secrets::default(),
             snapshot,
             on_demand: None,
             resolver,
@@ -168,6 +174,7 @@ impl State {
             Kind::Cluster => self.accept_cluster(name, source, now),
             Kind::Assignment => self.accept_assignment(name, source),
             Kind::Routes => self.accept_routes(name, source, now),
+            Kind::Secret => self.accept_secret(name, source),
             Kind::Listener => self.accept_listener(name, source, now),
             Kind::Host => self.accept_host(name, source, now),
         }?;
@@ -232,6 +239,19 @@ impl State {
             .map_err(|e| self.routes.refuse(name, source.clone(), e))?;
         self.routes.warm(name, Revision { source, hash, value }, Some(now + ON_DEMAND_WARMING));
         self.references_changed = true;
+        Ok(())
+    }
+
+    /// Puts a certificate in force for new connections.
+    fn accept_secret(&mut self, name: &str, source: Source) -> Result<(), Rejected> {
+        let hash = content_hash(&source.body);
+        let compiled = compile::tls::secret(name, &source.body);
+        let source = Source { body: Any { value: Default::default(), ..source.body }, ..source };
+        let Some(source) = self.secrets.unless_held(name, source, hash) else { return Ok(()) };
+        let certificate = compiled.map_err(|e| self.secrets.refuse(name, source.clone(), e))?;
+        self.secret_handles.handle(name).publish(certificate);
+        self.secrets.warm(name, Revision { source, hash, value: () }, None);
+        self.secrets.activate(name);
         Ok(())
     }
 
@@ -309,6 +329,7 @@ impl State {
         let cluster_exists = |name: &str| self.clusters.get(name).is_some_and(|h| h.newest().is_some());
         compile(Context {
             clusters: &self.handles,
+            secrets: &self.secret_handles,
             on_demand: self.on_demand.as_deref(),
             cluster_exists: &cluster_exists,
         })
@@ -320,7 +341,9 @@ impl State {
             return;
         }
         match kind {
-            Kind::Cluster | Kind::Routes => {
+            // Who serves with it goes on: connections that can't be made help nobody.
+            Kind::Secret if self.secrets.get(name).is_some() => return,
+            Kind::Cluster | Kind::Routes | Kind::Secret => {
                 self.absent.insert((kind, name.into()));
             }
             // Who had endpoints keeps them, as in Envoy; who never had any now knows that there are none.
@@ -371,6 +394,10 @@ impl State {
                 self.changed_routes.insert(name.into());
                 self.routes.remove(name).is_some()
             }
+            Kind::Secret => {
+                self.secret_handles.forget(name);
+                self.secrets.remove(name).is_some()
+            }
             Kind::Listener => {
                 let was_there = self.listeners.remove(name).is_some();
                 self.snapshot_changed |= was_there;
@@ -411,7 +438,7 @@ impl State {
     pub(super) fn is_warming(&self, kind: Kind, name: &str) -> bool {
         match kind {
             Kind::Cluster => self.clusters.get(name).is_some_and(|h| h.warming.is_some()),
-            Kind::Assignment => false,
+            Kind::Assignment | Kind::Secret => false,
             Kind::Routes => self.routes.get(name).is_some_and(|h| h.warming.is_some()),
             Kind::Listener => self.listeners.get(name).is_some_and(|h| h.warming.is_some()),
             Kind::Host => self.hosts.get(name).is_some_and(|h| h.warming.is_some()),
@@ -438,6 +465,10 @@ impl State {
                 let versions = self.listeners.iter().flat_map(|(_, held)| held.revisions());
                 let named = versions.flat_map(|r| &r.value.compiled.references.route_configs);
                 named.map(|r| r.name.clone()).collect()
+            }
+            Kind::Secret => {
+                let versions = self.listeners.iter().flat_map(|(_, held)| held.revisions());
+                versions.flat_map(|r| &r.value.compiled.references.secrets).cloned().collect()
             }
             // Who holds a handle, also a request that still runs on an old route, keeps the cluster.
             Kind::Cluster => self.handles.in_use().into_iter().filter(|n| !self.is_fixed(kind, n)).collect(),

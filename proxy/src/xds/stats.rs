@@ -28,6 +28,7 @@ impl Stats {
             ["cluster_manager.cds.update_success", "cluster_manager.cds.update_rejected"],
             ["cluster_manager.eds.update_success", "cluster_manager.eds.update_rejected"],
             ["http.rds.update_success", "http.rds.update_rejected"],
+            ["sds.update_success", "sds.update_rejected"],
             ["listener_manager.lds.update_success", "listener_manager.lds.update_rejected"],
             ["http.vhds.update_success", "http.vhds.update_rejected"],
         ];

@@ -401,7 +401,7 @@ impl Watch {
     /// Subscribes to what is referred to, and forgets what no longer is.
     fn follow_references(&mut self, now: Instant) {
         let on_demand = self.is_on_demand();
-        for kind in [Kind::Cluster, Kind::Assignment, Kind::Routes] {
+        for kind in [Kind::Cluster, Kind::Assignment, Kind::Routes, Kind::Secret] {
             if kind == Kind::Cluster && !on_demand {
                 continue;
             }

@@ -12,6 +12,7 @@ mod hostile;
 mod http_manager;
 mod listener;
 mod route;
+mod tls;
 
 pub(super) const V3: &str = "{ads: {}, resource_api_version: V3}";
 
@@ -26,7 +27,12 @@ fn pack<M: Message + Name + Default>(yaml: &str) -> Any {
 fn with_context<T>(on_demand: Option<&OnDemand>, compile: impl FnOnce(Context<'_>) -> T) -> T {
     let clusters = Clusters::default();
     let cluster_exists = |name: &str| name == "known";
-    compile(Context { clusters: &clusters, on_demand, cluster_exists: &cluster_exists })
+    compile(Context {
+        clusters: &clusters,
+        secrets: &Secrets::default(),
+        on_demand,
+        cluster_exists: &cluster_exists,
+    })
 }
 
 /// A table of refusals: each case is a change of the YAML and the beginning of the text after the resource's name.

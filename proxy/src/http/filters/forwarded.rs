@@ -39,8 +39,8 @@ const INTERNAL_ONLY: [Known; 13] = [
 ];
 
 /// Settles `x-forwarded-for`, `x-forwarded-proto`, the scheme, `x-request-id` and the internal headers of a request that `peer`
-/// sent over plaintext.
-pub fn settle(manager: &HttpManager, peer: SocketAddr, head: &mut RequestHead) -> Origin {
+/// sent, `encrypted` or not.
+pub fn settle(manager: &HttpManager, peer: SocketAddr, encrypted: bool, head: &mut RequestHead) -> Origin {
     head.fields.remove(Known::XEnvoyInternal);
     let hops = manager.xff_trusted_hops as usize;
     let (claimed, single) = if manager.use_remote_address {
@@ -54,7 +54,7 @@ pub fn settle(manager: &HttpManager, peer: SocketAddr, head: &mut RequestHead) -
         let single = hops == 0 && entries(&head.fields).count() == 1;
         (from_the_right(&head.fields, hops), single)
     };
-    settle_scheme(manager, head);
+    settle_scheme(manager, encrypted, head);
     let internal =
         single && claimed.is_some_and(|ip| manager.internal_addresses.iter().any(|net| net.contains(&ip)));
     let edge = manager.use_remote_address && !internal;
@@ -96,10 +96,11 @@ fn remove_internal(fields: &mut Fields, edge: bool) {
 }
 
 /// `x-forwarded-proto` is what the first trusted proxy saw; HTTP/1 requests have no scheme of their own.
-fn settle_scheme(manager: &HttpManager, head: &mut RequestHead) {
+fn settle_scheme(manager: &HttpManager, encrypted: bool, head: &mut RequestHead) {
     let overwrite = manager.use_remote_address && manager.xff_trusted_hops == 0;
     if overwrite || !head.fields.contains(Known::XForwardedProto) {
-        head.fields.set(Known::XForwardedProto, b"http");
+        let proto: &[u8] = if encrypted { b"https" } else { b"http" };
+        head.fields.set(Known::XForwardedProto, proto);
     }
     if head.version != Version::Http2 {
         head.scheme = match head.fields.get(Known::XForwardedProto) {
@@ -168,13 +169,21 @@ mod tests {
     const PEER: &str = "10.1.1.1:4000";
 
     fn settled(change: impl FnOnce(&mut HttpManager), lines: &[(&str, &str)]) -> (Origin, RequestHead) {
+        settled_over(false, change, lines)
+    }
+
+    fn settled_over(
+        encrypted: bool,
+        change: impl FnOnce(&mut HttpManager),
+        lines: &[(&str, &str)],
+    ) -> (Origin, RequestHead) {
         let mut config = manager();
         change(&mut config);
         let mut head = RequestHead::new();
         for (name, value) in lines {
             head.fields.append(*name, value.as_bytes());
         }
-        (settle(&config, PEER.parse().unwrap(), &mut head), head)
+        (settle(&config, PEER.parse().unwrap(), encrypted, &mut head), head)
     }
 
     fn value(head: &RequestHead, name: &str) -> Option<String> {
@@ -185,6 +194,15 @@ mod tests {
         move |config| {
             config.use_remote_address = true;
             config.xff_trusted_hops = hops;
+        }
+    }
+
+    #[test]
+    fn an_edge_says_whether_the_client_spoke_tls() {
+        for (encrypted, wanted) in [(true, "https"), (false, "http")] {
+            let (_, head) = settled_over(encrypted, edge(0), &[("x-forwarded-proto", "ftp")]);
+            assert_eq!(value(&head, "x-forwarded-proto").unwrap(), wanted);
+            assert_eq!(head.scheme == Scheme::Https, encrypted);
         }
     }
 

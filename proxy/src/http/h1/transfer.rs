@@ -288,6 +288,6 @@ impl Outbound {
         }
         self.out.clear();
         self.flushed = 0;
-        Ok(())
+        stream.flush().await
     }
 }

@@ -163,7 +163,7 @@ pub(super) fn bootstrap(target: &XdsTarget) -> Bootstrap {
     Bootstrap {
         node: Node { id: "sidecar~10.0.0.1~a.b~b.svc".into(), cluster: "a.b".into(), ..Node::default() },
         dynamic: Some(Dynamic {
-            server: XdsServer::new(target.clone()),
+            server: XdsServer::new(target.clone(), None),
             listeners: true,
             clusters: true,
             listener_timeout: Some(Duration::from_secs(15)),

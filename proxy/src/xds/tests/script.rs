@@ -315,3 +315,39 @@ async fn what_has_a_time_to_live_goes_when_it_runs_out() {
     eventually("its end", || handle.current.load().is_none().then_some(())).await;
     assert_eq!(timeout_of(&proxy, "c"), Some(5), "others stay");
 }
+
+#[tokio::test]
+async fn a_listener_waits_for_its_certificate_and_a_broken_one_changes_nothing() {
+    let (_server, mut session, proxy) = running().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = rcgen::CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&key).unwrap().pem();
+    let (chain, key) = (serde_json::json!(chain), serde_json::json!(key.serialize_pem()));
+    let secret = |chain: &serde_json::Value| {
+        pack::<osier_proto::types::tls::Secret>(&format!(
+            "{{name: k, tls_certificate: {{certificate_chain: {{inline_string: {chain}}}, private_key: {{inline_string: {key}}}}}}}"
+        ))
+    };
+    let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    let tcp = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+    let listener = pack::<osier_proto::types::listener::Listener>(&format!(
+        "{{name: t, address: {{socket_address: {{address: 127.0.0.1, port_value: 443}}}}, filter_chains: [{{transport_socket: {{name: \
+         tls, typed_config: {{\"@type\": {tls}, common_tls_context: {{tls_certificate_sds_secret_configs: [{{name: k, sds_config: {{ads: {{}}, \
+         resource_api_version: V3, initial_fetch_timeout: 0s}}}}]}}}}}}, filters: [{{name: tcp, typed_config: {{\"@type\": {tcp}, stat_prefix: x, \
+         cluster: c}}}}]}}]}}"
+    ));
+    session.send(Kind::Listener, &[("t", listener)], &[]).await;
+    session.request_where(Kind::Secret, |r| r.resource_names_subscribe == ["k"]).await;
+    assert!(!proxy.snapshot.load().listeners.contains_key("t"), "not before its certificate");
+    let nonce = session.send(Kind::Secret, &[("k", secret(&chain))], &[]).await;
+    assert_eq!(session.verdict(Kind::Secret, &nonce).await, None);
+    eventually("t", || proxy.snapshot.load().listeners.get("t").cloned()).await;
+    let nonce = session.send(Kind::Secret, &[("k", secret(&"broken".into()))], &[]).await;
+    let text = session.verdict(Kind::Secret, &nonce).await.expect("a NACK");
+    assert_eq!(text, "k: tls_certificate.certificate_chain: has no certificate");
+    session.send(Kind::Secret, &[], &["k"]).await;
+    session.send(Kind::Cluster, &[("later", cluster("later", 1))], &[]).await;
+    eventually("later", || timeout_of(&proxy, "later")).await;
+    assert!(proxy.snapshot.load().listeners.contains_key("t"));
+    let dump = proxy.xds.config_dump(DumpQuery::default()).await.unwrap().to_string();
+    assert!(!dump.contains("PRIVATE") && dump.contains("tls_certificate_sds_secret_configs"), "{dump}");
+}
