@@ -37,7 +37,9 @@ use crate::source::watch;
 use crate::store::State;
 use crate::store::writer::{Feed, Outputs, Parts, Published, Status, Writer};
 use crate::webhook::Webhook;
+use crate::webhook::certificate::{Current, server_config};
 use crate::xds::cache::Cache;
+use crate::xds::encrypted;
 use crate::xds::registration::Leases;
 use crate::xds::service::Discovery;
 use crate::xds::status::Connected;
@@ -101,6 +103,7 @@ pub struct Pilot {
     xds: TcpListener,
     monitoring: TcpListener,
     webhook: Option<TcpListener>,
+    encrypted: Option<TcpListener>,
 }
 
 /// Runs a control plane until `shutdown` is cancelled, with the admin interface beside it.
@@ -129,7 +132,11 @@ impl Pilot {
             Some(address) => Some(listen(address, "webhooks", "--webhook-address").await?),
             None => None,
         };
-        Ok(Self { settings, source, xds, monitoring, webhook })
+        let encrypted = match settings.encrypted_xds_address {
+            Some(address) => Some(listen(address, "encrypted xDS", "--encrypted-xds-address").await?),
+            None => None,
+        };
+        Ok(Self { settings, source, xds, monitoring, webhook, encrypted })
     }
 
     async fn folder(folder: &PathBuf) -> Result<Source, AppError> {
@@ -156,7 +163,7 @@ impl Pilot {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         let (xds_address, monitoring_address) = (self.xds_address(), self.monitoring_address());
         let metrics = Arc::new(Metrics::new());
-        let Parts { writer, feed, registrations, outputs } =
+        let Parts { writer, feed, registrations, secrets, outputs } =
             Writer::new(self.settings.cluster.cluster_domain.as_str().into());
         let Outputs { snapshot, changes, status } = outputs;
         let fanout = Fanout::new(metrics.clone());
@@ -183,6 +190,7 @@ impl Pilot {
         ));
         tasks.spawn(count_reports(status.clone(), metrics.clone()));
         let mut citizen = None;
+        let mut encrypted = None;
         let readiness = Readiness::default();
         let reading = readiness.wait_for("configuration");
         let config = Arc::new(Config { status: status.clone() });
@@ -196,9 +204,17 @@ impl Pilot {
             let webhook = self.webhook.map(|listener| {
                 (Webhook::new(cluster.cluster_domain.as_str().into(), metrics.clone()), listener)
             });
-            let starting = readiness.wait_for("the webhooks' certificate");
+            let starting = readiness.wait_for("the servers' certificate");
+            let certificate = Arc::new(Current::default());
+            let gateways = self.encrypted.is_some().then_some(secrets);
+            if let Some(listener) = self.encrypted {
+                let tls =
+                    server_config(certificate.clone()).map_err(|e| ended("encrypted xDS")(e.to_string()))?;
+                encrypted = Some((listener, tls, Arc::new(kubernetes::Tokens(client.clone()))));
+            }
             let (client, shutdown, mesh) = (client.clone(), shutdown.clone(), snapshot.clone());
-            let lives = Citizen { client, cluster, status, mesh, webhook, starting, shutdown };
+            let lives =
+                Citizen { client, cluster, status, mesh, webhook, gateways, certificate, starting, shutdown };
             citizen = Some(tokio::spawn(lives.live()));
         }
         let _follower = tokio::select! {
@@ -211,12 +227,19 @@ impl Pilot {
         tracing::info!(xds = %xds_address, monitoring = %monitoring_address, source = %self.source, "ready");
 
         let incoming = patient(TcpIncoming::from(self.xds).with_nodelay(Some(true)));
-        let service = transport::service(Discovery(shared));
+        let service = transport::service(Discovery { shared: shared.clone(), authenticate: None });
         let xds = transport::server()
             .add_service(service)
-            .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
-        let ended = |purpose| move |reason: String| AppError::Server { purpose, reason };
-        tokio::try_join!(async { xds.await.map_err(|e| ended("xDS")(e.to_string())) }, async {
+            .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+        let encrypted = async {
+            let Some((listener, tls, tokens)) = encrypted else { return Ok(()) };
+            let service = transport::service(Discovery { shared, authenticate: Some(tokens) });
+            let server = transport::server().add_service(service);
+            let incoming = encrypted::incoming(listener, tls);
+            let served = server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
+            served.await.map_err(|e| ended("encrypted xDS")(e.to_string()))
+        };
+        tokio::try_join!(encrypted, async { xds.await.map_err(|e| ended("xDS")(e.to_string())) }, async {
             let served = monitoring.await.map_err(io::Error::other).flatten();
             served.map_err(|e| ended("monitoring")(e.to_string()))
         },)?;
@@ -235,6 +258,10 @@ impl fmt::Display for Source {
             Self::ApiServer(_) => f.write_str("API server"),
         }
     }
+}
+
+fn ended(purpose: &'static str) -> impl FnOnce(String) -> AppError {
+    move |reason| AppError::Server { purpose, reason }
 }
 
 /// Reads the source once, and follows it from then on.

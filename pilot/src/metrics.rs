@@ -25,14 +25,16 @@ pub enum Kind {
     Vhds,
     /// Name tables.
     Nds,
+    /// Certificates.
+    Sds,
     /// Everything that we don't serve.
     Other,
 }
 
 impl Kind {
     /// All kinds, in the order of a push.
-    pub const ALL: [Kind; 7] =
-        [Kind::Cds, Kind::Eds, Kind::Lds, Kind::Rds, Kind::Vhds, Kind::Nds, Kind::Other];
+    pub const ALL: [Kind; 8] =
+        [Kind::Cds, Kind::Eds, Kind::Lds, Kind::Rds, Kind::Vhds, Kind::Sds, Kind::Nds, Kind::Other];
 
     /// The label's value.
     pub fn label(self) -> &'static str {
@@ -43,6 +45,7 @@ impl Kind {
             Kind::Rds => "rds",
             Kind::Vhds => "vhds",
             Kind::Nds => "nds",
+            Kind::Sds => "sds",
             Kind::Other => "other",
         }
     }

@@ -45,6 +45,16 @@ pub struct Settings {
     #[arg(long, env = "OSIER_PILOT_WEBHOOK_ADDRESS", value_name = "IP:PORT", conflicts_with = "source")]
     pub webhook_address: Option<SocketAddr>,
 
+    /// Address to serve xDS over TLS on, to clients that say by a token of their service account who they are: gateways get their
+    /// certificates there alone. Only beside an API server.
+    #[arg(
+        long,
+        env = "OSIER_PILOT_ENCRYPTED_XDS_ADDRESS",
+        value_name = "IP:PORT",
+        conflicts_with = "source"
+    )]
+    pub encrypted_xds_address: Option<SocketAddr>,
+
     /// File that keeps the workloads which registered themselves over a restart. Without it they have to register again first.
     #[arg(long, env = "OSIER_PILOT_STATE_FILE", value_name = "FILE")]
     pub state_file: Option<PathBuf>,
@@ -134,6 +144,7 @@ impl Settings {
             monitoring_address: free,
             webhook_address: None,
             admin_address: None,
+            encrypted_xds_address: None,
             state_file: None,
             debounce_after: Duration::from_millis(50),
             debounce_max: Duration::from_secs(10),

@@ -149,6 +149,7 @@ fn word(kind: ResourceType) -> &'static str {
         ResourceType::Endpoints => "endpoints",
         ResourceType::Listener => "listeners",
         ResourceType::Routes => "routes",
+        ResourceType::Secret => "secrets",
         ResourceType::VirtualHost => "virtual_hosts",
         ResourceType::NameTable => "name_tables",
     }

@@ -60,6 +60,7 @@ fn word(kind: ResourceType) -> &'static str {
         ResourceType::Endpoints => "endpoint",
         ResourceType::Listener => "listener",
         ResourceType::Routes => "route",
+        ResourceType::Secret => "secret",
         ResourceType::VirtualHost => "virtual_host",
         ResourceType::NameTable => "name_table",
     }

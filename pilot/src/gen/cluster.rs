@@ -30,6 +30,7 @@ use osier_proto::types::value::Percent;
 
 use super::endpoint;
 use super::name::{self, OutboundName, OutsideName};
+use super::route;
 use super::scope::Scope;
 use super::wire;
 use crate::model::{
@@ -44,6 +45,9 @@ const INBOUND_SOURCE_V6: &str = "::6";
 
 /// Names of every cluster in a client's scope. For clients that ask on demand: those that belong to no service elsewhere.
 pub fn names(scope: &Scope<'_>) -> Vec<String> {
+    if scope.view().proxy.gateway {
+        return route::clusters_of_gateway(scope);
+    }
     let mut names = Vec::new();
     let services = if scope.view().is_on_demand() { Vec::new() } else { scope.services() };
     for service in services {

@@ -19,6 +19,8 @@ pub enum ResourceType {
     Cluster,
     /// EDS.
     Endpoints,
+    /// SDS.
+    Secret,
     /// LDS.
     Listener,
     /// RDS.
@@ -31,9 +33,10 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All types, in the order of a push: make before break.
-    pub const ALL: [ResourceType; 6] = [
+    pub const ALL: [ResourceType; 7] = [
         ResourceType::Cluster,
         ResourceType::Endpoints,
+        ResourceType::Secret,
         ResourceType::Listener,
         ResourceType::Routes,
         ResourceType::VirtualHost,
@@ -46,6 +49,7 @@ impl ResourceType {
         match self {
             Self::Cluster => types::CLUSTER,
             Self::Endpoints => types::CLUSTER_LOAD_ASSIGNMENT,
+            Self::Secret => types::SECRET,
             Self::Listener => types::LISTENER,
             Self::Routes => types::ROUTE_CONFIGURATION,
             Self::VirtualHost => types::VIRTUAL_HOST,
@@ -77,6 +81,8 @@ pub struct View {
     pub proxy: ProxyView,
     /// Osier's proxy, and the schema that it declares; `None` for everybody else.
     pub schema: Option<u32>,
+    /// Namespace whose certificates it may have: it has proved to live there, and nobody listens.
+    pub secrets_of: Option<Arc<str>>,
     /// HTTP/1.0 is served.
     pub http10: bool,
     /// It has an IPv6 address.
@@ -130,6 +136,7 @@ impl View {
         View {
             proxy: ProxyView {
                 kind: proxy_kind,
+                gateway: one_by_one && self.proxy.gateway,
                 namespace: self.proxy.namespace.clone(),
                 name: "".into(),
                 labels,
@@ -139,6 +146,7 @@ impl View {
                 node: if local { self.proxy.node.clone() } else { "".into() },
             },
             schema: self.schema,
+            secrets_of: None,
             http10: listener && self.http10,
             ipv6: self.ipv6,
             explicit_proxy: None,
@@ -177,6 +185,9 @@ impl Views {
     /// What a resource may depend on.
     pub fn of(&self, kind: ResourceType, name: &str) -> &Arc<View> {
         let own = match kind {
+            ResourceType::Secret => true,
+            // Their labels say what they serve.
+            ResourceType::Listener | ResourceType::Routes if self.whole.proxy.gateway => true,
             ResourceType::Cluster => {
                 OutboundName::parse(name).is_none() && OutsideName::parse(name).is_none()
             }
@@ -206,6 +217,7 @@ pub(crate) mod tests {
         View {
             proxy: ProxyView {
                 kind: ProxyKind::Envoy,
+                gateway: false,
                 namespace: namespace.into(),
                 name: "client".into(),
                 labels: labels.into(),
@@ -215,6 +227,7 @@ pub(crate) mod tests {
                 node: "node-1".into(),
             },
             schema: None,
+            secrets_of: None,
             http10: false,
             ipv6: false,
             explicit_proxy: None,

@@ -14,6 +14,7 @@ pub mod name;
 pub mod names;
 pub mod route;
 pub mod scope;
+pub mod secret;
 #[cfg(test)]
 mod tests;
 pub mod wire;
@@ -58,6 +59,7 @@ pub fn generate(
         ResourceType::Cluster => plain(Resource::new(name.clone(), &cluster::generate(&scope, &name)?)),
         ResourceType::Endpoints => plain(Resource::new(name.clone(), &endpoint::generate(&scope, &name)?)),
         ResourceType::Routes => plain(Resource::new(name.clone(), &route::generate(&scope, &name)?)),
+        ResourceType::Secret => plain(Resource::new(name.clone(), &secret::generate(&scope, &name)?)),
         ResourceType::Listener => {
             let listener = listener::generate(&scope, &name)?;
             let (clusters, routes) = references(&listener);
@@ -90,7 +92,9 @@ pub fn names(kind: ResourceType, view: &View, snapshot: &MeshSnapshot) -> Vec<St
         ResourceType::Cluster => cluster::names(&scope),
         ResourceType::Listener => listener::names(&scope),
         ResourceType::NameTable => names::names(&scope),
-        ResourceType::Endpoints | ResourceType::Routes | ResourceType::VirtualHost => Vec::new(),
+        ResourceType::Endpoints | ResourceType::Secret | ResourceType::Routes | ResourceType::VirtualHost => {
+            Vec::new()
+        }
     }
 }
 

@@ -30,6 +30,35 @@ pub const INBOUND_PORT: u16 = 15006;
 /// Ports of the proxy itself; no service listener takes them.
 pub const OWN_PORTS: [u16; 4] = [OUTBOUND_PORT, INBOUND_PORT, 15021, 15090];
 
+/// Where gateways serve Ingresses without TLS; their Service maps port 80 to it.
+pub const INGRESS_HTTP_PORT: u16 = 8080;
+
+/// Where gateways serve Ingresses with TLS; their Service maps port 443 to it.
+pub const INGRESS_TLS_PORT: u16 = 8443;
+
+/// Route configuration of a gateway's port.
+pub fn ingress_routes(port: u16) -> String {
+    let scheme = if port == INGRESS_TLS_PORT { "https" } else { "http" };
+    format!("{scheme}.{port}")
+}
+
+/// SDS name of a certificate: `kubernetes://<namespace>/<name>`.
+pub fn secret(namespace: &str, name: &str) -> String {
+    format!("kubernetes://{namespace}/{name}")
+}
+
+/// Namespace and name of a certificate.
+pub fn parse_secret(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix("kubernetes://")?.split_once('/')
+}
+
+/// Port of a gateway's route configuration.
+pub fn parse_ingress_routes(name: &str) -> Option<u16> {
+    let (scheme, port) = name.split_once('.')?;
+    let port = port.parse().ok()?;
+    (scheme.starts_with("http") && ingress_routes(port) == name).then_some(port)
+}
+
 /// Name of a cluster that belongs to a service port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutboundName {

@@ -748,3 +748,91 @@ proptest! {
         }
     }
 }
+
+/// A mesh with an Ingress whose hosts have certificates, and a gateway that serves it.
+fn with_certificates() -> (MeshSnapshot, View) {
+    use crate::model::{
+        Age, BackendPort, Ingress, IngressBackend, IngressMode, IngressPolicy, IngressTls, Kind, ResourceKey,
+        TlsSecret,
+    };
+    use crate::snapshot::IngressIndex;
+    let tls = |hosts: &[&str], secret: &str| IngressTls {
+        hosts: hosts.iter().map(|host| osier_core::host::Host::new(host)).collect(),
+        secret: secret.into(),
+    };
+    let ingress = Ingress {
+        key: ResourceKey::new(Kind::Ingress, "shop", "web"),
+        age: Age { created: 0, name: "web".into(), namespace: "shop".into() },
+        annotated_class: None,
+        class: None,
+        default_backend: Some(IngressBackend { service: "web".into(), port: BackendPort::Number(80) }),
+        rules: vec![],
+        tls: vec![tls(&["a.example", "*.b.example"], "ab"), tls(&[], "rest")],
+    };
+    let policy = IngressPolicy { mode: IngressMode::Default, ..IngressPolicy::default() };
+    let mut snapshot = Fixture::default().build();
+    snapshot.ingresses = Arc::new(IngressIndex::build([Arc::new(ingress)], &Default::default(), &policy));
+    let secret = Arc::new(TlsSecret { chain: b"chain".as_slice().into(), key: b"key".as_slice().into() });
+    snapshot.secrets = Arc::new([(("edge".into(), "ab".into()), secret)].into());
+    let mut gateway = view("edge", [("istio", "ingressgateway")]);
+    gateway.proxy.gateway = true;
+    gateway.secrets_of = Some("edge".into());
+    (snapshot, gateway)
+}
+
+#[test]
+fn a_gateway_serves_tls_by_server_name() {
+    let (snapshot, gateway) = with_certificates();
+    let names = names(ResourceType::Listener, &gateway, &snapshot);
+    assert_eq!(names, ["0.0.0.0_8080", "0.0.0.0_8443"]);
+    let made = listener("0.0.0.0_8443", &gateway, &snapshot).unwrap();
+    let chains: Vec<_> = made
+        .filter_chains
+        .iter()
+        .map(|chain| {
+            let matched = chain.filter_chain_match.clone().unwrap_or_default();
+            (
+                chain.name.as_str(),
+                matched.server_names,
+                matched.transport_protocol,
+                chain.transport_socket.is_some(),
+            )
+        })
+        .collect();
+    let hosts = vec!["a.example".to_string(), "*.b.example".to_string()];
+    assert_eq!(
+        chains,
+        [("shop/web/0", hosts, "tls".into(), true), ("shop/web/1", vec![], "tls".into(), true)]
+    );
+    assert!(make(ResourceType::Routes, "https.8443", &gateway, &snapshot).is_some());
+    for other in ["http.8443", "https.8080", "https.x"] {
+        assert!(make(ResourceType::Routes, other, &gateway, &snapshot).is_none(), "{other}");
+    }
+    let mut unproven = gateway.clone();
+    unproven.secrets_of = None;
+    assert_eq!(super::names(ResourceType::Listener, &unproven, &snapshot), ["0.0.0.0_8080"]);
+    let mut other = gateway.clone();
+    other.proxy.labels = [("istio", "egressgateway")].into();
+    assert!(super::names(ResourceType::Listener, &other, &snapshot).is_empty());
+    assert!(listener("0.0.0.0_8080", &other, &snapshot).is_none());
+}
+
+#[test]
+fn certificates_go_to_their_own_namespace_alone() {
+    let (snapshot, gateway) = with_certificates();
+    let secret = |name: &str, view: &View| make(ResourceType::Secret, name, view, &snapshot);
+    let made = secret("kubernetes://edge/ab", &gateway).unwrap();
+    let made: osier_proto::types::tls::Secret = made.resource.body.unpack().unwrap();
+    assert_eq!(made.name, "kubernetes://edge/ab");
+    assert!(secret("kubernetes://edge/rest", &gateway).is_none(), "it is not there");
+    for (namespace, name) in [
+        (None, "kubernetes://edge/ab"),
+        (Some("shop"), "kubernetes://edge/ab"),
+        (Some("edge"), "kubernetes://shop/ab"),
+        (Some("edge"), "edge/ab"),
+    ] {
+        let mut other = gateway.clone();
+        other.secrets_of = namespace.map(Into::into);
+        assert!(secret(name, &other).is_none(), "{namespace:?} {name}");
+    }
+}

@@ -4,9 +4,13 @@ mod addresses;
 mod authority;
 #[cfg(test)]
 pub mod fake;
+mod ingress;
 mod injection;
 mod lease;
+mod root;
+mod secrets;
 mod status;
+mod token;
 mod trust;
 
 use std::sync::Arc;
@@ -29,8 +33,12 @@ use crate::webhook::certificate::{Current, server_config};
 use crate::webhook::{self, Webhook};
 use addresses::AddressWriter;
 use authority::{Authority, SERVER_LIFE};
+use ingress::IngressStatus;
 use lease::Candidate;
+use root::Roots;
+use secrets::Secrets;
 use status::StatusWriter;
+pub use token::Tokens;
 use trust::Webhooks;
 
 /// A watch hears a bookmark once a minute; after this much silence the connection counts as lost.
@@ -76,7 +84,11 @@ pub struct Citizen {
     pub mesh: watch::Receiver<Arc<MeshSnapshot>>,
     /// The handlers of the webhooks, and where they are served; `None` where nobody serves them here.
     pub webhook: Option<(Arc<Webhook>, TcpListener)>,
-    /// Dropped once the webhooks can be called.
+    /// Where gateways' certificates go; `None` where there is no port on which gateways could have them.
+    pub gateways: Option<crate::store::writer::Secrets>,
+    /// What our servers show.
+    pub certificate: Arc<Current>,
+    /// Dropped once our servers can be called.
     pub starting: Pending,
     /// Ends it all.
     pub shutdown: CancellationToken,
@@ -85,7 +97,7 @@ pub struct Citizen {
 impl Citizen {
     /// Runs until `shutdown`.
     pub async fn live(self) {
-        let Self { client, cluster, status, mesh, webhook, starting, shutdown } = self;
+        let Self { client, cluster, status, mesh, webhook, gateways, certificate, starting, shutdown } = self;
         let (leads, leadership) = watch::channel(false);
         let candidate = Candidate {
             client: client.clone(),
@@ -96,25 +108,36 @@ impl Citizen {
         let mut tasks = JoinSet::new();
         let candidate = tokio::spawn(candidate.run(leads, shutdown.clone()));
         tasks.spawn(StatusWriter { client: client.clone(), status }.run(leadership.clone()));
-        tasks.spawn(AddressWriter { client: client.clone(), mesh }.run(leadership.clone()));
-        if let Some((webhook, listener)) = webhook {
-            tasks.spawn(injection::follow(client.clone(), cluster.clone(), webhook.clone()));
+        tasks.spawn(AddressWriter { client: client.clone(), mesh: mesh.clone() }.run(leadership.clone()));
+        let ingress = IngressStatus {
+            client: client.clone(),
+            namespace: cluster.namespace.clone(),
+            snapshot: mesh.clone(),
+        };
+        tasks.spawn(ingress.run(leadership.clone()));
+        if webhook.is_some() || gateways.is_some() {
             let authority = Arc::new(authority(&client, &cluster.namespace).await);
-            let current = Arc::new(Current::default());
-            renew(&authority, &current, &cluster);
-            let config = match server_config(current.clone()) {
-                Ok(config) => config,
-                Err(error) => return tracing::error!("webhooks can't be served: {error}"),
-            };
-            let server = webhook::serve(listener, webhook::router(webhook), config, shutdown.clone());
-            tasks.spawn(server);
+            renew(&authority, &certificate, &cluster);
             let root = authority.root().to_owned();
-            let Cluster { namespace, revision, .. } = cluster.clone();
-            tasks.spawn(Webhooks { client, namespace, revision, root }.run(leadership));
+            if let Some(feed) = gateways {
+                tasks.spawn(Secrets { client: client.clone(), snapshot: mesh.clone(), feed }.run());
+                let (client, namespace, root) = (client.clone(), cluster.namespace.clone(), root.clone());
+                tasks.spawn(Roots { client, namespace, root, snapshot: mesh }.run(leadership.clone()));
+            }
+            if let Some((webhook, listener)) = webhook {
+                tasks.spawn(injection::follow(client.clone(), cluster.clone(), webhook.clone()));
+                let config = match server_config(certificate.clone()) {
+                    Ok(config) => config,
+                    Err(error) => return tracing::error!("webhooks can't be served: {error}"),
+                };
+                tasks.spawn(webhook::serve(listener, webhook::router(webhook), config, shutdown.clone()));
+                let Cluster { namespace, revision, .. } = cluster.clone();
+                tasks.spawn(Webhooks { client, namespace, revision, root }.run(leadership));
+            }
             tasks.spawn(async move {
                 loop {
                     tokio::time::sleep(SERVER_LIFE / 2).await;
-                    renew(&authority, &current, &cluster);
+                    renew(&authority, &certificate, &cluster);
                 }
             });
         }
@@ -132,21 +155,21 @@ async fn authority(client: &Client, namespace: &str) -> Authority {
         match Authority::load(client, namespace).await {
             Ok(authority) => return authority,
             Err(error) => {
-                tracing::error!("webhooks can't be served yet: {}", chain(&error));
+                tracing::error!("TLS can't be served yet: {}", chain(&error));
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
 }
 
-/// Puts a new certificate of the webhooks' server in force. Half of its life is left when the next one comes.
+/// Puts a new certificate of our servers in force. Half of its life is left when the next one comes.
 fn renew(authority: &Authority, current: &Current, cluster: &Cluster) {
     let name = format!("{}.{}.svc", named("osier-pilot", &cluster.revision), cluster.namespace);
     let done = authority.server(&[name.clone(), format!("{name}.{}", cluster.cluster_domain)]);
     match done.map(|(chain, key)| current.set(chain.as_bytes(), key.as_bytes())) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!("the webhooks' certificate can't be renewed: {error}"),
-        Err(error) => tracing::error!("the webhooks' certificate can't be renewed: {}", chain(&error)),
+        Ok(Err(error)) => tracing::error!("the servers' certificate can't be renewed: {error}"),
+        Err(error) => tracing::error!("the servers' certificate can't be renewed: {}", chain(&error)),
     }
 }
 

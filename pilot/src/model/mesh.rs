@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::export::ExportTo;
+use super::ingress::IngressPolicy;
 use super::policy::TcpKeepalive;
 use super::route::RetryPolicy;
 use super::selector::LabelSelector;
@@ -47,6 +48,8 @@ pub struct MeshConfig {
     pub discovery_selectors: Arc<[LabelSelector]>,
     /// Time between DNS look-ups where an answer has no TTL or fails.
     pub dns_refresh: Duration,
+    /// Which Ingresses are ours.
+    pub ingress: IngressPolicy,
 }
 
 impl Default for MeshConfig {
@@ -70,6 +73,7 @@ impl Default for MeshConfig {
             tcp_keepalive: None,
             discovery_selectors: Arc::default(),
             dns_refresh: Duration::from_secs(60),
+            ingress: IngressPolicy::default(),
         }
     }
 }

@@ -5,11 +5,13 @@
 
 mod endpoint;
 mod export;
+mod ingress;
 mod mesh;
 mod owner;
 mod policy;
 mod resource;
 mod route;
+mod secret;
 mod security;
 mod selector;
 mod service;
@@ -18,6 +20,10 @@ mod workload;
 
 pub use endpoint::{Address, Endpoint, Health, Locality, TlsMode};
 pub use export::{ExportTo, Exports};
+pub use ingress::{
+    BackendPort, INGRESS_CONTROLLER, Ingress, IngressBackend, IngressMode, IngressPath, IngressPolicy,
+    IngressRule, IngressTls, PathRule,
+};
 pub use mesh::{
     AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, UpgradePolicy,
 };
@@ -33,6 +39,7 @@ pub use route::{
     Rewrite, RewritePath, RouteRule, StringMatch, TlsMatch, TlsRoute, ValueMatch, WeightedDestination,
     WeightedL4,
 };
+pub use secret::TlsSecret;
 pub use security::{Coverage, Demand, MutualTls, Refusal, SecurityPolicy};
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{

@@ -27,6 +27,12 @@ pub enum Kind {
     VirtualService,
     /// Istio DestinationRule.
     DestinationRule,
+    /// Kubernetes Secret that an Ingress names.
+    Secret,
+    /// Kubernetes Ingress.
+    Ingress,
+    /// Kubernetes IngressClass.
+    IngressClass,
     /// Istio AuthorizationPolicy.
     AuthorizationPolicy,
     /// Istio PeerAuthentication.

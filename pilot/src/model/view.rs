@@ -10,6 +10,8 @@ use osier_core::labels::Labels;
 pub struct ProxyView {
     /// What kind of client it is.
     pub kind: ProxyKind,
+    /// It takes clients in from outside of the mesh.
+    pub gateway: bool,
     /// Namespace of its workload.
     pub namespace: Arc<str>,
     /// Name of its workload's instance (Pod or WorkloadEntry); may be empty.

@@ -32,7 +32,11 @@ impl PushRequest {
     /// A request for one change; the reasons follow from it.
     pub fn new(snapshot: Arc<MeshSnapshot>, change: Change) -> Self {
         let mut reasons = BTreeSet::new();
-        if change.mesh || !change.rules.is_empty() {
+        if change.mesh
+            || !change.rules.is_empty()
+            || !change.ingresses.is_empty()
+            || !change.secrets.is_empty()
+        {
             reasons.insert(Reason::Config);
         }
         if !change.services.is_empty() {

@@ -15,6 +15,10 @@ pub struct Change {
     pub mesh: bool,
     /// Rules (VirtualServices, DestinationRules) that came, went or changed.
     pub rules: BTreeSet<ResourceKey>,
+    /// Ingresses that came, went or changed, as far as they are ours. Gateways alone care.
+    pub ingresses: BTreeSet<ResourceKey>,
+    /// Certificates of gateways that came, went or changed.
+    pub secrets: BTreeSet<ResourceKey>,
     /// Services that came, went or changed.
     pub services: BTreeSet<ServiceKey>,
     /// Services whose endpoints changed.
@@ -83,13 +87,19 @@ impl Change {
 
     /// Only endpoints moved: listeners and routes towards services are as before.
     pub fn endpoints_only(&self) -> bool {
-        !self.mesh && self.rules.is_empty() && self.services.is_empty()
+        !self.mesh
+            && self.rules.is_empty()
+            && self.ingresses.is_empty()
+            && self.secrets.is_empty()
+            && self.services.is_empty()
     }
 
     /// Joins a later change to this one.
     pub fn merge(&mut self, later: Change) {
         self.mesh |= later.mesh;
         self.rules.extend(later.rules);
+        self.ingresses.extend(later.ingresses);
+        self.secrets.extend(later.secrets);
         self.services.extend(later.services);
         self.endpoints.extend(later.endpoints);
         self.addresses.extend(later.addresses);
@@ -103,6 +113,7 @@ impl Change {
             || self.audience.includes(&view.namespace)
             || self.endpoint_audience.includes(&view.namespace)
             || self.concerns_inbound(view)
+            || (view.gateway && !(self.ingresses.is_empty() && self.secrets.is_empty()))
     }
 
     /// True if the ports that this client serves itself may have moved.
@@ -115,6 +126,8 @@ impl Change {
         [
             ("mesh", usize::from(self.mesh)),
             ("rules", self.rules.len()),
+            ("ingresses", self.ingresses.len()),
+            ("secrets", self.secrets.len()),
             ("services", self.services.len()),
             ("endpoints", self.endpoints.len()),
         ]

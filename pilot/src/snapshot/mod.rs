@@ -5,31 +5,40 @@
 //! [`ProxyView`] alone: its namespace decides visibility (`exportTo`, conflicts of hosts), its labels decide static filters.
 //!
 //! Where to look: `service` (which services a namespace sees), `route` (which VirtualService holds for a service), `policy`
-//! (which DestinationRule), `security` (what is refused), `endpoint` (who is behind a port, and what a proxy serves itself), `change` (what moved).
+//! (which DestinationRule), `security` (what is refused), `endpoint` (who is behind a port, and what a proxy serves itself), `ingress` (what gateways
+//! serve), `change` (what moved).
 
 mod allocation;
 mod change;
 mod endpoint;
+mod ingress;
 mod policy;
 mod route;
 mod security;
 mod service;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use change::{Audience, Change};
 pub use endpoint::{AddressUse, EndpointIndex, InboundPort, PortEndpoints, ServiceEndpoints};
+pub use ingress::{HostPath, IngressHost, IngressIndex, TlsHosts};
 pub use policy::PolicyIndex;
 pub use route::{ApplicableRoute, ExtraHost, RouteIndex, applies, l4_applies};
 pub use security::SecurityIndex;
 pub use service::{OriginalDestination, ServiceIndex};
 
+use osier_core::host::Host;
+
 use crate::model::{
-    DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, MeshConfig, Protocol, ProxyView,
-    Refusal, RouteRule, Service, ServiceKey, ServiceKind, Workload,
+    BackendPort, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, IngressBackend,
+    MeshConfig, Protocol, ProxyView, Refusal, RouteRule, Service, ServiceKey, ServiceKind, TlsSecret,
+    Workload,
 };
+
+/// Certificates by namespace and name.
+pub type SecretIndex = BTreeMap<(Arc<str>, Arc<str>), Arc<TlsSecret>>;
 
 /// The whole mesh at one moment.
 #[derive(Debug, Clone)]
@@ -50,6 +59,10 @@ pub struct MeshSnapshot {
     pub policies: Arc<PolicyIndex>,
     /// All security policies.
     pub security: Arc<SecurityIndex>,
+    /// The Ingresses that are ours.
+    pub ingresses: Arc<IngressIndex>,
+    /// Certificates of gateways, by namespace and name.
+    pub secrets: Arc<SecretIndex>,
     /// All Pods and WorkloadEntries.
     pub workloads: Arc<[Arc<Workload>]>,
 }
@@ -65,6 +78,8 @@ impl Default for MeshSnapshot {
             routes: Arc::default(),
             policies: Arc::default(),
             security: Arc::default(),
+            ingresses: Arc::default(),
+            secrets: Arc::default(),
             workloads: Arc::new([]),
         }
     }
@@ -194,6 +209,28 @@ impl MeshSnapshot {
         }
         let local = |e: &&Endpoint| !view.node.is_empty() && e.node == view.node;
         endpoints.iter().filter(local).cloned().collect()
+    }
+
+    /// The Service and the port of it that an Ingress of `namespace` means; `Err` says what is missing.
+    pub fn ingress_backend(&self, namespace: &str, backend: &IngressBackend) -> Result<(Host, u16), String> {
+        let name = &backend.service;
+        let host = Host::new(&format!("{name}.{namespace}.svc.{}", self.cluster_domain));
+        let Some(service) = self.service(namespace, host.as_str()) else {
+            return Err(format!("there is no Service {name} in namespace {namespace}"));
+        };
+        let port = match &backend.port {
+            // An alias has the ports of what it stands for.
+            BackendPort::Number(number) if matches!(service.kind, ServiceKind::ExternalName(_)) => {
+                Some(*number)
+            }
+            BackendPort::Number(number) => service.port(*number).map(|port| port.number),
+            BackendPort::Name(name) => service.ports.iter().find(|p| p.name == *name).map(|p| p.number),
+        };
+        match (port, &backend.port) {
+            (Some(port), _) => Ok((host, port)),
+            (None, BackendPort::Number(port)) => Err(format!("the Service {name} has no port {port}")),
+            (None, BackendPort::Name(port)) => Err(format!("the Service {name} has no port named {port}")),
+        }
     }
 
     /// Why nothing may reach a port of a proxy's workload, if so.

@@ -11,6 +11,7 @@ use crate::model::*;
 fn view(namespace: &str) -> ProxyView {
     ProxyView {
         kind: ProxyKind::Envoy,
+        gateway: false,
         namespace: namespace.into(),
         name: "".into(),
         labels: Labels::default(),

@@ -15,7 +15,7 @@ use super::mesh_config;
 use super::yaml::{Node, Value};
 use crate::model::{Coverage, Kind, Origin, Report, ResourceKey, SecurityPolicy, Severity};
 use crate::store::check::{self, Checked, Context, Problem, Resource};
-use crate::store::schema::{IstioObject, Metadata, kubernetes};
+use crate::store::schema::{IstioObject, Metadata, ingress, kubernetes};
 use crate::store::{LineOf, Outcome, Place};
 
 /// Namespace of resources that name none.
@@ -137,7 +137,9 @@ impl Reader<'_> {
 
     fn of_kind(&mut self, kind: Kind, header: &Header, node: Arc<Node>) -> Document {
         let key = match kind {
-            Kind::Namespace | Kind::Node => ResourceKey::new(kind, "", header.name.clone()),
+            Kind::Namespace | Kind::Node | Kind::IngressClass => {
+                ResourceKey::new(kind, "", header.name.clone())
+            }
             // there is one mesh, wherever its ConfigMap lives
             Kind::MeshConfig => ResourceKey::new(kind, "", header.name.clone()),
             _ => ResourceKey::new(kind, header.namespace.clone(), header.name.clone()),
@@ -350,7 +352,8 @@ pub fn kind(group: &str, kind: &str, name: &str) -> Option<Kind> {
         ("networking.istio.io", "WorkloadEntry") => Kind::WorkloadEntry,
         ("security.istio.io", kind) if security_kind(kind).is_some() => return security_kind(kind),
         ("gateway.networking.k8s.io", _) => Kind::Unsupported,
-        ("networking.k8s.io", "Ingress") => Kind::Unsupported,
+        ("networking.k8s.io", "Ingress") => Kind::Ingress,
+        ("networking.k8s.io", "IngressClass") => Kind::IngressClass,
         (group, _) if group.ends_with(".istio.io") => Kind::Unsupported,
         _ => return None,
     })
@@ -426,6 +429,13 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
             .into_verdict(|r| Some(Resource::Route(Arc::new(r)))),
         Kind::DestinationRule => check::destination_rule::check(context, &istio(node)?.spec)
             .into_verdict(|p| Some(Resource::Policy(Arc::new(p)))),
+        Kind::Ingress => check::ingress::check(context, &decode(node)?)
+            .into_verdict(|i| Some(Resource::Ingress(Arc::new(i)))),
+        Kind::IngressClass => {
+            let object: ingress::IngressClass = decode(node)?;
+            let controller = object.spec.controller.into();
+            Verdict { resource: Some(Resource::IngressClass(controller)), problems: vec![] }
+        }
         Kind::AuthorizationPolicy => {
             let object = istio(node)?;
             check::security::authorization(context, &object.metadata, &object.spec).into()
@@ -437,7 +447,8 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
         Kind::MeshConfig => {
             mesh_config::read(context, node)?.into_verdict(|m| Some(Resource::Mesh(Arc::new(m))))
         }
-        Kind::Unsupported => Verdict { resource: None, problems: vec![] },
+        // Certificates come another way, and only those that are needed.
+        Kind::Secret | Kind::Unsupported => Verdict { resource: None, problems: vec![] },
     })
 }
 

@@ -20,12 +20,13 @@ use osier_core::host::Host;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    DestinationPolicy, ExportTo, Kind, MeshConfig, Origin, Report, ResourceKey, RouteRule, SecurityPolicy,
-    Severity,
+    DestinationPolicy, ExportTo, Ingress, Kind, MeshConfig, Origin, Report, ResourceKey, RouteRule,
+    SecurityPolicy, Severity,
 };
 use crate::registry::{Effects, Event, Registry};
 use crate::snapshot::{
-    Audience, Change, EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecurityIndex,
+    Audience, Change, EndpointIndex, IngressIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecretIndex,
+    SecurityIndex,
 };
 use check::Resource;
 use reference::{Finding, Subsets};
@@ -141,6 +142,10 @@ pub struct Store {
     routes: BTreeMap<ResourceKey, RouteState>,
     policies: BTreeMap<ResourceKey, Arc<DestinationPolicy>>,
     security: BTreeMap<ResourceKey, Arc<SecurityPolicy>>,
+    ingresses: BTreeMap<ResourceKey, Arc<Ingress>>,
+    /// Controllers of IngressClasses, by name.
+    classes: BTreeMap<Arc<str>, Arc<str>>,
+    secrets: Arc<SecretIndex>,
     mesh: Arc<MeshConfig>,
     registry: Registry,
     snapshot: Arc<MeshSnapshot>,
@@ -154,6 +159,8 @@ struct Touched {
     routes: bool,
     policies: BTreeSet<ResourceKey>,
     security: BTreeSet<ResourceKey>,
+    ingresses: bool,
+    secrets: BTreeSet<ResourceKey>,
     refusals: bool,
 }
 
@@ -167,6 +174,9 @@ impl Store {
             routes: BTreeMap::new(),
             policies: BTreeMap::new(),
             security: BTreeMap::new(),
+            ingresses: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            secrets: Arc::default(),
             mesh: snapshot.mesh.clone(),
             registry: Registry::new(cluster_domain),
             snapshot: Arc::new(snapshot),
@@ -205,10 +215,11 @@ impl Store {
             || !touched.policies.is_empty()
             || !effects.services.is_empty();
         let change = self.publish(&touched, effects, moved_routes);
-        if references || touched.mesh {
+        if references || touched.mesh || touched.ingresses {
             let subsets = Subsets::new(self.policies.values());
             self.findings =
                 reference::findings(&self.snapshot, &subsets, self.routes.values().map(|r| &r.wanted));
+            self.findings.extend(reference::of_ingresses(&self.snapshot));
         }
         change
     }
@@ -278,6 +289,19 @@ impl Store {
                     touched.security.insert(key);
                 }
             }
+            Resource::Secret(secret) => {
+                let secrets = Arc::make_mut(&mut self.secrets);
+                let name = (key.namespace.clone(), key.name.clone());
+                if secrets.insert(name, secret.clone()) != Some(secret) {
+                    touched.secrets.insert(key);
+                }
+            }
+            Resource::Ingress(ingress) => {
+                touched.ingresses |= self.ingresses.insert(key, ingress.clone()) != Some(ingress);
+            }
+            Resource::IngressClass(controller) => {
+                touched.ingresses |= self.classes.insert(key.name, controller.clone()) != Some(controller);
+            }
             Resource::Mesh(mesh) => {
                 touched.mesh |= self.mesh != mesh;
                 self.mesh = mesh;
@@ -307,6 +331,14 @@ impl Store {
                     touched.security.insert(key);
                 }
             }
+            Kind::Secret => {
+                let name = (key.namespace.clone(), key.name.clone());
+                if Arc::make_mut(&mut self.secrets).remove(&name).is_some() {
+                    touched.secrets.insert(key);
+                }
+            }
+            Kind::Ingress => touched.ingresses |= self.ingresses.remove(&key).is_some(),
+            Kind::IngressClass => touched.ingresses |= self.classes.remove(&key.name).is_some(),
             Kind::MeshConfig => {
                 touched.mesh |= *self.mesh != MeshConfig::default();
                 self.mesh = Arc::default();
@@ -374,6 +406,7 @@ impl Store {
         let old = self.snapshot.clone();
         let mut next = (*old).clone();
         next.mesh = self.mesh.clone();
+        next.secrets = self.secrets.clone();
         if touched.mesh || !effects.services.is_empty() {
             let services = self.registry.services().cloned();
             next.services = Arc::new(old.services.rebuilt(services, &self.mesh.service_export));
@@ -387,13 +420,19 @@ impl Store {
             let policies = self.policies.values().cloned();
             next.policies = Arc::new(PolicyIndex::build(policies, &self.mesh.policy_export));
         }
+        if touched.mesh || touched.ingresses {
+            let ingresses = self.ingresses.values().cloned();
+            next.ingresses = Arc::new(IngressIndex::build(ingresses, &self.classes, &self.mesh.ingress));
+        }
         if effects.workloads {
             next.workloads = self.registry.workloads();
         }
         if !effects.endpoints.is_empty() {
             next.endpoints = Arc::new(EndpointIndex::with(&old.endpoints, effects.endpoints.clone()));
         }
-        let mut change = Change { mesh: touched.mesh, ..Change::default() };
+        let ingresses = old.ingresses.moved(&next.ingresses);
+        let mut change =
+            Change { mesh: touched.mesh, ingresses, secrets: touched.secrets.clone(), ..Change::default() };
         if !touched.security.is_empty() || (effects.workloads && old.security.looks_at_labels()) {
             let policies = self.security.values().cloned();
             next.security = Arc::new(SecurityIndex::build(policies, &next.workloads));

@@ -91,6 +91,28 @@ pub(super) fn findings<'a>(
     found
 }
 
+/// Backends of Ingresses that are nowhere.
+pub(super) fn of_ingresses(snapshot: &MeshSnapshot) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for ingress in snapshot.ingresses.iter() {
+        let default =
+            ingress.default_backend.iter().map(|backend| ("spec.defaultBackend".to_owned(), backend));
+        let of_rules = ingress.rules.iter().enumerate().flat_map(|(rule, r)| {
+            let field = move |path| format!("spec.rules[{rule}].http.paths[{path}].backend");
+            r.paths.iter().enumerate().map(move |(at, path)| (field(at), &path.backend))
+        });
+        for (field, backend) in default.chain(of_rules) {
+            let missing = snapshot.ingress_backend(&ingress.key.namespace, backend).err();
+            found.extend(missing.map(|nothing| Finding {
+                key: ingress.key.clone(),
+                field,
+                message: format!("{nothing}; requests to it get 503"),
+            }));
+        }
+    }
+    found
+}
+
 fn missing(
     snapshot: &MeshSnapshot,
     subsets: &Subsets<'_>,

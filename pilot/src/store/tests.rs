@@ -88,6 +88,7 @@ fn a_pod_that_is_going_gets_nothing_new_and_keeps_what_it_serves() {
     let mut store = store();
     let view = ProxyView {
         kind: ProxyKind::OnDemand,
+        gateway: false,
         namespace: "default".into(),
         name: "web-1".into(),
         labels: Default::default(),
@@ -227,6 +228,7 @@ fn endpoint_changes_replace_only_the_endpoint_index() {
 fn who_a_change_concerns() {
     let view = |namespace: &str| ProxyView {
         kind: ProxyKind::Envoy,
+        gateway: false,
         namespace: namespace.into(),
         name: "".into(),
         labels: Labels::default(),
@@ -337,7 +339,7 @@ proptest! {
             let ports: Vec<_> = ports.iter().map(|p| format!("{{number: {p}, name: p{p}, protocol: {protocol}}}")).collect();
             after.apply(updates(&format!("{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: x{at}, namespace: other}}, spec: {{hosts: [{name}.random.com], addresses: [10.200.0.{at}], ports: [{}]}}}}", ports.join(", "))));
         }
-        let view = ProxyView { kind: ProxyKind::Envoy, namespace: "default".into(), name: "".into(), labels: Labels::default(), addresses: ["10.0.0.1".parse().unwrap()].into(), interception: Interception::Redirect, dns_capture: false, node: "".into() };
+        let view = ProxyView { kind: ProxyKind::Envoy, gateway: false, namespace: "default".into(), name: "".into(), labels: Labels::default(), addresses: ["10.0.0.1".parse().unwrap()].into(), interception: Interception::Redirect, dns_capture: false, node: "".into() };
         let (old, new) = (before.snapshot(), after.snapshot());
         for service in old.services_visible_to("default") {
             let now = new.service("default", service.host().as_str());
@@ -377,7 +379,7 @@ mod writing {
 
     #[tokio::test]
     async fn registrations_are_endpoints_while_they_live() {
-        let Parts { writer, feed, registrations, mut outputs } = Writer::new("cluster.local".into());
+        let Parts { writer, feed, registrations, mut outputs, .. } = Writer::new("cluster.local".into());
         let task = tokio::spawn(writer.run());
         feed.send_and_wait(updates(&service("default", "web")), vec![]).await;
         let first = outputs.changes.recv().await.unwrap();
@@ -401,7 +403,7 @@ mod writing {
 
     #[tokio::test]
     async fn what_is_written_down_wins_over_a_registration() {
-        let Parts { writer, feed, registrations, outputs } = Writer::new("cluster.local".into());
+        let Parts { writer, feed, registrations, outputs, .. } = Writer::new("cluster.local".into());
         let task = tokio::spawn(writer.run());
         let entry = "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: web-1}, spec: {address: 10.0.0.1, labels: {app: web}}}";
         feed.send_and_wait(updates(&[&service("default", "web"), entry].concat()), vec![]).await;
@@ -418,7 +420,7 @@ mod writing {
 
     #[tokio::test]
     async fn a_burst_is_one_snapshot_and_status_is_published() {
-        let Parts { writer, feed, registrations, mut outputs } = Writer::new("cluster.local".into());
+        let Parts { writer, feed, registrations, mut outputs, .. } = Writer::new("cluster.local".into());
         for at in 0..100 {
             registrations.upsert(registration(&format!("web-{at}"), at));
         }

@@ -9,8 +9,9 @@ use osier_core::registration::Registration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use super::check::Resource;
 use super::{Outcome, Place, ResourceStatus, Store, Update, registration};
-use crate::model::{Report, ResourceKey, Severity};
+use crate::model::{Report, ResourceKey, Severity, TlsSecret};
 use crate::snapshot::{Change, MeshSnapshot};
 
 /// A snapshot and what moved since the one published before.
@@ -42,6 +43,7 @@ enum Input {
     },
     Register(Box<Registration>, i64),
     Deregister(ResourceKey),
+    Secret(ResourceKey, Option<Arc<TlsSecret>>),
 }
 
 /// Feeds the writer from a source.
@@ -84,6 +86,22 @@ impl Registrations {
     }
 }
 
+/// Certificates of gateways, which come on their own.
+#[derive(Debug, Clone)]
+pub struct Secrets(mpsc::UnboundedSender<Input>);
+
+impl Secrets {
+    /// A certificate is there, or is another one.
+    pub fn put(&self, key: ResourceKey, secret: TlsSecret) {
+        let _ = self.0.send(Input::Secret(key, Some(Arc::new(secret))));
+    }
+
+    /// A certificate is gone, or nobody needs it any more.
+    pub fn remove(&self, key: ResourceKey) {
+        let _ = self.0.send(Input::Secret(key, None));
+    }
+}
+
 /// Follows what the writer publishes.
 #[derive(Debug)]
 pub struct Outputs {
@@ -115,6 +133,8 @@ pub struct Parts {
     pub feed: Feed,
     /// For xDS streams.
     pub registrations: Registrations,
+    /// For certificates.
+    pub secrets: Secrets,
     /// For push and debug.
     pub outputs: Outputs,
 }
@@ -131,6 +151,7 @@ impl Writer {
         Parts {
             writer: Self { store, inputs, source_reports: Vec::new(), snapshot, changes, status },
             feed: Feed(input.clone()),
+            secrets: Secrets(input.clone()),
             registrations: Registrations(input),
             outputs: Outputs { snapshot: snapshot_out, changes: changes_out, status: status_out },
         }
@@ -156,6 +177,11 @@ impl Writer {
                     }
                     Input::Register(registration, created) => {
                         updates.push(registration::update(&registration, created));
+                    }
+                    Input::Secret(key, secret) => {
+                        let applied = |secret| Outcome::Applied(Resource::Secret(secret));
+                        let outcome = secret.map_or(Outcome::Deleted, applied);
+                        updates.push(Update { key, outcome, place: Place::default() });
                     }
                     Input::Deregister(key) => {
                         updates.push(Update { key, outcome: Outcome::Deleted, place: Place::default() });

@@ -35,16 +35,7 @@ pub enum CertificateError {
 impl Current {
     /// Puts a chain (the server's certificate first) and its key, both PEM, in force for new connections.
     pub fn set(&self, chain: &[u8], key: &[u8]) -> Result<(), CertificateError> {
-        let chain: Vec<CertificateDer> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(CertificateError::Chain)?;
-        if chain.is_empty() {
-            return Err(CertificateError::Empty);
-        }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
-        let certified =
-            CertifiedKey::from_der(chain, key, &provider()).map_err(CertificateError::Mismatch)?;
-        self.0.store(Some(Arc::new(certified)));
+        self.0.store(Some(Arc::new(certified(chain, key)?)));
         Ok(())
     }
 
@@ -52,6 +43,17 @@ impl Current {
     pub fn is_set(&self) -> bool {
         self.0.load().is_some()
     }
+}
+
+/// A chain (the server's certificate first) and its key, both PEM, where they fit each other.
+pub fn certified(chain: &[u8], key: &[u8]) -> Result<CertifiedKey, CertificateError> {
+    let chain: Vec<CertificateDer> =
+        CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(CertificateError::Chain)?;
+    if chain.is_empty() {
+        return Err(CertificateError::Empty);
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
+    CertifiedKey::from_der(chain, key, &provider()).map_err(CertificateError::Mismatch)
 }
 
 impl ResolvesServerCert for Current {

@@ -18,7 +18,8 @@ use crate::r#gen::{self, Generated};
 use crate::metrics::Metrics;
 use crate::model::MeshConfig;
 use crate::snapshot::{
-    EndpointIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecurityIndex, ServiceEndpoints, ServiceIndex,
+    EndpointIndex, IngressIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecretIndex, SecurityIndex,
+    ServiceEndpoints, ServiceIndex,
 };
 
 /// Enough that two pushes seldom meet in one.
@@ -59,6 +60,8 @@ struct Parts {
     policies: Weak<PolicyIndex>,
     routes: Option<Weak<RouteIndex>>,
     security: Option<Weak<SecurityIndex>>,
+    ingresses: Option<Weak<IngressIndex>>,
+    secrets: Option<Weak<SecretIndex>>,
     all_endpoints: Option<Weak<EndpointIndex>>,
     endpoints: Option<Weak<ServiceEndpoints>>,
 }
@@ -90,6 +93,8 @@ impl Parts {
             policies: Arc::downgrade(&snapshot.policies),
             routes: config.then(|| Arc::downgrade(&snapshot.routes)),
             security: listener.then(|| Arc::downgrade(&snapshot.security)),
+            ingresses: (config && key.view.proxy.gateway).then(|| Arc::downgrade(&snapshot.ingresses)),
+            secrets: (key.kind == ResourceType::Secret).then(|| Arc::downgrade(&snapshot.secrets)),
             all_endpoints: all.then(|| Arc::downgrade(&snapshot.endpoints)),
             endpoints: service_endpoints,
         }
@@ -103,6 +108,8 @@ impl Parts {
             policies: Arc::downgrade(&snapshot.policies),
             routes: Some(Arc::downgrade(&snapshot.routes)),
             security: None,
+            ingresses: None,
+            secrets: None,
             all_endpoints: None,
             endpoints: None,
         }
@@ -128,6 +135,8 @@ impl PartialEq for Parts {
             && self.policies.ptr_eq(&other.policies)
             && same(&self.routes, &other.routes)
             && same(&self.security, &other.security)
+            && same(&self.ingresses, &other.ingresses)
+            && same(&self.secrets, &other.secrets)
             && same(&self.all_endpoints, &other.all_endpoints)
             && same(&self.endpoints, &other.endpoints)
     }

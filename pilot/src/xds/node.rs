@@ -47,7 +47,7 @@ pub enum NodeError {
     #[error("node id `{0}` is not TYPE~IP~NAME.NAMESPACE~DNSDOMAIN")]
     Shape(String),
     /// Not a kind of proxy that we serve.
-    #[error("node id `{0}`: type `{1}` is not served, only `sidecar` is")]
+    #[error("node id `{0}`: type `{1}` is not served, only `sidecar` and `router` are")]
     Role(String, String),
     /// Nobody knows where it is.
     #[error("node id `{0}` has no valid IP address, and neither has the metadata INSTANCE_IPS")]
@@ -75,7 +75,8 @@ impl Client {
         }
         let parts: Vec<&str> = id.split('~').collect();
         let [role, address, name, _domain] = parts[..] else { return Err(NodeError::Shape(id.clone())) };
-        if role != "sidecar" {
+        let gateway = role == "router";
+        if !gateway && role != "sidecar" {
             return Err(NodeError::Role(id.clone(), role.to_string()));
         }
         let metadata = Fields(node.metadata.as_ref());
@@ -84,15 +85,17 @@ impl Client {
         let mut view = View {
             proxy: ProxyView {
                 kind: kind(node, &metadata),
+                gateway,
                 namespace: metadata.text("NAMESPACE").unwrap_or_else(|| id_namespace.to_string()).into(),
                 name: name.into(),
                 labels: Labels::from(metadata.map("LABELS")),
-                interception: interception(&metadata),
+                interception: if gateway { Interception::None } else { interception(&metadata) },
                 node: metadata.text("NODE_NAME").unwrap_or_default().into(),
                 addresses: addresses.into(),
                 dns_capture: metadata.flag("DNS_CAPTURE"),
             },
             schema: schema::announced_version(node),
+            secrets_of: None,
             http10: metadata.flag("HTTP10"),
             ipv6: false,
             explicit_proxy: None,
@@ -103,7 +106,7 @@ impl Client {
             apply(&mut view, registration);
         }
         view.ipv6 = view.proxy.addresses.iter().any(IpAddr::is_ipv6);
-        if view.proxy.interception == Interception::None {
+        if view.proxy.interception == Interception::None && !gateway {
             view.explicit_proxy = Some(SocketAddr::new(view.proxy.addresses[0], EXPLICIT_PROXY_PORT));
         }
         Ok(Self {
@@ -273,6 +276,14 @@ pub(crate) mod tests {
             assert!(error.contains(says), "{error}");
         }
         assert_eq!(Client::parse(None).unwrap_err(), NodeError::Missing);
+    }
+
+    #[test]
+    fn a_gateway_captures_nothing_and_has_no_explicit_proxy() {
+        let c = parse(&node("router~10.1.2.3~edge.istio-system~x", &[("INTERCEPTION_MODE", "REDIRECT")]));
+        assert!(c.view.proxy.gateway && c.view.explicit_proxy.is_none());
+        assert_eq!(c.view.proxy.interception, Interception::None);
+        assert!(!parse(&node("sidecar~10.1.2.3~a.b~x", &[])).view.proxy.gateway);
     }
 
     #[test]

@@ -20,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::cache::Cache;
+use super::identity::{self, Authenticate, Identity};
 use super::node::{Client, NodeError};
 use super::registration::{Lease, Leases};
 use super::status::{Connected, ConnectionStatus};
-use crate::r#gen::key::{Key, ResourceType, Views};
+use crate::r#gen::key::{Key, ResourceType, View, Views};
 use crate::r#gen::name::OutboundName;
 use crate::r#gen::{self, Generated};
 use crate::metrics::{Kind, Metrics, observe};
@@ -58,9 +59,17 @@ pub struct Shared {
     pub shutdown: CancellationToken,
 }
 
-/// Serves a stream to its end.
-pub async fn serve(shared: Arc<Shared>, link: Link) -> Result<(), Status> {
-    let Link { variant, remote, mut requests, responses, .. } = link;
+/// Serves a stream to its end. On the encrypted port, `authenticate` says who may come.
+pub async fn serve(
+    shared: Arc<Shared>,
+    link: Link,
+    authenticate: Option<Arc<dyn Authenticate>>,
+) -> Result<(), Status> {
+    let Link { variant, remote, metadata, mut requests, responses } = link;
+    let identity = match &authenticate {
+        Some(authenticate) => Some(identity::of_call(&**authenticate, &metadata).await?),
+        None => None,
+    };
     // Registered before anything is read: no change can fall between.
     let (registered, snapshot) = shared.fanout.register();
     let first = tokio::select! {
@@ -70,7 +79,7 @@ pub async fn serve(shared: Arc<Shared>, link: Link) -> Result<(), Status> {
     let Some(first) = first else { return Ok(()) };
     let mut served =
         Served::new(shared.clone(), registered, snapshot, Stream::new(variant, Options::default()));
-    let ended = match served.begin(first, variant == Variant::Incremental, remote) {
+    let ended = match served.begin(first, variant == Variant::Incremental, remote, identity) {
         Ok(()) => served.run(&mut requests, &responses).await,
         Err(status) => Err(status),
     };
@@ -121,12 +130,22 @@ impl Served {
     }
 
     /// The first request says who it is.
-    fn begin(&mut self, first: Request, incremental: bool, remote: Option<SocketAddr>) -> Result<(), Status> {
+    fn begin(
+        &mut self,
+        first: Request,
+        incremental: bool,
+        remote: Option<SocketAddr>,
+        identity: Option<Identity>,
+    ) -> Result<(), Status> {
         let node = match &first {
             Request::Incremental(request) => request.node.as_ref(),
             Request::StateOfTheWorld(request) => request.node.as_ref(),
         };
-        let client = Arc::new(Client::parse(node).map_err(refuse_node)?);
+        let client = Client::parse(node).map_err(refuse_node)?;
+        let client = Arc::new(match identity {
+            Some(identity) => proven(client, &identity)?,
+            None => client,
+        });
         self.registered.identify(client.view.proxy.clone());
         let peer = remote.map(|a| a.to_string()).unwrap_or_default();
         let status = Arc::new(ConnectionStatus::new(&client, peer, incremental));
@@ -352,6 +371,13 @@ impl Served {
             return Touched::Everything;
         }
         let Some(client) = &self.client else { return Touched::Nothing };
+        if kind == ResourceType::Secret && !change.secrets.is_empty() {
+            return Touched::Everything;
+        }
+        // Which clusters a gateway has follows from its routes.
+        if client.view.proxy.gateway && !change.ingresses.is_empty() && kind != ResourceType::Endpoints {
+            return Touched::Everything;
+        }
         let own = change.concerns_inbound(&client.view.proxy);
         let has_kind = |wanted: &[ServiceKind]| {
             let service = |key| self.snapshot.service_by_key(key);
@@ -409,6 +435,20 @@ impl Served {
     }
 }
 
+/// A client that has proved who it is. It can't be of another namespace, and gets the secrets of its own if it is a gateway.
+fn proven(mut client: Client, identity: &Identity) -> Result<Client, Status> {
+    let claimed = &client.view.proxy.namespace;
+    if *claimed != identity.namespace {
+        let Identity { namespace, service_account } = identity;
+        return Err(Status::permission_denied(format!(
+            "service account {namespace}/{service_account} can't speak for a workload of namespace {claimed}"
+        )));
+    }
+    let secrets_of = client.view.proxy.gateway.then(|| identity.namespace.clone());
+    client.view = Arc::new(View { secrets_of, ..(*client.view).clone() });
+    Ok(client)
+}
+
 /// Whether rules of a kind make resources of a type: those that the cache makes from them, too.
 fn rule_touches(rule: RuleKind, kind: ResourceType) -> bool {
     match rule {
@@ -444,6 +484,7 @@ fn kind_of(type_url: &str) -> Kind {
         types::ROUTE_CONFIGURATION => Kind::Rds,
         types::VIRTUAL_HOST => Kind::Vhds,
         types::NAME_TABLE => Kind::Nds,
+        types::SECRET => Kind::Sds,
         _ => Kind::Other,
     }
 }

@@ -73,7 +73,7 @@ impl Pilot {
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = transport::service(Discovery(shared.clone()));
+        let service = transport::service(Discovery { shared: shared.clone(), authenticate: None });
         tokio::spawn(
             transport::server().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
         );
@@ -438,7 +438,7 @@ async fn a_first_message_without_a_usable_node_ends_the_stream_with_a_reason() {
     for (bad, says) in [
         (Node::default(), "node.id"),
         (node("x", &[]), "is not TYPE~IP"),
-        (node("router~10.0.0.1~a.b~c", &[]), "`router`"),
+        (node("waypoint~10.0.0.1~a.b~c", &[]), "`waypoint`"),
     ] {
         let mut client = pilot.delta(bad).await;
         client.subscribe(CLUSTER, &["*"]).await;
@@ -664,4 +664,81 @@ impl Delta {
         self.requests.send(ack).await.unwrap();
         Ok(response)
     }
+}
+
+/// Knows one token.
+#[derive(Debug)]
+struct OneToken;
+
+impl super::identity::Authenticate for OneToken {
+    fn authenticate(
+        &self,
+        token: String,
+    ) -> futures_util::future::BoxFuture<'_, Result<super::identity::Identity, super::identity::Denied>> {
+        let known = super::identity::Identity { namespace: "edge".into(), service_account: "gateway".into() };
+        let answer = match token.as_str() {
+            "good" => Ok(known),
+            _ => Err(super::identity::Denied::Token("it is not valid".into())),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+#[tokio::test]
+async fn only_who_proves_where_it_lives_gets_certificates_and_those_of_that_place() {
+    use crate::model::TlsSecret;
+    let secret =
+        |text: &str| Arc::new(TlsSecret { chain: text.as_bytes().into(), key: b"key".as_slice().into() });
+    let named = |namespace: &str, text: &str| ((namespace.into(), "web".into()), secret(text));
+    let with = |own: &str| MeshSnapshot {
+        secrets: Arc::new([named("edge", own), named("shop", "other")].into()),
+        ..MeshSnapshot::default()
+    };
+    let pilot = Pilot::start(with("first")).await;
+    // The same streams behind the port that asks for tokens; what encrypts it is another matter.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = transport::service(Discovery {
+        shared: pilot.shared.clone(),
+        authenticate: Some(Arc::new(OneToken)),
+    });
+    tokio::spawn(
+        transport::server().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let open = async |token: Option<&str>, id: &str| {
+        let (requests, receiver) = mpsc::channel(64);
+        let mut call = tonic::Request::new(ReceiverStream::new(receiver));
+        if let Some(token) = token {
+            call.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let mut client = AggregatedDiscoveryServiceClient::new(channel.clone());
+        let responses = client.delta_aggregated_resources(call).await.unwrap().into_inner();
+        Delta { requests, responses, node: Some(node(id, &[])), version: BTreeMap::new() }
+    };
+    let names = ["kubernetes://edge/web", "kubernetes://shop/web"];
+    let gateway = "router~10.0.0.1~gateway.edge~x";
+    for (token, id, code) in [
+        (None, gateway, Code::Unauthenticated),
+        (Some("bad"), gateway, Code::Unauthenticated),
+        (Some("good"), "router~10.0.0.1~gateway.shop~x", Code::PermissionDenied),
+    ] {
+        let mut client = open(token, id).await;
+        client.subscribe(osier_proto::types::SECRET, &names).await;
+        assert_eq!(client.receive().await.unwrap_err().code(), code, "{token:?} {id}");
+    }
+    let mut client = open(Some("good"), gateway).await;
+    client.subscribe(osier_proto::types::SECRET, &names).await;
+    let answer = client.receive().await.unwrap();
+    let got: Vec<_> = answer.resources.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!((got, answer.removed_resources), (vec![names[0]], vec![names[1].to_string()]));
+    let mut plain = pilot.delta(node(gateway, &[])).await;
+    plain.subscribe(osier_proto::types::SECRET, &names).await;
+    assert!(plain.receive().await.unwrap().resources.is_empty(), "nothing leaves unencrypted");
+    let changed = ResourceKey::new(RuleKind::Secret, "edge", "web");
+    pilot.publish(with("second"), Change { secrets: [changed].into(), ..Change::default() });
+    let answer = client.receive().await.unwrap();
+    assert_eq!(answer.resources[0].name, names[0]);
+    let body = answer.resources[0].resource.clone().unwrap();
+    assert!(body.value.windows(6).any(|bytes| bytes == b"second"), "the new one");
 }

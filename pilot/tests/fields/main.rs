@@ -17,7 +17,7 @@ use std::path::Path;
 use notes::{NOTES, Note};
 use osier_pilot::store::schema::mesh::{INJECTED, Loss, MeshConfig, SET_ASIDE};
 use osier_pilot::store::schema::{
-    Metadata, destination_rule::DestinationRule, kubernetes, security, service_entry,
+    Metadata, destination_rule::DestinationRule, ingress, kubernetes, security, service_entry,
     virtual_service::VirtualService,
 };
 use trace::{Use, fields};
@@ -43,7 +43,10 @@ A field that is in no table is a typo and refuses the resource. Kinds that have 
 const KUBERNETES: &str = "# Fields of Kubernetes' kinds
 
 What osier-pilot reads of Kubernetes' own kinds. Fields that are in no table have no effect: API servers add fields at will. `[]` is an
-element of a list, `<name>` a key of a mapping. Other kinds are left out with a notice; `Ingress` is refused.
+element of a list, `<name>` a key of a mapping. Other kinds are left out with a notice.
+
+A gateway (`osier-proxy gateway`) serves the Ingresses that are ours: `ingressClass`, `ingressControllerMode`, `ingressSelector` and
+`ingressService` of [MeshConfig](istio-fields.md#meshconfig) say which these are, and who serves them.
 
 <!-- Made by `OSIER_UPDATE=1 cargo test -p osier-pilot --test fields`. -->
 ";
@@ -63,11 +66,13 @@ fn the_pages_show_what_is_read() {
         ("MeshConfig", fields::<MeshConfig>("")),
     ];
     let own = |all: Fields| all.into_iter().filter(|(path, _)| !path.starts_with("metadata.")).collect();
-    let kubernetes: [(&str, Fields); 5] = [
+    let kubernetes: [(&str, Fields); 7] = [
         ("every kind", fields::<Metadata>("metadata")),
         ("Service", own(fields::<kubernetes::Service>(""))),
         ("EndpointSlice", own(fields::<kubernetes::EndpointSlice>(""))),
         ("Pod", own(fields::<kubernetes::Pod>(""))),
+        ("Ingress", own(fields::<ingress::Ingress>(""))),
+        ("IngressClass", own(fields::<ingress::IngressClass>(""))),
         ("ConfigMap", own(fields::<kubernetes::ConfigMap>(""))),
     ];
     for note in NOTES {

@@ -109,6 +109,39 @@ pub const NOTES: &[Note] = &[
         IDLE,
         "gateways and waypoints, which there are none of",
     ),
+    note(
+        "MeshConfig",
+        "ingressClass",
+        "what the annotation `kubernetes.io/ingress.class` has to say; `istio` where it is left out",
+    ),
+    note(
+        "MeshConfig",
+        "ingressControllerMode",
+        "OFF: no Ingress is ours; DEFAULT: also those that name no class, or one that isn't there; STRICT, also where it is left out: \
+         those with our annotation, or with a class whose controller is `istio.io/ingress-controller`",
+    ),
+    note(
+        "MeshConfig",
+        "ingressSelector",
+        "gateways are the pods with this value of the label `istio`; where it is left out, that of `ingressService`, else \
+         `ingressgateway`",
+    ),
+    note("MeshConfig", "ingressService", "the Service whose addresses stand in the status of Ingresses"),
+    note("Ingress", "spec.rules[].host", "`*.` stands for one label or more"),
+    note(
+        "Ingress",
+        "spec.rules[].http.paths[].pathType",
+        "ImplementationSpecific is Prefix; where the path ends in `.*` or `/*`, everything that begins with what is before it",
+    ),
+    state("Ingress", "spec.rules[].http.paths[].backend.resource", "refused", "only Services are served"),
+    state("Ingress", "spec.defaultBackend.resource", "refused", "only Services are served"),
+    note("Ingress", "spec.tls[].hosts[]", "none: every host that no other entry names"),
+    note(
+        "Ingress",
+        "spec.tls[].secretName",
+        "in the namespace of the gateway, with `tls.crt` and `tls.key` or `cert` and `key`; only gateways that prove over the \
+         encrypted port of pilot where they live get it",
+    ),
     note("Service", "spec.internalTrafficPolicy", "Local: endpoints on the client's node only"),
     note("Service", "spec.ports[].protocol", "only TCP is proxied"),
     note("EndpointSlice", "addressType", "FQDN slices are left out"),

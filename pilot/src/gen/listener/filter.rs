@@ -82,6 +82,8 @@ pub(super) enum Side {
     Proxy,
     /// To the workload.
     Inbound,
+    /// From outside of the mesh.
+    Gateway,
 }
 
 /// An HTTP connection manager.
@@ -107,10 +109,13 @@ pub(super) fn http(scope: &Scope<'_>, stat_prefix: &str, routes: Routes, side: S
             .view()
             .http10
             .then(|| Http1ProtocolOptions { accept_http_10: true, ..Default::default() }),
-        server_name: if side == Side::Inbound { "istio-envoy".into() } else { String::new() },
+        server_name: match side {
+            Side::Inbound | Side::Gateway => "istio-envoy".into(),
+            Side::Outbound | Side::Proxy => String::new(),
+        },
         stream_idle_timeout: Some(prost_types::Duration::default()),
         access_log: access_log(scope, None),
-        use_remote_address: Some(false),
+        use_remote_address: Some(side == Side::Gateway),
         proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), enabled: None }],
         normalize_path: Some(normalization != PathNormalization::None),

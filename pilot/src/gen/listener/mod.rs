@@ -5,6 +5,7 @@
 
 mod explicit;
 mod filter;
+mod gateway;
 mod grpc;
 mod inbound;
 mod layer4;
@@ -32,6 +33,9 @@ pub fn names(scope: &Scope<'_>) -> Vec<String> {
     if view.is_grpc() {
         return Vec::new();
     }
+    if view.proxy.gateway {
+        return gateway::addresses(scope).into_iter().map(listener_name).collect();
+    }
     if view.proxy.interception == Interception::None {
         return explicit::addresses(scope).into_iter().map(listener_name).collect();
     }
@@ -51,6 +55,10 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<Listener> {
 }
 
 fn proxied(scope: &Scope<'_>, name: &str) -> Option<Listener> {
+    if scope.view().proxy.gateway {
+        let ListenerName::Address(address) = ListenerName::parse(name) else { return None };
+        return gateway::generate(scope, address);
+    }
     let captured = scope.view().proxy.interception != Interception::None;
     match ListenerName::parse(name) {
         ListenerName::Named(name::VIRTUAL_OUTBOUND) if captured => Some(outbound::catch_all(scope)),

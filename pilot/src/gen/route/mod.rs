@@ -5,6 +5,7 @@
 //! chosen by the same plan, so that both forms cannot disagree.
 
 mod header;
+mod ingress;
 mod matching;
 mod plan;
 mod retry;
@@ -45,6 +46,8 @@ pub enum ConfigName {
     Grpc(OutboundName),
     /// All services on all ports, for explicit proxies.
     Proxy,
+    /// The Ingresses on a port of a gateway: `http.8080`.
+    Ingress(u16),
 }
 
 impl ConfigName {
@@ -52,6 +55,9 @@ impl ConfigName {
     pub fn parse(name: &str) -> Option<Self> {
         if name == name::HTTP_PROXY {
             return Some(Self::Proxy);
+        }
+        if let Some(port) = name::parse_ingress_routes(name) {
+            return Some(Self::Ingress(port));
         }
         if let Ok(port) = name.parse() {
             return Some(Self::Port(port));
@@ -79,6 +85,10 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<RouteConfiguration> {
         max_direct_response_body_size_bytes: Some(LONGEST_DIRECT_BODY),
         ..Default::default()
     };
+    if let ConfigName::Ingress(port) = config {
+        wire.virtual_hosts = ingress::virtual_hosts(scope, port)?;
+        return Some(wire);
+    }
     if scope.view().is_on_demand() {
         wire.vhds = Some(Vhds { config_source: Some(wire::over_ads()) });
         return Some(wire);
@@ -91,6 +101,15 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<RouteConfiguration> {
         wire.max_direct_response_body_size_bytes = None;
     }
     Some(wire)
+}
+
+/// The clusters that a gateway's routes name.
+pub fn clusters_of_gateway(scope: &Scope<'_>) -> Vec<String> {
+    let hosts = ingress::virtual_hosts(scope, name::INGRESS_HTTP_PORT).unwrap_or_default();
+    let mut names: Vec<String> = hosts.iter().flat_map(clusters_of).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// The virtual host that answers to `host` (lower-cased, see `osier_core::on_demand`) in a planned configuration.
@@ -191,6 +210,7 @@ mod tests {
         let service = |host: &str, port| Some(ConfigName::Service { host: host.into(), port });
         assert_eq!(ConfigName::parse("80"), Some(ConfigName::Port(80)));
         assert_eq!(ConfigName::parse("a.b:80"), service("a.b", 80));
+        assert_eq!(ConfigName::parse("http.8080"), Some(ConfigName::Ingress(8080)));
         assert_eq!(ConfigName::parse("http_proxy"), Some(ConfigName::Proxy));
         let grpc = OutboundName { port: 80, subset: "".into(), host: "a".into() };
         assert_eq!(ConfigName::parse("outbound|80||a"), Some(ConfigName::Grpc(grpc)));

@@ -62,6 +62,8 @@ impl Plan {
             ConfigName::Service { host, port } => only(scope, host, *port)?,
             ConfigName::Grpc(outbound) => only(scope, &outbound.host, outbound.port)?,
             ConfigName::Port(port) => Domains::new(scope).all(Some(*port))?,
+            // Gateways get it whole.
+            ConfigName::Ingress(_) => return None,
             ConfigName::Proxy => Domains::new(scope).all(None)?,
         };
         let mut plan = Self { hosts, keeps_port: config.keeps_port(), ..Self::default() };

@@ -170,7 +170,7 @@ fn weight(destination: &WeightedDestination, name: String) -> ClusterWeight {
 }
 
 /// Time-out (off unless written), the cap of `grpc-timeout`, and retries.
-fn times_and_retries(scope: &Scope<'_>, action: &mut RouteAction, http: Option<&HttpRoute>) {
+pub(super) fn times_and_retries(scope: &Scope<'_>, action: &mut RouteAction, http: Option<&HttpRoute>) {
     let timeout = http.and_then(|h| h.timeout);
     let whole = wire::duration(timeout.unwrap_or_default());
     let retries =

@@ -441,7 +441,7 @@ async fn a_followed_folder() {
     };
     write("a.yaml", &service("a"));
     let mut folder = Folder::new(dir.path(), "cluster.local".into());
-    let Parts { writer, feed, registrations, outputs } = Writer::new("cluster.local".into());
+    let Parts { writer, feed, registrations, outputs, .. } = Writer::new("cluster.local".into());
     let task = tokio::spawn(writer.run());
     let scan = folder.scan().unwrap();
     feed.send_and_wait(scan.updates, scan.reports).await;
@@ -479,7 +479,7 @@ async fn what_gives_no_hint_is_found_by_the_poll() {
     fs::write(elsewhere.path().join("a.yaml"), service("a")).unwrap();
     symlink(elsewhere.path().join("a.yaml"), dir.path().join("a.yaml")).unwrap();
     let folder = Folder::new(dir.path(), "cluster.local".into());
-    let Parts { writer, feed, registrations, outputs } = Writer::new("cluster.local".into());
+    let Parts { writer, feed, registrations, outputs, .. } = Writer::new("cluster.local".into());
     let task = tokio::spawn(writer.run());
     let timing = Timing { poll: Duration::from_millis(50), ..Timing::default() };
     let follower = Follower::start(folder, feed, timing).unwrap();

@@ -97,6 +97,8 @@ impl Watched {
         all.push(core("Service", "services", Role::Workload));
         all.push(core("Pod", "pods", Role::Workload));
         all.push(resource("discovery.k8s.io", "EndpointSlice", "endpointslices", &["v1"], Role::Workload));
+        all.push(resource("networking.k8s.io", "Ingress", "ingresses", &["v1"], Role::Configuration));
+        all.push(resource("networking.k8s.io", "IngressClass", "ingressclasses", &["v1"], Role::Cluster));
         for (group, kind, plural, versions) in ISTIO {
             all.push(resource(group, kind, plural, versions, Role::Configuration));
         }

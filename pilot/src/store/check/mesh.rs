@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Check, Checked, Context, Path};
 use crate::model::{
-    AccessLogEncoding, InboundTraffic, LabelSelector, MeshConfig, OutboundTraffic, PathNormalization,
-    UpgradePolicy,
+    AccessLogEncoding, InboundTraffic, IngressMode, IngressPolicy, LabelSelector, MeshConfig, OutboundTraffic,
+    PathNormalization, UpgradePolicy,
 };
 use crate::store::schema::destination_rule::H2UpgradePolicy;
 use crate::store::schema::{kubernetes as written, mesh as schema};
@@ -91,9 +91,34 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
             .map(|k| check.tcp_keepalive(root.field("tcpKeepalive"), k)),
         discovery_selectors: check
             .label_selectors(root.field("discoverySelectors"), &spec.discovery_selectors),
+        ingress: ingress(spec),
         dns_refresh: check.duration(refresh, spec.dns_refresh_rate.as_ref()).unwrap_or(default.dns_refresh),
     };
     check.finish(mesh)
+}
+
+fn ingress(spec: &schema::MeshConfig) -> IngressPolicy {
+    let default = IngressPolicy::default();
+    let service = some_text(&spec.ingress_service).unwrap_or(default.service.clone());
+    let selector = match (spec.ingress_selector.as_str(), &*service) {
+        ("", service) if *service == *default.service => default.selector,
+        // Gateways are labelled as their Service is called.
+        ("", service) => [("istio", service)].into(),
+        (label, _) => [("istio", label)].into(),
+    };
+    IngressPolicy {
+        mode: match spec.ingress_controller_mode {
+            None
+            | Some(schema::IngressControllerMode::Unspecified | schema::IngressControllerMode::Strict) => {
+                IngressMode::Strict
+            }
+            Some(schema::IngressControllerMode::Default) => IngressMode::Default,
+            Some(schema::IngressControllerMode::Off) => IngressMode::Off,
+        },
+        class: some_text(&spec.ingress_class).unwrap_or(default.class),
+        selector,
+        service,
+    }
 }
 
 impl Check<'_> {

@@ -4,6 +4,7 @@
 //! version stays in force); warnings and notices do not keep it from being applied.
 
 pub mod destination_rule;
+pub mod ingress;
 pub mod kubernetes;
 pub mod mesh;
 pub mod security;
@@ -388,6 +389,12 @@ pub enum Resource {
     Route(Arc<crate::model::RouteRule>),
     /// A DestinationRule.
     Policy(Arc<crate::model::DestinationPolicy>),
+    /// A certificate of a gateway.
+    Secret(Arc<crate::model::TlsSecret>),
+    /// An Ingress.
+    Ingress(Arc<crate::model::Ingress>),
+    /// The controller of an IngressClass.
+    IngressClass(Arc<str>),
     /// An AuthorizationPolicy, PeerAuthentication or RequestAuthentication.
     Security(Arc<crate::model::SecurityPolicy>),
     /// The mesh configuration.

@@ -1017,4 +1017,18 @@ fn mesh_config() {
     assert_eq!(made("{h2UpgradePolicy: UPGRADE}").upgrade, UpgradePolicy::Upgrade);
     assert_eq!(made("{dnsRefreshRate: 5s}").dns_refresh, Duration::from_secs(5));
     assert_eq!(&*made("{rootNamespace: root}").root_namespace, "root");
+    for (yaml, mode, label) in [
+        ("{ingressControllerMode: UNSPECIFIED}", IngressMode::Strict, "ingressgateway"),
+        (
+            "{ingressControllerMode: 'OFF', ingressService: istio-ingressgateway}",
+            IngressMode::Off,
+            "ingressgateway",
+        ),
+        ("{ingressControllerMode: DEFAULT, ingressService: edge}", IngressMode::Default, "edge"),
+        ("{ingressService: edge, ingressSelector: other}", IngressMode::Strict, "other"),
+    ] {
+        let ingress = made(yaml).ingress;
+        assert_eq!((ingress.mode, ingress.selector.get("istio")), (mode, Some(label)), "{yaml}");
+    }
+    assert_eq!(&*made("{ingressClass: edge}").ingress.class, "edge");
 }

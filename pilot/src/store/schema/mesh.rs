@@ -33,6 +33,21 @@ pub struct MeshConfig {
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub dns_refresh_rate: Option<String>,
     pub discovery_selectors: Vec<LabelSelector>,
+    pub ingress_class: String,
+    pub ingress_controller_mode: Option<IngressControllerMode>,
+    pub ingress_selector: String,
+    pub ingress_service: String,
+}
+
+/// `ingressControllerMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[allow(missing_docs)]
+pub enum IngressControllerMode {
+    Unspecified,
+    Off,
+    Default,
+    Strict,
 }
 
 /// `outboundTrafficPolicy`.
@@ -198,10 +213,6 @@ pub const SET_ASIDE: &[SetAside] = &[
         "a provider does nothing by itself; what would use one is refused where it is written",
     ),
     nothing("inboundClusterStatName", "about Envoy's own metrics"),
-    nothing("ingressClass", "Ingress is refused where it is written"),
-    nothing("ingressControllerMode", "Ingress is refused where it is written"),
-    nothing("ingressSelector", "Ingress is refused where it is written"),
-    nothing("ingressService", "Ingress is refused where it is written"),
     something("localityLbSetting", "endpoints are not picked by locality yet"),
     something("meshMTLS", "there is no mutual TLS yet whose versions and ciphers it could restrict"),
     nothing("outboundClusterStatName", "about Envoy's own metrics"),

@@ -5,6 +5,7 @@
 //! `check` turns these into the model.
 
 pub mod destination_rule;
+pub mod ingress;
 pub mod kubernetes;
 pub mod mesh;
 pub mod security;

@@ -6,6 +6,7 @@ use crate::snapshot::Audience;
 fn view(namespace: &str, labels: Labels, ip: &str) -> ProxyView {
     ProxyView {
         kind: ProxyKind::Envoy,
+        gateway: false,
         namespace: namespace.into(),
         name: "".into(),
         labels,
