@@ -8,13 +8,19 @@ use osier_tests::process;
 use serde_json::Value;
 
 /// Values that take every branch of the templates.
-const VALUES: [(&str, &str); 6] = [
+const VALUES: [(&str, &str); 8] = [
     ("as they are", "{}"),
     ("a revision that looks like a number", "revision: '12'\nmeshConfig: {accessLogFile: /dev/stdout}"),
     (
         "replicas and placement",
         "pilot:\n  replicaCount: 3\n  nodeSelector: {zone: a}\n  tolerations: [{operator: Exists}]\n  affinity: {podAntiAffinity: {}}\n  \
          priorityClassName: system-cluster-critical\n  env: [{name: OSIER_PILOT_LOG, value: 'debug'}]\n  podAnnotations: {a: 'true'}",
+    ),
+    ("a gateway", "gateways: {ingress: {enabled: true}}"),
+    (
+        "a gateway of a revision, without a class",
+        "revision: canary\nglobal: {imagePullSecrets: [key]}\ngateways:\n  ingress: {enabled: true, ingressClass: '', \
+         service: {type: NodePort, annotations: {a: b}}}",
     ),
     (
         "everything by default",

@@ -44,6 +44,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("pilot/src/inject", "use kube", "injection asks no API server"),
     ("pilot/src/inject", "crate::webhook", "`osier inject` has no webhook"),
     ("pilot/src/webhook", "use kube", "handlers answer from what they are given"),
+    ("pilot/src/xds", "use kube", "whose a token is, `kubernetes` asks"),
 ];
 
 fn root() -> &'static Path {

@@ -18,7 +18,7 @@ const MANAGER: &str = "osier";
 pub const PART_OF: &str = "app.kubernetes.io/part-of=osier";
 
 /// Kinds of the chart: kind, group, plural, all of version v1. In the order of an installation.
-const KINDS: [(&str, &str, &str); 14] = [
+const KINDS: [(&str, &str, &str); 15] = [
     ("Namespace", "", "namespaces"),
     ("CustomResourceDefinition", "apiextensions.k8s.io", "customresourcedefinitions"),
     ("ServiceAccount", "", "serviceaccounts"),
@@ -29,6 +29,7 @@ const KINDS: [(&str, &str, &str); 14] = [
     ("ConfigMap", "", "configmaps"),
     ("Service", "", "services"),
     ("Deployment", "apps", "deployments"),
+    ("IngressClass", "networking.k8s.io", "ingressclasses"),
     ("PodDisruptionBudget", "policy", "poddisruptionbudgets"),
     ("NetworkPolicy", "networking.k8s.io", "networkpolicies"),
     ("MutatingWebhookConfiguration", "admissionregistration.k8s.io", "mutatingwebhookconfigurations"),

@@ -31,6 +31,7 @@ const TEMPLATES: &[(&str, &str)] = files!("templates":
     "deployment.yaml",
     "disruption-budget.yaml",
     "network-policy.yaml",
+    "gateway.yaml",
     "mutating-webhook.yaml",
     "validating-webhook.yaml",
 );

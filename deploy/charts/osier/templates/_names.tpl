@@ -10,3 +10,10 @@
       app: osier-pilot
       istio.io/rev: "{{ template "osier.revision" . }}"
 {{- end }}
+{{- define "osier.gateway" }}
+    app: osier-ingressgateway
+    istio: ingressgateway
+    app.kubernetes.io/name: osier-ingressgateway
+    app.kubernetes.io/part-of: osier
+    istio.io/rev: "{{ template "osier.revision" . }}"
+{{- end }}
