@@ -17,9 +17,17 @@ async fn running() -> (Server, Session, Proxy) {
     assert_eq!(features, osier_proto::schema::UNDERSTOOD, "no word of on-demand");
     session.send(Kind::Listener, &[("l", http_listener("l", "127.0.0.1:80", "r"))], &[]).await;
     session.send(Kind::Cluster, &[("c", eds_cluster("c", ""))], &[]).await;
-    session.request_where(Kind::Assignment, |r| r.resource_names_subscribe == ["c"]).await;
+    // Whether both responses are looked at in one go or one by one decides which of these is asked for first.
+    let (mut endpoints, mut table) = (false, false);
+    while !(endpoints && table) {
+        let request = session.request().await.unwrap();
+        let asks = |kind: Kind, name: &str| {
+            request.type_url == kind.type_url() && request.resource_names_subscribe == [name]
+        };
+        endpoints |= asks(Kind::Assignment, "c");
+        table |= asks(Kind::Routes, "r");
+    }
     session.send(Kind::Assignment, &[("c", assignment("c", &[1]))], &[]).await;
-    session.request_where(Kind::Routes, |r| r.resource_names_subscribe == ["r"]).await;
     assert!(proxy.snapshot.load().listeners.is_empty(), "not before its routes");
     let nonce = session.send(Kind::Routes, &[("r", routes("r", "c"))], &[]).await;
     assert_eq!(session.verdict(Kind::Routes, &nonce).await, None);
