@@ -54,7 +54,7 @@ impl View {
             revision: revision.to_owned(),
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.into(),
         };
-        let Parts { writer, feed, registrations: _registrations, outputs } =
+        let Parts { writer, feed, registrations: _registrations, outputs, .. } =
             Writer::new(scope.cluster_domain.clone());
         let Outputs { snapshot, status, .. } = outputs;
         let writing = tokio::spawn(writer.wait_for_pods().run());
@@ -94,6 +94,7 @@ impl View {
     pub fn seen_from(namespace: &Arc<str>) -> ProxyView {
         ProxyView {
             kind: ProxyKind::Envoy,
+            gateway: false,
             namespace: namespace.clone(),
             name: "".into(),
             labels: Default::default(),

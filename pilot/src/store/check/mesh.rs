@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Check, Checked, Context, Path};
 use crate::model::{
-    AccessLogEncoding, InboundTraffic, IngressMode, IngressPolicy, LabelSelector, MeshConfig, OutboundTraffic,
-    PathNormalization, UpgradePolicy,
+    AccessLogEncoding, InboundTraffic, IngressMode, IngressPolicy, LabelSelector, MeshConfig,
+    OutboundTraffic, PathNormalization, UpgradePolicy,
 };
 use crate::store::schema::destination_rule::H2UpgradePolicy;
 use crate::store::schema::{kubernetes as written, mesh as schema};
