@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use osier_core::logging::{self, Logging};
@@ -34,20 +35,26 @@ fn start(settings: Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        tokio::spawn(wait_for_signal(shutdown.clone()));
+        tokio::spawn(wait_for_signal(shutdown.clone(), settings.shutdown_delay));
         Ok(app::run(settings, logging, shutdown).await?)
     })
 }
 
-/// SIGTERM and SIGINT end the program politely.
-async fn wait_for_signal(shutdown: CancellationToken) {
+/// SIGTERM and SIGINT end the program politely: SIGTERM after a delay, which SIGINT or a second SIGTERM ends.
+async fn wait_for_signal(shutdown: CancellationToken, delay: Duration) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return tracing::warn!("signals can't be caught; the program ends without saying goodbye");
     };
     tokio::select! {
-        _ = terminate.recv() => {}
+        _ = terminate.recv() => {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
         _ = interrupt.recv() => {}
     }
     shutdown.cancel();

@@ -71,6 +71,10 @@ pub struct Settings {
     #[arg(long, env = "OSIER_PILOT_MAX_CONNECTION_AGE", value_name = "TIME", default_value = "30m", value_parser = duration)]
     pub max_connection_age: Duration,
 
+    /// After SIGTERM, go on for this time before anything is closed: it takes a moment until nobody is sent here any more.
+    #[arg(long, env = "OSIER_PILOT_SHUTDOWN_DELAY", value_name = "TIME", default_value = "0s", value_parser = duration)]
+    pub shutdown_delay: Duration,
+
     /// How many proxies are pushed to at the same time. [default: 15 + 5 for each core, 100 at most]
     #[arg(long, env = "PILOT_PUSH_THROTTLE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub push_throttle: Option<u16>,
@@ -149,6 +153,7 @@ impl Settings {
             debounce_after: Duration::from_millis(50),
             debounce_max: Duration::from_secs(10),
             max_connection_age: Duration::ZERO,
+            shutdown_delay: Duration::ZERO,
             push_throttle: None,
             log: "info".into(),
             log_json: false,

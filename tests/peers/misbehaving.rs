@@ -333,17 +333,17 @@ fn nonces_that_repeat_are_missing_or_are_strange_change_nothing() {
 
 #[test]
 fn types_and_names_that_nobody_asked_for_are_refused_or_passed_over() {
-    const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    const RUNTIME: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
     let ([a, b], server) = (backends(), Server::start());
     let (proxy, stream) = Proxy::configured(&server, &a, &b);
-    let secret = Any { type_url: SECRET.into(), value: Default::default() };
-    stream.send(SECRET, "secret", vec![resource("key", "1", secret.clone())]);
-    let refusal = stream.verdict(SECRET, "secret").expect("a NACK");
-    assert!(refusal.contains(SECRET) && refusal.contains("not supported"), "{refusal}");
+    let runtime = Any { type_url: RUNTIME.into(), value: Default::default() };
+    stream.send(RUNTIME, "runtime", vec![resource("layer", "1", runtime.clone())]);
+    let refusal = stream.verdict(RUNTIME, "runtime").expect("a NACK");
+    assert!(refusal.contains(RUNTIME) && refusal.contains("not supported"), "{refusal}");
 
     let bytes = |bytes: &'static [u8]| Any { type_url: types::CLUSTER.into(), value: bytes.into() };
     let cases: [(Vec<Resource>, &str); 5] = [
-        (vec![resource("a", "x", secret)], "a: is a"),
+        (vec![resource("a", "x", runtime)], "a: is a"),
         (vec![resource("a", "y", bytes(b"\xff\xff\xff\xff\xff"))], "a: "),
         (vec![cluster("a", "z", b.address), cluster("a", "z", b.address)], "a: is twice in one response"),
         (vec![resource("b", "w", cluster("other", "1", a.address).resource.expect("a body"))], "b: "),

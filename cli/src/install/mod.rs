@@ -13,10 +13,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::ListParams;
+use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt as _};
 use osier_pilot::source::kubernetes::named;
 use serde_json::{Value, json};
@@ -276,11 +279,12 @@ fn print<'a>(objects: impl Iterator<Item = &'a Value>, format: Format) -> Result
     Ok(())
 }
 
-/// Waits until the Deployment has all its replicas and the API server trusts its webhooks; says what keeps its pods when time is out.
+/// Waits until the Deployment has all its replicas and the API server gets answers from its webhooks; says what keeps its pods when
+/// time is out.
 async fn wait_ready(client: &Client, target: &Target, revision: &str) -> Result<()> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), &target.namespace);
     let name = named("osier-pilot", revision);
-    let ready = kube::runtime::wait::await_condition(api, &name, |deployment: Option<&Deployment>| {
+    let ready = await_condition(api, &name, |deployment: Option<&Deployment>| {
         let Some(deployment) = deployment else { return false };
         let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
         deployment.status.as_ref().is_some_and(|status| {
@@ -291,22 +295,34 @@ async fn wait_ready(client: &Client, target: &Target, revision: &str) -> Result<
         })
     });
     // A webhook that the API server doesn't trust yet refuses every pod that is to be injected.
-    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
-    let name = named("osier-sidecar-injector", revision);
-    let trusted = kube::runtime::wait::await_condition(
-        webhooks,
-        &name,
+    let injector = named("osier-sidecar-injector", revision);
+    let trusted = await_condition(
+        Api::all(client.clone()),
+        &injector,
         |found: Option<&MutatingWebhookConfiguration>| {
             let webhooks = found.and_then(|found| found.webhooks.as_ref());
             webhooks.is_some_and(|all| all.iter().all(|webhook| webhook.client_config.ca_bundle.is_some()))
         },
     );
-    let both = async {
+    // The control plane makes this webhook strict once the API server was seen to reach it.
+    let validator = format!("{}-{}", named("osier-validator", revision), target.namespace);
+    let reached = await_condition(
+        Api::all(client.clone()),
+        &validator,
+        |found: Option<&ValidatingWebhookConfiguration>| {
+            let webhooks = found.and_then(|found| found.webhooks.as_ref());
+            webhooks.is_some_and(|all| {
+                all.iter().all(|webhook| webhook.failure_policy.as_deref() == Some("Fail"))
+            })
+        },
+    );
+    let all = async {
         ready.await.context("cannot follow the Deployment")?;
-        trusted.await.context("cannot follow the webhooks")
+        trusted.await.context("cannot follow the webhooks")?;
+        reached.await.context("cannot follow the webhooks")
     };
     // Boxed: each holds watched objects of its own.
-    match tokio::time::timeout(target.readiness_timeout, Box::pin(both)).await {
+    match tokio::time::timeout(target.readiness_timeout, Box::pin(all)).await {
         Ok(done) => done.map(drop),
         Err(_) => {
             let why = why_not_ready(client, &target.namespace, revision).await;
@@ -338,7 +354,15 @@ async fn why_not_ready(client: &Client, namespace: &str, revision: &str) -> Stri
         let conditions = status.conditions.into_iter().flatten().filter(|c| c.status == "False");
         let said = waiting.chain(conditions.filter_map(|condition| condition.message));
         let said: Vec<String> = said.filter(|text| !text.trim().is_empty()).collect();
-        lines.push(format!("  pod {}: {}", pod.name_any(), said.join("; ")));
+        if !said.is_empty() {
+            lines.push(format!("  pod {}: {}", pod.name_any(), said.join("; ")));
+        }
+    }
+    if lines.is_empty() {
+        return format!(
+            "  its pods are ready, and the API server was not seen to reach their webhooks: kubectl -n {namespace} logs -l \
+             app=osier-pilot says more"
+        );
     }
     lines.join("\n")
 }

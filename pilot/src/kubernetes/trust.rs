@@ -22,7 +22,8 @@ use crate::source::kubernetes::{chain, istio_kind, said};
 
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(2);
-/// Longest wait between two tries of the validating webhook.
+/// Waits between two tries of the validating webhook; each is twice the one before.
+const SHORTEST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// What the webhooks of our revision shall say.
@@ -117,7 +118,7 @@ impl Webhooks {
             probe.labels_mut().insert("istio.io/rev".into(), self.revision.clone());
         }
         let parameters = PostParams { dry_run: true, ..PostParams::default() };
-        let mut wait = RETRY;
+        let mut wait = SHORTEST;
         loop {
             match api.create(&parameters, &probe).await {
                 Err(kube::Error::Api(status)) if status.message.contains("validation.osier.io") => return,

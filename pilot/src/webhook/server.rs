@@ -54,6 +54,8 @@ pub async fn serve(
             }
         }
     }
+    // Who comes now is refused at once, instead of waiting for an answer that nobody gives.
+    drop(listener);
     let _ = tokio::time::timeout(DRAIN_TIME, graceful.shutdown()).await;
 }
 

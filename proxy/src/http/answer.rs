@@ -16,11 +16,15 @@ use super::filters::{header_ops, response};
 use super::head::{Known, ResponseHead};
 use super::reply::{self, LocalReply, Situation};
 use super::server::{Arrival, Responder};
+use super::timeout::parse_grpc_timeout;
 use crate::config::listener::Direction;
 use crate::config::route::{Route, VirtualHost};
-use crate::error::{ProxyError, Side};
+use crate::error::{Kind, ProxyError, Side};
 use crate::telemetry::record::{Flags, RequestRecord};
 use crate::upstream::stream::Receiver;
+
+/// gRPC's status for a call that took too long.
+const DEADLINE_EXCEEDED: u32 = 4;
 
 /// What the client gets, and the record of it.
 pub(super) struct Answer<'a> {
@@ -215,6 +219,9 @@ impl<'a> Answer<'a> {
                 if not_processed {
                     self.mark_not_processed(&mut reply);
                 }
+                if error.kind == Kind::UpstreamReset && is_past_deadline(incoming) {
+                    reply.grpc_status = Some(DEADLINE_EXCEEDED);
+                }
                 self.reply(incoming, reply).await;
             }
             _ => self.cut(&error),
@@ -262,6 +269,13 @@ impl<'a> Answer<'a> {
         record.request_complete = incoming.clock.request_took();
         record.complete = Some(incoming.clock.elapsed());
     }
+}
+
+/// Both ends of a gRPC call know its deadline, and either may notice first. A reset after it is what the deadline did: gRPC's own
+/// clients take it so when they get one.
+fn is_past_deadline(incoming: &Incoming<'_>) -> bool {
+    let deadline = incoming.head.fields.get(Known::GrpcTimeout).and_then(parse_grpc_timeout);
+    deadline.is_some_and(|deadline| incoming.clock.elapsed() >= deadline)
 }
 
 fn grpc_status(fields: &Fields) -> Option<u32> {

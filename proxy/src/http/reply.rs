@@ -19,6 +19,8 @@ use crate::telemetry::record::Flags;
 pub struct LocalReply {
     /// Status, before it becomes a gRPC status, and fields beside those that every answer gets.
     pub head: ResponseHead,
+    /// What gRPC clients get; `None`: what follows from the status.
+    pub grpc_status: Option<u32>,
     /// Body; empty for none.
     pub body: Bytes,
     /// What logs and metrics say.
@@ -48,7 +50,7 @@ impl LocalReply {
     /// An answer without flags.
     pub fn new(status: u16, body: impl Into<Bytes>, details: impl Into<Cow<'static, str>>) -> Self {
         let (body, details) = (body.into(), details.into());
-        Self { head: ResponseHead::new(status), body, flags: Flags::default(), details }
+        Self { head: ResponseHead::new(status), grpc_status: None, body, flags: Flags::default(), details }
     }
 
     /// The connection ends after this reply: what follows the request may not be meant as a request.
@@ -61,7 +63,7 @@ impl LocalReply {
     pub fn finish(self, grpc: bool) -> (ResponseHead, Bytes) {
         let Self { mut head, body, .. } = self;
         if grpc {
-            let status = grpc_status(head.status);
+            let status = self.grpc_status.unwrap_or_else(|| grpc_status(head.status));
             head.status = 200;
             head.fields.set(Known::ContentType, b"application/grpc");
             head.fields.set_fmt(Known::GrpcStatus, format_args!("{status}"));

@@ -168,6 +168,27 @@ async fn a_grpc_status_in_the_head_is_retried() {
 }
 
 #[tokio::test]
+async fn a_reset_after_the_deadline_is_what_the_deadline_did() {
+    let address = h2_upstream(|_, request, mut respond| async move {
+        if request.uri().path() == "/late" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        respond.send_reset(Reason::CANCEL);
+    })
+    .await;
+    let proxy = Proxy::start(vec![to(&cluster(&[address], http2), |_| {})]).await;
+    for (path, timeout, status) in [("/late", "20m", "4"), ("/early", "9S", "14"), ("/none", "", "14")] {
+        let mut request = post(path);
+        if !timeout.is_empty() {
+            request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
+        }
+        let mut client = h2_client(&proxy).await;
+        let response = within(client.send_request(request, true).unwrap().0).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_reset_by_the_client_reaches_the_upstream() {
     let (note, mut noted) = tokio::sync::mpsc::unbounded_channel();
     let address = h2_upstream(move |_, _, mut respond| {
