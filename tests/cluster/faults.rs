@@ -94,6 +94,26 @@ pub fn trust_is_mended(cluster: &Cluster) {
     cluster.until("it is as before", || (bundle() == good).then_some(()));
 }
 
+/// The root that workloads mount comes back where somebody wrote another. It is there as soon as there are gateways.
+pub fn roots_are_mended(cluster: &Cluster) {
+    let root = || {
+        let found = cluster.get(&["configmap", "istio-ca-root-cert", "--namespace=default"]);
+        found["data"]["root-cert.pem"].as_str().unwrap_or_default().to_owned()
+    };
+    let good = root();
+    assert!(good.starts_with("-----BEGIN CERTIFICATE-----"), "{good}");
+    let patch = "--patch={\"data\":{\"root-cert.pem\":\"another\"}}";
+    cluster.kubectl(&[
+        "patch",
+        "configmap",
+        "istio-ca-root-cert",
+        "--namespace=default",
+        "--type=merge",
+        patch,
+    ]);
+    cluster.until("it is as before", || (root() == good).then_some(()));
+}
+
 /// A pod whose service account gives no token is injected and runs; a Service that selects nothing says so to who calls it.
 pub fn odd_workloads(cluster: &Cluster) {
     let namespace = cluster.namespace("odd", true);

@@ -123,6 +123,7 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
         }
         run.check(&format!("walkthrough: {page}, injected"), || walk(cluster, page, true));
     }
+    run.check("faults: roots are mended", || faults::roots_are_mended(cluster));
     // Last of what needs the control plane: by now all that it may do was done, a gateway's part by the page about Ingresses.
     run.check("roles: nothing that isn't needed", || permissions::nothing_is_granted_in_vain(cluster));
     run.check("kinds: every field is kept", || {

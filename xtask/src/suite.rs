@@ -12,8 +12,6 @@ pub struct Suite {
     pub parts: &'static [Part],
     /// What is run.
     pub runs: Runs,
-    /// Why it runs only when it is named; none for suites of the default run.
-    pub only_named: Option<&'static str>,
 }
 
 /// What a suite runs.
@@ -40,91 +38,78 @@ pub const SUITES: &[Suite] = &[
         about: "tests beside the code: semantics as tables, properties, simulation of xDS with 256 seeds",
         parts: &[],
         runs: Runs::Cargo(&["--workspace", "--exclude", "osier-tests"]),
-        only_named: None,
     },
     Suite {
         name: "tidy",
         about: "layering, module heads, listed exceptions, links of the docs",
         parts: &[],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "tidy"]),
-        only_named: None,
     },
     Suite {
         name: "oracle",
         about: "the same bootstrap and the same requests to osier-proxy and to Envoy, answers compared",
         parts: &[Part::Python],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "oracle"]),
-        only_named: None,
     },
     Suite {
         name: "peers",
         about: "Envoy and gRPC as clients of osier-pilot; a misbehaving xDS server for osier-proxy",
         parts: &[Part::Python],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "peers"]),
-        only_named: None,
     },
     Suite {
         name: "netns",
         about: "capture in network namespaces of our own, IPv4 and IPv6, nginx in pods of Kubernetes' making (needs root)",
         parts: &[NFTABLES, IPROUTE, CURL, NGINX, Part::Python],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "netns"]),
-        only_named: None,
     },
     Suite {
         name: "http2",
         about: "h2spec, h2load and nghttp against osier-proxy",
         parts: &[Part::H2spec, NGHTTP2],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "http2"]),
-        only_named: None,
     },
     Suite {
         name: "applications",
         about: "nginx, redis, gRPC and WebSocket behind sidecars, started with `osier up` and `osier run`",
         parts: &[NGINX, REDIS, CURL, Part::Python],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "applications"]),
-        only_named: None,
     },
     Suite {
         name: "cli",
         about: "a mesh of `osier up` and `osier run`, looked into with proxy-status and proxy-config",
         parts: &[],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "cli"]),
-        only_named: None,
     },
     Suite {
         name: "chart",
         about: "Helm makes of the chart what `osier install` makes of it",
         parts: &[Part::Helm],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "chart"]),
-        only_named: None,
     },
     Suite {
         name: "prometheus",
         about: "Prometheus scrapes sidecars and pilot, promtool checks what they say, queries give what was sent",
         parts: &[PROMETHEUS],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "prometheus-server"]),
-        only_named: None,
     },
     Suite {
         name: "mesh",
         about: "bad input, crashes, a full disk, taken ports, faulty backends, 1,000 changes under load",
         parts: &[],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "mesh"]),
-        only_named: None,
     },
     Suite {
         name: "demo",
         about: "the story of `osier demo`, each figure checked",
         parts: &[],
         runs: Runs::Demo,
-        only_named: None,
     },
     Suite {
         name: "cluster",
         about: "the mesh on a real Kubernetes of `cargo xtask cluster`: installation, injection, rollouts, outages, walkthroughs (needs root)",
         parts: &[BUSYBOX, NFTABLES, Part::Browser],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "cluster", "--", "--nocapture"]),
-        only_named: Some("its first run compiles Kubernetes, some 15 minutes"),
     },
 ];
 
@@ -134,9 +119,6 @@ pub fn print_list() {
         let needs: Vec<&str> = suite.parts.iter().map(Part::name).collect();
         let needs = if needs.is_empty() { String::new() } else { format!(" [needs {}]", needs.join(", ")) };
         println!("{:<14}{}{needs}", suite.name, suite.about);
-        if let Some(reason) = suite.only_named {
-            println!("{:<14}only when named: {reason}", "");
-        }
     }
 }
 
