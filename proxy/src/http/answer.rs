@@ -219,7 +219,9 @@ impl<'a> Answer<'a> {
                 if not_processed {
                     self.mark_not_processed(&mut reply);
                 }
-                if error.kind == Kind::UpstreamReset && is_past_deadline(incoming) {
+                if matches!(error.kind, Kind::UpstreamReset | Kind::UpstreamTimeout)
+                    && is_past_deadline(incoming)
+                {
                     reply.grpc_status = Some(DEADLINE_EXCEEDED);
                 }
                 self.reply(incoming, reply).await;
@@ -271,8 +273,8 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Both ends of a gRPC call know its deadline, and either may notice first. A reset after it is what the deadline did: gRPC's own
-/// clients take it so when they get one.
+/// Whoever has a part in a gRPC call knows its deadline, and each may notice first. A time-out or a reset after it is what the deadline
+/// did: gRPC's own clients take a reset so. (Envoy says UNAVAILABLE, and a client sees now the one and now the other.)
 fn is_past_deadline(incoming: &Incoming<'_>) -> bool {
     let deadline = incoming.head.fields.get(Known::GrpcTimeout).and_then(parse_grpc_timeout);
     deadline.is_some_and(|deadline| incoming.clock.elapsed() >= deadline)

@@ -189,6 +189,29 @@ async fn a_reset_after_the_deadline_is_what_the_deadline_did() {
 }
 
 #[tokio::test]
+async fn a_time_out_of_the_clients_own_is_its_deadline() {
+    let address = h2_upstream(|_, _, respond| async move {
+        std::future::pending::<()>().await;
+        drop(respond);
+    })
+    .await;
+    let honoured = |forward: &mut Forward| forward.grpc_timeout_max = Some(None);
+    let of_route = |forward: &mut Forward| forward.timeout = Some(Duration::from_millis(20));
+    let by_client = Proxy::start(vec![to(&cluster(&[address], http2), honoured)]).await;
+    let by_route = Proxy::start(vec![to(&cluster(&[address], http2), of_route)]).await;
+    for (proxy, status) in [(by_client, "4"), (by_route, "14")] {
+        let mut request = post("/");
+        request
+            .headers_mut()
+            .insert("grpc-timeout", if status == "4" { "20m" } else { "9S" }.parse().unwrap());
+        let mut client = h2_client(&proxy).await;
+        let response = within(client.send_request(request, true).unwrap().0).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], status);
+        assert!(proxy.log(1).await[0].starts_with("200 UT response_timeout"), "{:?}", proxy.log(1).await);
+    }
+}
+
+#[tokio::test]
 async fn a_reset_by_the_client_reaches_the_upstream() {
     let (note, mut noted) = tokio::sync::mpsc::unbounded_channel();
     let address = h2_upstream(move |_, _, mut respond| {
