@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask test | licences | prune | bench | image | gen | cluster`.
+//! The project's own tasks: `cargo xtask test | licences | prune | bench | image | gen | cluster | cluster-full`.
 //!
 //! Reading order: `suite` (what is tested and what each suite needs), `part` (how real parts are installed),
 //! `run` (running and counting), `cache` (what is kept outside the clone), `cluster` (a real Kubernetes on this machine), `crd` (definitions of Istio's kinds),
@@ -32,7 +32,7 @@ enum Task {
     ///
     /// Example: cargo xtask test unit oracle
     Test {
-        /// Suites to run; when none is named, all but those that `--list` says run only when named.
+        /// Suites to run; all when none is named.
         suites: Vec<String>,
         /// List the suites and what each needs.
         #[arg(long)]
