@@ -16,6 +16,7 @@ use crate::config::listener::{
     Codec, ConnectionInputs, Direction, FilterChain, HttpManager, Listener, NetworkAction,
 };
 use crate::config::snapshot::Snapshot;
+use crate::identity::peer::Peer;
 use crate::on_demand::ListenerEntry;
 use crate::telemetry::record::{Downstream, RequestRecord};
 use crate::worker::Worker;
@@ -65,6 +66,8 @@ pub struct Connection {
     source: ListenerSource,
     /// The client speaks TLS with us.
     pub encrypted: bool,
+    /// Who the client has proved to be.
+    pub peer: Option<Arc<Peer>>,
     /// Which side of the workload that listener is.
     pub direction: Direction,
     /// When it was accepted.
@@ -111,6 +114,7 @@ impl Connection {
     ) -> Self {
         Self {
             encrypted: chain.transport.is_tls(),
+            peer: None,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             inputs,
             local,
@@ -127,6 +131,11 @@ impl Connection {
             })),
             _open: worker.shared.drain.track(),
         }
+    }
+
+    /// The same, with a client that has shown a certificate.
+    pub fn with_peer(self, peer: Option<Arc<Peer>>) -> Self {
+        Self { peer, ..self }
     }
 
     /// The chain in force for this connection, chosen anew if the configuration has moved.

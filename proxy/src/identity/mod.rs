@@ -1,0 +1,3 @@
+//! Who is who: what a peer's certificate says.
+
+pub mod peer;
