@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::admin::Admin;
+use crate::ca::local::{Local, LocalError};
+use crate::ca::service::Certificates;
+use crate::ca::{self, own};
 use crate::debug::{self, ConfigView, Pages};
 use crate::kubernetes::{self, Citizen, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
@@ -40,6 +43,7 @@ use crate::webhook::Webhook;
 use crate::webhook::certificate::{Current, server_config};
 use crate::xds::cache::Cache;
 use crate::xds::encrypted;
+use crate::xds::identity::Authenticate;
 use crate::xds::registration::Leases;
 use crate::xds::service::Discovery;
 use crate::xds::status::Connected;
@@ -73,6 +77,12 @@ pub enum AppError {
     /// Nothing says how to reach an API server.
     #[error(transparent)]
     ApiServer(#[from] ClientError),
+    /// Somebody must say who callers are.
+    #[error("--encrypted-xds-address needs --identity-folder where resources come from a folder")]
+    NoIdentityFolder,
+    /// The certificate authority can't be used.
+    #[error(transparent)]
+    Identity(#[from] LocalError),
     /// A server ended by itself.
     #[error("the {purpose} server ended: {reason}")]
     Server {
@@ -88,6 +98,9 @@ enum Source {
     Folder(PathBuf),
     ApiServer(kube::Client),
 }
+
+/// The trust domain of the mesh.
+const TRUST_DOMAIN: &str = "cluster.local";
 
 /// What follows a source; ends when dropped.
 #[allow(dead_code, reason = "held for their end")]
@@ -190,7 +203,9 @@ impl Pilot {
         ));
         tasks.spawn(count_reports(status.clone(), metrics.clone()));
         let mut citizen = None;
-        let mut encrypted = None;
+        let mut callers: Option<Arc<dyn Authenticate>> = None;
+        let certificate = Arc::new(Current::default());
+        let (signs, authority) = tokio::sync::watch::channel(None);
         let readiness = Readiness::default();
         let reading = readiness.wait_for("configuration");
         let config = Arc::new(Config { status: status.clone() });
@@ -205,17 +220,35 @@ impl Pilot {
                 (Webhook::new(cluster.cluster_domain.as_str().into(), metrics.clone()), listener)
             });
             let starting = readiness.wait_for("the servers' certificate");
-            let certificate = Arc::new(Current::default());
             let gateways = self.encrypted.is_some().then_some(secrets);
-            if let Some(listener) = self.encrypted {
-                let tls =
-                    server_config(certificate.clone()).map_err(|e| ended("encrypted xDS")(e.to_string()))?;
-                encrypted = Some((listener, tls, Arc::new(kubernetes::Tokens(client.clone()))));
-            }
+            callers = Some(Arc::new(kubernetes::Tokens(client.clone())));
             let (client, shutdown, mesh) = (client.clone(), shutdown.clone(), snapshot.clone());
-            let lives =
-                Citizen { client, cluster, status, mesh, webhook, gateways, certificate, starting, shutdown };
+            let certificate = certificate.clone();
+            let lives = Citizen {
+                client,
+                cluster,
+                status,
+                mesh,
+                webhook,
+                gateways,
+                certificate,
+                signs,
+                starting,
+                shutdown,
+            };
             citizen = Some(tokio::spawn(lives.live()));
+        } else if let (Some(folder), Some(listener)) = (&self.settings.identity_folder, &self.encrypted) {
+            let address = listener.local_addr().map_err(|e| ended("encrypted xDS")(e.to_string()))?;
+            let local = Local::make(folder)?;
+            let authority = Arc::new(local.authority()?);
+            callers = Some(Arc::new(local.tokens()?));
+            local.tell_address(address)?;
+            let names = vec!["localhost".to_owned(), address.ip().to_string()];
+            own::renew(&authority, &certificate, &names);
+            tasks.spawn(own::keep(authority.clone(), certificate.clone(), names));
+            signs.send_replace(Some(authority));
+        } else if self.encrypted.is_some() {
+            return Err(AppError::NoIdentityFolder);
         }
         let _follower = tokio::select! {
             follower = read(&self.source, &self.settings, feed) => follower?,
@@ -232,9 +265,18 @@ impl Pilot {
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let encrypted = async {
-            let Some((listener, tls, tokens)) = encrypted else { return Ok(()) };
-            let service = transport::service(Discovery { shared, authenticate: Some(tokens) });
-            let server = transport::server().add_service(service);
+            let (Some(listener), Some(callers)) = (self.encrypted, callers) else { return Ok(()) };
+            let failed = ended("encrypted xDS");
+            let tls = server_config(certificate).map_err(|e| failed(e.to_string()))?;
+            let certificates = Certificates {
+                authority,
+                authenticate: callers.clone(),
+                trust_domain: TRUST_DOMAIN.into(),
+                metrics: shared.metrics.clone(),
+            };
+            let discovery = transport::service(Discovery { shared, authenticate: Some(callers) });
+            let server =
+                transport::server().add_service(discovery).add_service(ca::service::service(certificates));
             let incoming = encrypted::incoming(listener, tls);
             let served = server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
             served.await.map_err(|e| ended("encrypted xDS")(e.to_string()))

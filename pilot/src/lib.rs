@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod ca;
 pub mod debug;
 pub mod r#gen;
 pub mod inject;

@@ -127,6 +127,10 @@ pub struct Metrics {
     pub registered: IntCounter,
     /// Workloads that left and were forgotten.
     pub unregistered: IntCounter,
+    /// Requests to certify a key.
+    pub csrs: IntCounter,
+    /// Certificates issued to workloads.
+    pub certificates_issued: IntCounter,
     /// Pods that were to be injected.
     pub injection: InjectionMetrics,
     /// Resources that the validating webhook let pass.
@@ -312,6 +316,11 @@ impl Metrics {
             unregistered: counter(
                 r,
                 Opts::new("auto_registration_deletes_total", "Registered workloads that left."),
+            ),
+            csrs: counter(r, Opts::new("citadel_server_csr_count", "Requests to certify a key.")),
+            certificates_issued: counter(
+                r,
+                Opts::new("citadel_server_success_cert_issuance_count", "Certificates issued to workloads."),
             ),
             injection: InjectionMetrics::new(r),
             validation_passed: counter(

@@ -47,12 +47,7 @@ pub struct Settings {
 
     /// Address to serve xDS over TLS on, to clients that say by a token of their service account who they are: gateways get their
     /// certificates there alone. Only beside an API server.
-    #[arg(
-        long,
-        env = "OSIER_PILOT_ENCRYPTED_XDS_ADDRESS",
-        value_name = "IP:PORT",
-        conflicts_with = "source"
-    )]
+    #[arg(long, env = "OSIER_PILOT_ENCRYPTED_XDS_ADDRESS", value_name = "IP:PORT")]
     pub encrypted_xds_address: Option<SocketAddr>,
 
     /// File that keeps the workloads which registered themselves over a restart. Without it they have to register again first.
@@ -70,6 +65,11 @@ pub struct Settings {
     /// Ask clients to connect again after this time, give or take a tenth, so that they spread over replicas; 0s never does.
     #[arg(long, env = "OSIER_PILOT_MAX_CONNECTION_AGE", value_name = "TIME", default_value = "30m", value_parser = duration)]
     pub max_connection_age: Duration,
+
+    /// With --source: folder with the certificate authority of the mesh and the key of its tokens, for this user alone; made where it
+    /// is missing. Needed for --encrypted-xds-address.
+    #[arg(long, env = "OSIER_PILOT_IDENTITY_FOLDER", value_name = "DIR", requires = "encrypted_xds_address")]
+    pub identity_folder: Option<PathBuf>,
 
     /// After SIGTERM, go on for this time before anything is closed: it takes a moment until nobody is sent here any more.
     #[arg(long, env = "OSIER_PILOT_SHUTDOWN_DELAY", value_name = "TIME", default_value = "0s", value_parser = duration)]
@@ -154,6 +154,7 @@ impl Settings {
             debounce_max: Duration::from_secs(10),
             max_connection_age: Duration::ZERO,
             shutdown_delay: Duration::ZERO,
+            identity_folder: None,
             push_throttle: None,
             log: "info".into(),
             log_json: false,

@@ -30,6 +30,7 @@ pub use crate::envoy::r#type::matcher::v3 as matcher;
 pub use crate::envoy::r#type::v3 as value;
 pub use crate::google::rpc;
 pub use crate::istio::networking::nds::v1 as nds;
+pub use crate::istio::v1::auth as ca;
 pub use crate::messages::udpa::r#type::v1 as udpa_typed_struct;
 pub use crate::messages::xds::r#type::v3 as xds_typed_struct;
 pub use crate::osier::filters::http::explicit_proxy::v1 as explicit_proxy;

@@ -22,7 +22,9 @@ use tokio::sync::mpsc;
 
 use crate::admin::{Admin, OnePage, Order};
 use crate::config::snapshot::Clusters;
+use crate::config::tls::Secrets;
 use crate::dns::{self, Directory, Dns};
+use crate::identity::renewal;
 use crate::listener::accept::Acceptors;
 use crate::listener::arrival;
 use crate::listener::self_check::{NotCaptured, SelfCheck};
@@ -67,10 +69,20 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     let dns = pod.as_mut().and_then(|pod| pod.dns.take());
     let directory = dns.as_ref().map(|settings| Arc::new(Directory::new(settings)));
     let node = bootstrap.node.clone();
+    let secrets = Arc::<Secrets>::default();
+    if let Some(server) =
+        bootstrap.dynamic.as_ref().map(|dynamic| &dynamic.server).filter(|s| s.tls.is_some())
+    {
+        // Who can prove to the control plane who it is has an identity in the mesh.
+        let first = readiness.wait_for("a certificate");
+        let expiry = shared.certificate_expiry.clone();
+        tokio::spawn(renewal::run(server.clone(), secrets.clone(), expiry, first));
+    }
     let registered = node.metadata.contains_key(METADATA_KEY);
     let xds = xds::start(Options {
         bootstrap,
         clusters: shared.clusters.clone(),
+        secrets,
         snapshot: shared.snapshot.clone(),
         resolver: DnsResolver::system().map(Arc::new).map_err(warn_about_dns).ok(),
         mode: sidecar.map_or(Mode::All, on_demand),

@@ -25,7 +25,7 @@ use tls::TlsStream;
 pub enum Stream {
     /// Bytes as they are.
     Plain(TcpStream),
-    /// Encrypted; we are the server.
+    /// Encrypted.
     Tls(Box<TlsStream>),
 }
 
@@ -187,8 +187,7 @@ impl Stream {
     pub fn rehome(self) -> io::Result<Self> {
         match self {
             Self::Plain(tcp) => TcpStream::from_std(tcp.into_std()?).map(Self::Plain),
-            // Clients stay where they arrived; only connections to upstreams move.
-            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Tls(tls) => tls.rehome().map(|tls| Self::Tls(Box::new(tls))),
         }
     }
 

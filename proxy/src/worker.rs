@@ -24,6 +24,7 @@ use self::slot::Slot;
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
+use crate::identity::renewal::Expiry;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::listener::self_check::SelfCheck;
 use crate::node::Node;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub self_check: SelfCheck,
     /// Who this proxy is.
     pub node: Arc<Node>,
+    /// How long its certificate lives.
+    pub certificate_expiry: Arc<Expiry>,
     /// What all workers count.
     pub metrics: Metrics,
     /// Where all workers log.

@@ -154,6 +154,7 @@ async fn a_hundred_thousand_names_cost_at_most_two_mebibytes() {
     let snapshot = SharedSnapshot::default();
     let limits = Limits { patience: Duration::from_secs(60), ..Limits::default() };
     let _xds = start(Options {
+        secrets: Default::default(),
         bootstrap: Bootstrap::for_workload(
             Node { id: "sidecar~10.0.0.1~a.b~c".into(), ..Node::default() },
             target,

@@ -25,6 +25,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::ca::authority::Authority;
+use crate::ca::own;
 use crate::settings::Cluster;
 use crate::snapshot::MeshSnapshot;
 use crate::source::kubernetes::{chain, named};
@@ -32,7 +34,6 @@ use crate::store::writer::Status;
 use crate::webhook::certificate::{Current, server_config};
 use crate::webhook::{self, Webhook};
 use addresses::AddressWriter;
-use authority::{Authority, SERVER_LIFE};
 use ingress::IngressStatus;
 use lease::Candidate;
 use root::Roots;
@@ -88,6 +89,8 @@ pub struct Citizen {
     pub gateways: Option<crate::store::writer::Secrets>,
     /// What our servers show.
     pub certificate: Arc<Current>,
+    /// Told who signs certificates, as soon as it is known.
+    pub signs: watch::Sender<Option<Arc<Authority>>>,
     /// Dropped once our servers can be called.
     pub starting: Pending,
     /// Ends it all.
@@ -97,7 +100,8 @@ pub struct Citizen {
 impl Citizen {
     /// Runs until `shutdown`.
     pub async fn live(self) {
-        let Self { client, cluster, status, mesh, webhook, gateways, certificate, starting, shutdown } = self;
+        let Self { client, cluster, status, mesh, webhook, gateways, certificate, signs, starting, shutdown } =
+            self;
         let (leads, leadership) = watch::channel(false);
         let candidate = Candidate {
             client: client.clone(),
@@ -117,7 +121,10 @@ impl Citizen {
         tasks.spawn(ingress.run(leadership.clone()));
         if webhook.is_some() || gateways.is_some() {
             let authority = Arc::new(authority(&client, &cluster.namespace).await);
-            renew(&authority, &certificate, &cluster);
+            let name = format!("{}.{}.svc", named("osier-pilot", &cluster.revision), cluster.namespace);
+            let names = vec![name.clone(), format!("{name}.{}", cluster.cluster_domain)];
+            own::renew(&authority, &certificate, &names);
+            signs.send_replace(Some(authority.clone()));
             let root = authority.root().to_owned();
             if let Some(feed) = gateways {
                 tasks.spawn(Secrets { client: client.clone(), snapshot: mesh.clone(), feed }.run());
@@ -134,12 +141,7 @@ impl Citizen {
                 let Cluster { namespace, revision, .. } = cluster.clone();
                 tasks.spawn(Webhooks { client, namespace, revision, root }.run(leadership));
             }
-            tasks.spawn(async move {
-                loop {
-                    tokio::time::sleep(SERVER_LIFE / 2).await;
-                    renew(&authority, &certificate, &cluster);
-                }
-            });
+            tasks.spawn(own::keep(authority, certificate, names));
         }
         drop(starting);
         shutdown.cancelled().await;
@@ -152,24 +154,13 @@ impl Citizen {
 /// The authority; waits for as long as there is none, and says why.
 async fn authority(client: &Client, namespace: &str) -> Authority {
     loop {
-        match Authority::load(client, namespace).await {
+        match authority::load(client, namespace).await {
             Ok(authority) => return authority,
             Err(error) => {
                 tracing::error!("TLS can't be served yet: {}", chain(&error));
                 tokio::time::sleep(RETRY).await;
             }
         }
-    }
-}
-
-/// Puts a new certificate of our servers in force. Half of its life is left when the next one comes.
-fn renew(authority: &Authority, current: &Current, cluster: &Cluster) {
-    let name = format!("{}.{}.svc", named("osier-pilot", &cluster.revision), cluster.namespace);
-    let done = authority.server(&[name.clone(), format!("{name}.{}", cluster.cluster_domain)]);
-    match done.map(|(chain, key)| current.set(chain.as_bytes(), key.as_bytes())) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!("the servers' certificate can't be renewed: {error}"),
-        Err(error) => tracing::error!("the servers' certificate can't be renewed: {}", chain(&error)),
     }
 }
 

@@ -16,6 +16,14 @@ pub struct Identity {
     pub service_account: Arc<str>,
 }
 
+impl Identity {
+    /// The name of it in a trust domain, as certificates have it. `@` in a trust domain (an account of a cloud) becomes a dot.
+    pub fn spiffe(&self, trust_domain: &str) -> String {
+        let trust_domain = trust_domain.replace('@', ".");
+        format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.service_account)
+    }
+}
+
 /// Why a token proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {

@@ -34,5 +34,11 @@ fn own_figures(admin: &Admin) -> Vec<MetricFamily> {
         };
         family(&name, &format!("{} of /stats.", stat.name), kind, vec![metric])
     });
-    envoy.chain(server_info::process_families(admin)).collect()
+    let left = admin.shared.certificate_expiry.seconds_left();
+    let expiry = left.map(|seconds| {
+        let help = "Seconds until the workload's certificate ends; negative after its end.";
+        let metric = gauge(seconds as f64);
+        family("istio_agent_cert_expiry_seconds", help, MetricType::GAUGE, vec![metric])
+    });
+    envoy.chain(expiry).chain(server_info::process_families(admin)).collect()
 }

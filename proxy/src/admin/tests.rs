@@ -39,6 +39,7 @@ pub(crate) fn admin() -> (Arc<Admin>, mpsc::Receiver<Order>) {
     assert!(acceptors.apply(&shared.snapshot.load()).is_empty());
     let node = BootstrapNode { id: "sidecar~1".into(), cluster: "web".into(), ..BootstrapNode::default() };
     let options = Options {
+        secrets: Default::default(),
         bootstrap: Bootstrap::for_workload(node.clone(), XdsTarget::Unix("/nonexistent".into()), None),
         clusters: Arc::default(),
         snapshot: Arc::default(),

@@ -177,7 +177,7 @@ fn static_resources(
             unique(&bootstrap.clusters, &cluster.name)?;
             // Requests can't be sent to a pipe; the xDS client can.
             if !only_for_xds {
-                compile::cluster::compile(&cluster.name, &Any::pack(cluster))
+                compile::cluster::compile(&cluster.name, &Any::pack(cluster), &Default::default())
                     .map_err(compile::Rejected::into_invalid)?;
             }
             Ok(())

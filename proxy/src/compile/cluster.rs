@@ -11,18 +11,21 @@ use osier_proto::types::{
     core,
     upstream_http::{HttpProtocolOptions, http_protocol_options as upstream},
 };
+use prost::Message;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::http_manager::{header_case_kept, http2_options};
 use super::value::{
     aggregated, as_text, bounded, enumeration, extension, ip_socket_address, metadata_value, not_empty,
-    plaintext, positive, required, switch,
+    positive, required, switch,
 };
-use super::{At, Invalid, Rejected, content_hash, decode, endpoint};
+use super::{At, Invalid, Rejected, content_hash, decode, endpoint, tls};
 use crate::config::cluster::{
     BalancePolicy, BindAddress, ClusterLimits, ClusterSpec, Discovery, DnsFamily, DnsSettings, OriginalDst,
-    ServiceLabels, TcpKeepalive, UpstreamProtocol,
+    ServiceLabels, TcpKeepalive, TransportMatch, UpstreamProtocol, UpstreamTransport,
 };
 use crate::config::endpoint::{DEFAULT_OVERPROVISIONING, EndpointSpec};
+use crate::config::tls::Secrets;
 
 const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
 const DEFAULT_PANIC_THRESHOLD: u32 = 50;
@@ -42,7 +45,7 @@ pub struct CompiledCluster {
 }
 
 /// Compiles a CDS resource.
-pub fn compile(name: &str, any: &Any) -> Result<CompiledCluster, Rejected> {
+pub fn compile(name: &str, any: &Any, secrets: &Secrets) -> Result<CompiledCluster, Rejected> {
     let cluster = || {
         let message: xds::Cluster = decode(any)?;
         not_empty("name", &message.name)?;
@@ -50,13 +53,12 @@ pub fn compile(name: &str, any: &Any) -> Result<CompiledCluster, Rejected> {
             let reason = format!("is `{}`, but the resource is `{name}`", message.name);
             return Err(Invalid::new("name", reason));
         }
-        from_message(&message, content_hash(any))
+        from_message(&message, content_hash(any), secrets)
     };
     cluster().map_err(|e| e.in_resource(name))
 }
 
-fn from_message(message: &xds::Cluster, hash: u64) -> Result<CompiledCluster, Invalid> {
-    plaintext("transport_socket", message.transport_socket.as_ref())?;
+fn from_message(message: &xds::Cluster, hash: u64, secrets: &Secrets) -> Result<CompiledCluster, Invalid> {
     positive("cleanup_interval", message.cleanup_interval.as_ref())?;
     let found = discovery(message)?;
     let http = http_options(message)?;
@@ -73,6 +75,7 @@ fn from_message(message: &xds::Cluster, hash: u64) -> Result<CompiledCluster, In
         limits: limits(message)?,
         tcp_keepalive: keepalive(message),
         bind_address: bind_address(message)?,
+        transport: transport(message, secrets)?,
         panic_threshold: panic_threshold(message)?,
         close_on_host_removal: message.close_connections_on_host_health_failure,
         service: service(message.metadata.as_ref()),
@@ -91,6 +94,26 @@ fn from_message(message: &xds::Cluster, hash: u64) -> Result<CompiledCluster, In
         overprovisioning: found.overprovisioning,
         fetch_timeout: found.fetch_timeout,
     })
+}
+
+/// How bytes are secured, towards which endpoints.
+fn transport(message: &xds::Cluster, secrets: &Secrets) -> Result<UpstreamTransport, Invalid> {
+    let otherwise = tls::upstream("transport_socket", message.transport_socket.as_ref(), secrets)?;
+    let one = |(index, entry): (usize, &xds::cluster::TransportSocketMatch)| {
+        let compiled = || {
+            let socket = required("transport_socket", entry.transport_socket.as_ref())?;
+            let wanted = entry.r#match.as_ref().map(endpoint::texts).transpose().at("match")?;
+            let tls = tls::upstream("transport_socket", Some(socket), secrets)?;
+            Ok(TransportMatch { wanted: wanted.unwrap_or_default(), tls })
+        };
+        compiled().at_index("transport_socket_matches", index)
+    };
+    let matches: Arc<[TransportMatch]> =
+        message.transport_socket_matches.iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    let mut bytes = message.transport_socket.as_ref().map(Message::encode_to_vec).unwrap_or_default();
+    message.transport_socket_matches.iter().for_each(|entry| bytes.extend(entry.encode_to_vec()));
+    let hash = if bytes.is_empty() { 0 } else { xxh3_64(&bytes) };
+    Ok(UpstreamTransport { otherwise, matches, hash })
 }
 
 /// Where endpoints come from.

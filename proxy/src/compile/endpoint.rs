@@ -12,7 +12,7 @@ use super::value::{
 };
 use super::{At, Invalid, Rejected, content_hash, decode};
 use crate::config::cluster::DnsName;
-use crate::config::endpoint::{DEFAULT_OVERPROVISIONING, EndpointSpec, Health, Locality};
+use crate::config::endpoint::{DEFAULT_OVERPROVISIONING, EndpointSpec, Health, Locality, TransportHints};
 
 /// Most that a level may be, and the sum of weights.
 const MAX_PRIORITY: u32 = 128;
@@ -114,6 +114,7 @@ fn lb_endpoint<T>(
         health: health(message.health_status)?,
         locality: locality.clone(),
         priority,
+        transport: transport_hints(message.metadata.as_ref()).at("metadata")?,
         workload: metadata_value(message.metadata.as_ref(), "istio", "workload")
             .and_then(as_text)
             .map(Into::into),
@@ -136,4 +137,22 @@ fn locality(message: Option<&core::Locality>) -> Locality {
         zone: l.zone.as_str().into(),
         sub_zone: l.sub_zone.as_str().into(),
     })
+}
+
+/// Metadata by which a cluster chooses a transport socket. Empty for most endpoints.
+fn transport_hints(metadata: Option<&core::Metadata>) -> Result<Arc<TransportHints>, Invalid> {
+    const KEY: &str = "envoy.transport_socket_match";
+    let Some(found) = metadata.and_then(|metadata| metadata.filter_metadata.get(KEY)) else {
+        return Ok(Arc::default());
+    };
+    texts(found).at(KEY).map(Arc::new)
+}
+
+/// The entries of a struct, all of them text.
+pub(super) fn texts(found: &prost_types::Struct) -> Result<TransportHints, Invalid> {
+    let text = |(key, value): (&String, &prost_types::Value)| match value.kind.as_ref().and_then(as_text) {
+        Some(text) => Ok((key.as_str().into(), text.into())),
+        None => Err(Invalid::new(key.as_str(), "must be text")),
+    };
+    found.fields.iter().map(text).collect()
 }

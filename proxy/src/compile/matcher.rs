@@ -39,7 +39,7 @@ pub(super) fn rewrite(message: &RegexMatchAndSubstitute) -> Result<(Regex, Box<[
     Ok((compiled, by))
 }
 
-fn string(message: &StringMatcher) -> Result<ValueMatch, Invalid> {
+pub(super) fn string(message: &StringMatcher) -> Result<ValueMatch, Invalid> {
     let literal = |field: &str, value: &str, empty_is_fine: bool| {
         if !empty_is_fine {
             not_empty(field, value)?;

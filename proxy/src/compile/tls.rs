@@ -1,23 +1,32 @@
-//! TLS towards clients (DownstreamTlsContext) and certificates (SDS).
+//! TLS towards clients and upstreams (DownstreamTlsContext, UpstreamTlsContext), and secrets (SDS).
 
 use std::sync::Arc;
 
 use osier_proto::Any;
 use osier_proto::types::core::{
-    DataSource, TransportSocket, data_source::Specifier, transport_socket::ConfigType,
+    self, DataSource, TransportSocket, config_source::ConfigSourceSpecifier, data_source::Specifier,
+    grpc_service::TargetSpecifier, transport_socket::ConfigType,
 };
-use osier_proto::types::tls::{self as xds, secret, tls_parameters::TlsProtocol};
-use rustls::crypto::aws_lc_rs;
+use osier_proto::types::tls::{
+    self as xds, common_tls_context::ValidationContextType, secret, subject_alt_name_matcher::SanType,
+    tls_parameters::TlsProtocol,
+};
+use rustls::SupportedProtocolVersion;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ResolvesServerCert, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
 use super::value::{aggregated, enumeration, extension, not_empty, plaintext, required};
-use super::{At, Invalid, Rejected, decode, refs::Collector};
+use super::{At, Invalid, Rejected, decode, matcher, refs::Collector};
 use crate::config::listener::DownstreamTransport;
-use crate::config::tls::{SecretHandle, ServerTls};
+use crate::config::tls::{
+    ClientTls, NameMatch, OWN, PeerCheck, ROOTS, Secret, SecretHandle, Secrets, ServerTls, Trust,
+    client_config, provider, server_config,
+};
+
+/// The cluster by which SDS means the workload's own identity; with Istio its agent is behind it.
+const OWN_IDENTITY: &str = "sds-grpc";
 
 /// How the bytes of a chain are secured.
 pub(super) fn downstream(
@@ -35,32 +44,80 @@ pub(super) fn downstream(
     }
 }
 
-fn server(context: &xds::DownstreamTlsContext, refs: &mut Collector<'_>) -> Result<ServerTls, Invalid> {
-    if context.require_client_certificate == Some(true) {
-        return Err(Invalid::new("require_client_certificate", "is not supported yet"));
+/// How bytes are secured towards upstreams; `None`: not at all.
+pub(super) fn upstream(
+    field: &str,
+    socket: Option<&TransportSocket>,
+    secrets: &Secrets,
+) -> Result<Option<Arc<ClientTls>>, Invalid> {
+    match socket.and_then(|socket| socket.config_type.as_ref()) {
+        Some(ConfigType::TypedConfig(config)) if config.is::<xds::UpstreamTlsContext>() => {
+            let context: xds::UpstreamTlsContext = extension(config).at(field)?;
+            client(&context, secrets).at("typed_config").at(field).map(|tls| Some(Arc::new(tls)))
+        }
+        _ => plaintext(field, socket).map(|()| None),
     }
+}
+
+fn server(context: &xds::DownstreamTlsContext, refs: &mut Collector<'_>) -> Result<ServerTls, Invalid> {
     let common = required("common_tls_context", context.common_tls_context.as_ref())?;
+    let mandatory = context.require_client_certificate.unwrap_or_default();
+    let secrets = refs.context.secrets;
     let mut compiled = || {
         let versions = versions(common.tls_params.as_ref()).at("tls_params")?;
-        let certificate: Arc<dyn ResolvesServerCert> = certificate(common, refs)?;
-        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let builder = builder
-            .with_protocol_versions(&versions)
-            .map_err(|error| Invalid::new("tls_params", error.to_string()))?;
-        let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
-        config.alpn_protocols = common.alpn_protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
-        config.send_tls13_tickets = 1;
-        // Sessions that clients keep themselves: no memory here, and they survive an update of the listener not longer than its key.
-        config.ticketer = aws_lc_rs::Ticketer::new()
-            .map_err(|error| Invalid::new("", format!("tickets can't be made: {error}")))?;
-        Ok(ServerTls(Arc::new(config)))
+        let mut over_ads = |name: &str| Ok(refs.secret(name));
+        let Some(certificate) = certificate(common, secrets, &mut over_ads)? else {
+            return Err(Invalid::new("tls_certificates", "needs one, here or by SDS"));
+        };
+        let check = peer_check(common, mandatory, secrets, &mut over_ads)?;
+        if check.is_none() && mandatory {
+            let reason = "is needed with require_client_certificate: whom shall it be believed?";
+            return Err(Invalid::new("validation_context", reason));
+        }
+        let config = server_config(&versions, certificate, check);
+        let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
+        config.alpn_protocols = alpn(common);
+        Ok(ServerTls::new(config))
     };
     compiled().at("common_tls_context")
 }
 
+fn client(context: &xds::UpstreamTlsContext, secrets: &Secrets) -> Result<ClientTls, Invalid> {
+    let common = required("common_tls_context", context.common_tls_context.as_ref())?;
+    let server_name = match context.sni.as_str() {
+        "" => None,
+        name => {
+            let name = ServerName::try_from(name.to_owned());
+            Some(name.map_err(|_| Invalid::new("sni", format!("`{}` is no host name", context.sni)))?)
+        }
+    };
+    let compiled = || {
+        let versions = versions(common.tls_params.as_ref()).at("tls_params")?;
+        let mut over_ads =
+            |_: &str| Err(Invalid::new("sds_config", "is supported for the workload's own identity only"));
+        let own = certificate(common, secrets, &mut over_ads)?;
+        let Some(check) = peer_check(common, false, secrets, &mut over_ads)? else {
+            return Err(Invalid::new(
+                "validation_context",
+                "is needed: without it any server would be believed",
+            ));
+        };
+        let config = client_config(&versions, own.clone(), check);
+        let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
+        config.alpn_protocols = alpn(common);
+        config.enable_sni = server_name.is_some();
+        Ok(ClientTls::new(config, server_name, own))
+    };
+    compiled().at("common_tls_context")
+}
+
+fn alpn(common: &xds::CommonTlsContext) -> Vec<Vec<u8>> {
+    common.alpn_protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect()
+}
+
 fn versions(
     parameters: Option<&xds::TlsParameters>,
-) -> Result<Vec<&'static rustls::SupportedProtocolVersion>, Invalid> {
+) -> Result<Vec<&'static SupportedProtocolVersion>, Invalid> {
     let Some(parameters) = parameters else { return Ok(vec![&TLS13, &TLS12]) };
     let least = enumeration("tls_minimum_protocol_version", parameters.tls_minimum_protocol_version)?;
     let most = enumeration("tls_maximum_protocol_version", parameters.tls_maximum_protocol_version)?;
@@ -77,56 +134,159 @@ fn versions(
     })
 }
 
+type OverAds<'a> = dyn FnMut(&str) -> Result<Arc<SecretHandle>, Invalid> + 'a;
+
+/// What is shown to peers.
 fn certificate(
     common: &xds::CommonTlsContext,
-    refs: &mut Collector<'_>,
-) -> Result<Arc<SecretHandle>, Invalid> {
+    secrets: &Secrets,
+    over_ads: &mut OverAds<'_>,
+) -> Result<Option<Arc<SecretHandle>>, Invalid> {
     let (inline, named) = (&common.tls_certificates, &common.tls_certificate_sds_secret_configs);
     match (inline.as_slice(), named.as_slice()) {
         ([one], []) => {
             let key = certified(one).at_index("tls_certificates", 0)?;
-            Ok(SecretHandle::new("", Some(key)))
+            Ok(Some(SecretHandle::new("", Secret::Certificate(key))))
         }
         ([], [one]) => {
-            let mut named = || {
-                not_empty("name", &one.name)?;
-                aggregated("sds_config", one.sds_config.as_ref())?;
-                Ok(refs.secret(&one.name))
-            };
-            named().at_index("tls_certificate_sds_secret_configs", 0)
+            let handle = by_sds(one, OWN, &secrets.own, over_ads);
+            handle.at_index("tls_certificate_sds_secret_configs", 0).map(Some)
         }
-        ([], []) => Err(Invalid::new("tls_certificates", "needs one, here or by SDS")),
+        ([], []) => Ok(None),
         _ => Err(Invalid::new("tls_certificates", "only one is supported")),
     }
 }
 
+/// Which peers are believed; `None`: nothing is said.
+fn peer_check(
+    common: &xds::CommonTlsContext,
+    mandatory: bool,
+    secrets: &Secrets,
+    over_ads: &mut OverAds<'_>,
+) -> Result<Option<PeerCheck>, Invalid> {
+    let mut roots = |config: &xds::SdsSecretConfig| {
+        by_sds(config, ROOTS, &secrets.roots, over_ads).at("validation_context_sds_secret_config")
+    };
+    let (trust, names) = match &common.validation_context_type {
+        None => return Ok(None),
+        Some(ValidationContextType::ValidationContext(context)) => {
+            let trust = trust(context).at("validation_context")?;
+            let names = names(context).at("validation_context")?;
+            (SecretHandle::new("", Secret::Trust(trust)), names)
+        }
+        Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
+            (roots(config)?, Box::default())
+        }
+        Some(ValidationContextType::CombinedValidationContext(combined)) => {
+            let mut combination = || {
+                let field = "default_validation_context";
+                let context = required(field, combined.default_validation_context.as_ref())?;
+                if context.trusted_ca.is_some() {
+                    return Err(Invalid::new("trusted_ca", "comes by SDS here")).at(field);
+                }
+                let config = combined.validation_context_sds_secret_config.as_ref();
+                let trust = roots(required("validation_context_sds_secret_config", config)?)?;
+                Ok((trust, names(context).at(field)?))
+            };
+            combination().at("combined_validation_context")?
+        }
+    };
+    Ok(Some(PeerCheck { trust, names, mandatory }))
+}
+
+/// The handle of a secret that comes by SDS: the workload's own identity, or over the stream where that is possible.
+fn by_sds(
+    config: &xds::SdsSecretConfig,
+    own_name: &str,
+    own: &Arc<SecretHandle>,
+    over_ads: &mut OverAds<'_>,
+) -> Result<Arc<SecretHandle>, Invalid> {
+    not_empty("name", &config.name)?;
+    if !is_own_identity(config.sds_config.as_ref()) {
+        aggregated("sds_config", config.sds_config.as_ref())?;
+        return over_ads(&config.name);
+    }
+    match config.name == own_name {
+        true => Ok(own.clone()),
+        false => Err(Invalid::new(
+            "name",
+            format!("`{}` is not in `{OWN_IDENTITY}`; there is `{own_name}`", config.name),
+        )),
+    }
+}
+
+fn is_own_identity(source: Option<&core::ConfigSource>) -> bool {
+    let source = source.and_then(|source| source.config_source_specifier.as_ref());
+    let Some(ConfigSourceSpecifier::ApiConfigSource(api)) = source else { return false };
+    let target = |service: &core::GrpcService| match &service.target_specifier {
+        Some(TargetSpecifier::EnvoyGrpc(grpc)) => grpc.cluster_name == OWN_IDENTITY,
+        None => false,
+    };
+    api.grpc_services.iter().any(target)
+}
+
 /// Compiles an SDS resource.
-pub fn secret(name: &str, any: &Any) -> Result<Arc<CertifiedKey>, Rejected> {
+pub fn secret(name: &str, any: &Any) -> Result<Secret, Rejected> {
     let compiled = || {
         let message: xds::Secret = decode(any)?;
         if message.name != name {
             return Err(Invalid::new("name", format!("is `{}`, but the resource is `{name}`", message.name)));
         }
-        let secret::Type::TlsCertificate(certificate) = required("tls_certificate", message.r#type.as_ref())?;
-        certified(certificate).at("tls_certificate")
+        match required("tls_certificate", message.r#type.as_ref())? {
+            secret::Type::TlsCertificate(certificate) => {
+                certified(certificate).at("tls_certificate").map(Secret::Certificate)
+            }
+            secret::Type::ValidationContext(context) => {
+                if !context.match_typed_subject_alt_names.is_empty() {
+                    let reason = "must be where the roots are used";
+                    return Err(Invalid::new("validation_context.match_typed_subject_alt_names", reason));
+                }
+                trust(context).at("validation_context").map(Secret::Trust)
+            }
+        }
     };
     compiled().map_err(|e: Invalid| e.in_resource(name))
 }
 
+fn trust(context: &xds::CertificateValidationContext) -> Result<Arc<Trust>, Invalid> {
+    let roots = certificates("trusted_ca", context.trusted_ca.as_ref())?;
+    Trust::new(roots).map(Arc::new).map_err(|error| Invalid::new("trusted_ca", error))
+}
+
+fn names(context: &xds::CertificateValidationContext) -> Result<Box<[NameMatch]>, Invalid> {
+    let name = |(index, message): (usize, &xds::SubjectAltNameMatcher)| {
+        let compiled = || {
+            let uri = match enumeration("san_type", message.san_type)? {
+                SanType::Uri => true,
+                SanType::Dns => false,
+                SanType::Unspecified => return Err(Invalid::new("san_type", "must be URI or DNS")),
+            };
+            let value = matcher::string(required("matcher", message.matcher.as_ref())?).at("matcher")?;
+            Ok(NameMatch { uri, value })
+        };
+        compiled().at_index("match_typed_subject_alt_names", index)
+    };
+    context.match_typed_subject_alt_names.iter().enumerate().map(name).collect()
+}
+
 fn certified(certificate: &xds::TlsCertificate) -> Result<Arc<CertifiedKey>, Invalid> {
-    let chain = bytes("certificate_chain", certificate.certificate_chain.as_ref())?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Invalid::new("certificate_chain", format!("is no PEM: {error}")))?;
-    if chain.is_empty() {
-        return Err(Invalid::new("certificate_chain", "has no certificate"));
-    }
+    let chain = certificates("certificate_chain", certificate.certificate_chain.as_ref())?;
     let key = bytes("private_key", certificate.private_key.as_ref())?;
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|error| Invalid::new("private_key", format!("is no PEM: {error}")))?;
-    let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
+    let certified = CertifiedKey::from_der(chain, key, &provider());
     let certified = certified.map_err(|error| Invalid::new("private_key", error.to_string()))?;
     Ok(Arc::new(certified))
+}
+
+fn certificates(field: &str, source: Option<&DataSource>) -> Result<Vec<CertificateDer<'static>>, Invalid> {
+    let found: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(bytes(field, source)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Invalid::new(field, format!("is no PEM: {error}")))?;
+    if found.is_empty() {
+        return Err(Invalid::new(field, "has no certificate"));
+    }
+    Ok(found)
 }
 
 fn bytes<'a>(field: &str, source: Option<&'a DataSource>) -> Result<&'a [u8], Invalid> {

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::endpoint::{DEFAULT_OVERPROVISIONING, EndpointSet, SetSettings};
+use super::endpoint::{DEFAULT_OVERPROVISIONING, EndpointSet, SetSettings, TransportHints};
 use super::route::HeaderOps;
+use super::tls::ClientTls;
 use crate::upstream::live::LiveState;
 
 /// A cluster's name with what may be behind it. Routes hold handles, never names; an empty handle answers 503 with flag `NC`.
@@ -158,6 +159,8 @@ pub struct ClusterSpec {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Local address to connect from (127.0.0.6 on Istio's inbound clusters).
     pub bind_address: Option<BindAddress>,
+    /// How bytes are secured.
+    pub transport: UpstreamTransport,
     /// Percentage of healthy endpoints below which health is disregarded; 0 switches panic mode off.
     pub panic_threshold: u32,
     /// Close connections of an endpoint that EDS removed or made unhealthy.
@@ -191,6 +194,7 @@ impl ClusterSpec {
             preserve_header_case: false,
             tcp_keepalive: None,
             bind_address: None,
+            transport: UpstreamTransport::default(),
             panic_threshold: 50,
             close_on_host_removal: false,
             service: None,
@@ -211,8 +215,42 @@ impl ClusterSpec {
 
     /// Hash of what makes connections differ. A change elsewhere (limits, time-outs) leaves connections alone.
     fn connection_settings(&self) -> u64 {
-        let made_with = (self.protocol, &self.http2, self.bind_address, self.tcp_keepalive);
+        let made_with =
+            (self.protocol, &self.http2, self.bind_address, self.tcp_keepalive, self.transport.hash);
         foldhash::fast::FixedState::default().hash_one(made_with)
+    }
+}
+
+/// How bytes are secured towards the endpoints of a cluster.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTransport {
+    /// Where no entry of `matches` holds; `None`: as they are.
+    pub otherwise: Option<Arc<ClientTls>>,
+    /// By what endpoints say of themselves; the first that holds counts.
+    pub matches: Arc<[TransportMatch]>,
+    /// Content hash of all of it.
+    pub hash: u64,
+}
+
+/// A way to secure bytes, for endpoints that say something.
+#[derive(Debug)]
+pub struct TransportMatch {
+    /// What they must say, all of it.
+    pub wanted: TransportHints,
+    /// How; `None`: as they are.
+    pub tls: Option<Arc<ClientTls>>,
+}
+
+impl UpstreamTransport {
+    /// How bytes are secured towards an endpoint that says this of itself.
+    pub fn towards(&self, hints: &TransportHints) -> Option<&Arc<ClientTls>> {
+        let holds = |entry: &&TransportMatch| {
+            entry.wanted.iter().all(|(key, value)| hints.get(key).is_some_and(|said| said == value))
+        };
+        match self.matches.iter().find(holds) {
+            Some(entry) => entry.tls.as_ref(),
+            None => self.otherwise.as_ref(),
+        }
     }
 }
 

@@ -87,9 +87,14 @@ pub struct EndpointSpec {
     pub locality: Arc<Locality>,
     /// Fail-over level.
     pub priority: u32,
+    /// What decides how bytes are secured (metadata `envoy.transport_socket_match`).
+    pub transport: Arc<TransportHints>,
     /// Istio's workload metadata `workload;namespace;canonical-service;canonical-revision;cluster`, for metrics.
     pub workload: Option<Arc<str>>,
 }
+
+/// What an endpoint says of itself to those who choose how bytes are secured, e.g. `tlsMode: istio`.
+pub type TransportHints = BTreeMap<Box<str>, Box<str>>;
 
 /// Region, zone, sub-zone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -129,6 +134,7 @@ impl Default for EndpointSpec {
             health: Health::default(),
             locality: Arc::default(),
             priority: 0,
+            transport: Arc::default(),
             workload: None,
         }
     }
@@ -145,7 +151,7 @@ impl EndpointSet {
         let mut levels: BTreeMap<u32, Vec<Arc<Endpoint>>> = BTreeMap::new();
         for (address, spec) in specs {
             if seen.insert(address) {
-                let state = live.endpoint(address);
+                let state = live.secured_endpoint(address, &spec.transport);
                 levels.entry(spec.priority).or_default().push(Arc::new(Endpoint { spec, address, state }));
             }
         }

@@ -1,66 +1,413 @@
-//! TLS towards clients: what a filter chain shows them.
+//! TLS as filter chains and clusters have it: what is shown, and who is believed.
 //!
-//! The certificate is no part of it: a chain holds a [`SecretHandle`], and SDS swaps what is inside. Each handshake takes what is in
-//! force then; connections that exist are not touched.
+//! Certificates and roots are no part of it: a chain or cluster holds [`SecretHandle`]s, and SDS, or the workload's own identity, swaps
+//! what is inside. Each handshake takes what is in force then; connections that exist are not touched. Nothing is believed before
+//! the roots have come: a handshake fails until then.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use rustls::ServerConfig;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::aws_lc_rs::{self, Ticketer};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion,
+};
+
+use super::route::ValueMatch;
+use crate::identity::peer::Peer;
+
+/// The cryptography of all TLS of ours.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    PROVIDER.clone()
+}
+
+/// What a server speaks, shows, and asks of its clients.
+pub fn server_config(
+    versions: &[&'static SupportedProtocolVersion],
+    certificate: Arc<SecretHandle>,
+    check: Option<PeerCheck>,
+) -> Result<ServerConfig, Error> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
+    let Some(check) = check else {
+        let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
+        config.send_tls13_tickets = 1;
+        // Sessions that clients keep themselves: no memory here, and they survive an update of the listener not longer than its key.
+        config.ticketer = Ticketer::new()?;
+        return Ok(config);
+    };
+    let mut config = builder.with_client_cert_verifier(Arc::new(check)).with_cert_resolver(certificate);
+    // Who resumes a session shows no certificate: who was believed once would be believed for as long as the session lives.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
+
+/// What a client speaks, shows where it is asked, and whom it believes.
+pub fn client_config(
+    versions: &[&'static SupportedProtocolVersion],
+    own: Option<Arc<SecretHandle>>,
+    check: PeerCheck,
+) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(check));
+    let mut config = match own {
+        Some(own) => builder.with_client_cert_resolver(own),
+        None => builder.with_no_client_auth(),
+    };
+    // A session that is resumed shows no certificate, and pools keep connections anyway.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
 
 /// TLS of a filter chain, ready for handshakes.
 #[derive(Debug, Clone)]
-pub struct ServerTls(pub Arc<ServerConfig>);
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// For clients that offer protocols and none of ours: they get a session without one, as from Envoy.
+    without_protocols: Arc<ServerConfig>,
+}
 
-/// A certificate and its key, by the name under which they come. Empty until they came: then handshakes fail.
+impl ServerTls {
+    /// TLS with one configuration.
+    pub fn new(config: ServerConfig) -> Self {
+        let mut without = config.clone();
+        without.alpn_protocols.clear();
+        Self { config: Arc::new(config), without_protocols: Arc::new(without) }
+    }
+
+    /// The configuration for a client that offers these protocols.
+    pub fn for_client(&self, offered: &[Arc<str>]) -> Arc<ServerConfig> {
+        let ours = &self.config.alpn_protocols;
+        let agree = offered.is_empty() || offered.iter().any(|p| ours.iter().any(|o| **o == *p.as_bytes()));
+        if agree { self.config.clone() } else { self.without_protocols.clone() }
+    }
+}
+
+/// TLS towards the endpoints of a cluster.
 #[derive(Debug)]
+pub struct ClientTls {
+    opaque: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    /// What the ClientHello names; none where nothing is configured.
+    server_name: Option<ServerName<'static>>,
+    /// What is shown, where the server may ask for it.
+    own: Option<Arc<SecretHandle>>,
+}
+
+/// What is spoken within a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Within {
+    /// Anything.
+    Opaque,
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// The word by which proxies of the mesh know each other (ALPN).
+const MESH: &[u8] = b"istio";
+
+impl ClientTls {
+    /// TLS with one configuration. Where it offers `istio`, HTTP says its version as well, as between proxies of Istio.
+    pub fn new(
+        config: ClientConfig,
+        server_name: Option<ServerName<'static>>,
+        own: Option<Arc<SecretHandle>>,
+    ) -> Self {
+        let mesh = config.alpn_protocols.iter().any(|protocol| protocol == MESH);
+        let offering = |protocols: [&[u8]; 3]| {
+            let mut offering = config.clone();
+            offering.alpn_protocols = protocols.map(<[u8]>::to_vec).to_vec();
+            Arc::new(offering)
+        };
+        let opaque = Arc::new(config.clone());
+        let [http1, http2] = match mesh {
+            true => [offering([b"istio-http/1.1", MESH, b"http/1.1"]), offering([b"istio-h2", MESH, b"h2"])],
+            false => [opaque.clone(), opaque.clone()],
+        };
+        Self { opaque, http1, http2, server_name, own }
+    }
+
+    /// The configuration for a connection.
+    pub fn config(&self, within: Within) -> Arc<ClientConfig> {
+        match within {
+            Within::Opaque => self.opaque.clone(),
+            Within::Http1 => self.http1.clone(),
+            Within::Http2 => self.http2.clone(),
+        }
+    }
+
+    /// Whom a connection to `address` asks for.
+    pub fn server_name(&self, address: std::net::IpAddr) -> ServerName<'static> {
+        self.server_name.clone().unwrap_or_else(|| ServerName::IpAddress(IpAddr::from(address)))
+    }
+
+    /// False as long as there is nothing to show: no server that wants a certificate would take a connection.
+    pub fn is_ready(&self) -> bool {
+        self.own.as_ref().is_none_or(|own| own.certificate.load().is_some())
+    }
+}
+
+/// A certificate with its key, or roots, by the name under which they come. Empty until they came: then handshakes fail.
+#[derive(Debug, Default)]
 pub struct SecretHandle {
-    /// Name of the SDS resource; empty for one that is written in the listener.
+    /// Name of the SDS resource; empty for one that is written where it is used.
     pub name: Arc<str>,
-    current: ArcSwapOption<CertifiedKey>,
+    certificate: ArcSwapOption<CertifiedKey>,
+    trust: ArcSwapOption<Trust>,
+}
+
+/// What a secret holds.
+#[derive(Debug, Clone)]
+pub enum Secret {
+    /// A certificate with its key.
+    Certificate(Arc<CertifiedKey>),
+    /// Roots.
+    Trust(Arc<Trust>),
 }
 
 impl SecretHandle {
-    /// A handle with what it shall show.
-    pub fn new(name: &str, current: Option<Arc<CertifiedKey>>) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), current: ArcSwapOption::new(current) })
+    /// A handle without content.
+    pub fn empty(name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), ..Self::default() })
     }
 
-    /// Puts a certificate in force for new connections.
-    pub fn publish(&self, current: Arc<CertifiedKey>) {
-        self.current.store(Some(current));
+    /// A handle with what it shall hold.
+    pub fn new(name: &str, current: Secret) -> Arc<Self> {
+        let handle = Self::empty(name);
+        handle.publish(current);
+        handle
+    }
+
+    /// Puts a secret in force for new connections.
+    pub fn publish(&self, secret: Secret) {
+        match secret {
+            Secret::Certificate(certificate) => self.certificate.store(Some(certificate)),
+            Secret::Trust(trust) => self.trust.store(Some(trust)),
+        }
+    }
+
+    /// The roots in force.
+    pub fn trust(&self) -> Option<Arc<Trust>> {
+        self.trust.load_full()
+    }
+
+    /// The certificate in force.
+    pub fn certificate(&self) -> Option<Arc<CertifiedKey>> {
+        self.certificate.load_full()
     }
 }
 
 impl ResolvesServerCert for SecretHandle {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.current.load_full()
+        self.certificate()
     }
 }
 
-/// The handles of all names that listeners refer to.
-#[derive(Debug, Default)]
-pub struct Secrets(Mutex<HashMap<Arc<str>, Arc<SecretHandle>>>);
+impl ResolvesClientCert for SecretHandle {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.certificate()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.certificate.load().is_some()
+    }
+}
+
+/// Roots, ready to verify chains.
+#[derive(Debug)]
+pub struct Trust {
+    roots: Arc<RootCertStore>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Trust {
+    /// Trust in these roots; an error where there is none, or one is no certificate.
+    pub fn new(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, String> {
+        let mut store = RootCertStore::empty();
+        for root in roots {
+            store.add(root).map_err(|error| error.to_string())?;
+        }
+        let roots = Arc::new(store);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
+        let clients = clients.build().map_err(|error| error.to_string())?;
+        Ok(Self { roots, clients })
+    }
+}
+
+/// A name of which a certificate must have one.
+#[derive(Debug)]
+pub struct NameMatch {
+    /// Among its URI names; else among its DNS names.
+    pub uri: bool,
+    /// What it must be.
+    pub value: ValueMatch,
+}
+
+/// Who is believed: the holder of a certificate that a root has signed, and that has one of the names, where there are any.
+#[derive(Debug)]
+pub struct PeerCheck {
+    /// The roots.
+    pub trust: Arc<SecretHandle>,
+    /// Names; empty takes any.
+    pub names: Box<[NameMatch]>,
+    /// Clients must show a certificate; else they may.
+    pub mandatory: bool,
+}
+
+impl PeerCheck {
+    fn trust(&self) -> Result<Arc<Trust>, Error> {
+        self.trust.trust().ok_or_else(|| Error::General(format!("no roots yet ({})", self.trust.name)))
+    }
+
+    fn check_names(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+        // Read in any case: a certificate with odd names is nobody's.
+        let peer = Peer::of(certificate).map_err(|error| Error::General(error.to_string()))?;
+        let holds = |name: &NameMatch| {
+            let among = if name.uri { &peer.uris } else { &peer.dns };
+            among.iter().any(|text| name.value.holds(text.as_bytes()))
+        };
+        match self.names.is_empty() || self.names.iter().any(holds) {
+            true => Ok(()),
+            false => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
+        }
+    }
+}
+
+impl ClientCertVerifier for PeerCheck {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // What an agent of the mesh shows doesn't depend on them.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.trust()?.clients.verify_client_cert(certificate, intermediates, now)?;
+        self.check_names(certificate).map(|()| verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for PeerCheck {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        // Names of the mesh are no host names: they are in `names`.
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let trust = self.trust()?;
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        let algorithms = provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &trust.roots, intermediates, now, algorithms)?;
+        self.check_names(certificate).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls12_signature(self, message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls13_signature(self, message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ClientCertVerifier::supported_verify_schemes(self)
+    }
+}
+
+/// The handles of all names that listeners and clusters refer to.
+#[derive(Debug)]
+pub struct Secrets {
+    named: Mutex<HashMap<Arc<str>, Arc<SecretHandle>>>,
+    /// The workload's own certificate.
+    pub own: Arc<SecretHandle>,
+    /// The roots of the mesh.
+    pub roots: Arc<SecretHandle>,
+}
+
+/// What the workload's own certificate is called where SDS names it.
+pub const OWN: &str = "default";
+/// What the roots of the mesh are called there.
+pub const ROOTS: &str = "ROOTCA";
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self { named: Mutex::default(), own: SecretHandle::empty(OWN), roots: SecretHandle::empty(ROOTS) }
+    }
+}
 
 impl Secrets {
     /// The handle for `name`, made empty where it is missing.
     pub fn handle(&self, name: &str) -> Arc<SecretHandle> {
-        let mut handles = self.0.lock();
+        let mut handles = self.named.lock();
         if let Some(found) = handles.get(name) {
             return found.clone();
         }
-        let handle = SecretHandle::new(name, None);
+        let handle = SecretHandle::empty(name);
         handles.insert(handle.name.clone(), handle.clone());
         handle
     }
 
     /// Forgets `name`, unless a listener, or a connection that came by an old one, holds it.
     pub fn forget(&self, name: &str) {
-        let mut handles = self.0.lock();
+        let mut handles = self.named.lock();
         if handles.get(name).is_some_and(|handle| Arc::strong_count(handle) == 1) {
             handles.remove(name);
         }
@@ -68,114 +415,5 @@ impl Secrets {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read as _, Write as _};
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use rcgen::{CertificateParams, KeyPair};
-    use rustls::client::Resumption;
-    use rustls::crypto::aws_lc_rs;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
-
-    use super::*;
-
-    fn certificate() -> (Arc<CertifiedKey>, CertificateDer<'static>) {
-        let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(vec!["a.example".into()]).unwrap().self_signed(&key).unwrap();
-        let der = certificate.der().clone();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let certified = CertifiedKey::from_der(vec![der.clone()], key, &aws_lc_rs::default_provider());
-        (Arc::new(certified.unwrap()), der)
-    }
-
-    fn server(handle: &Arc<SecretHandle>) -> Arc<ServerConfig> {
-        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        Arc::new(builder.with_cert_resolver(handle.clone()))
-    }
-
-    fn client(roots: &[CertificateDer<'static>]) -> Arc<ClientConfig> {
-        let mut store = RootCertStore::empty();
-        roots.iter().for_each(|root| store.add(root.clone()).unwrap());
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().unwrap();
-        let mut config = builder.with_root_certificates(store).with_no_client_auth();
-        // Who resumes a session goes by the certificate that it saw then.
-        config.resumption = Resumption::disabled();
-        Arc::new(config)
-    }
-
-    type Pair = (ServerConnection, ClientConnection);
-
-    fn carry((server, client): &mut Pair) -> Result<(), rustls::Error> {
-        while server.wants_write() || client.wants_write() {
-            let mut bytes = Vec::new();
-            client.write_tls(&mut bytes).unwrap();
-            server.read_tls(&mut &bytes[..]).unwrap();
-            let done = server.process_new_packets();
-            bytes.clear();
-            server.write_tls(&mut bytes).unwrap();
-            client.read_tls(&mut &bytes[..]).unwrap();
-            client.process_new_packets()?;
-            done?;
-        }
-        Ok(())
-    }
-
-    fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result<Pair, rustls::Error> {
-        let name = ServerName::try_from("a.example").unwrap();
-        let mut pair = (
-            ServerConnection::new(server.clone()).unwrap(),
-            ClientConnection::new(client.clone(), name).unwrap(),
-        );
-        carry(&mut pair).map(|()| pair)
-    }
-
-    fn shown((_, client): &Pair) -> CertificateDer<'static> {
-        client.peer_certificates().unwrap()[0].clone().into_owned()
-    }
-
-    #[test]
-    fn a_swap_changes_new_connections_only() {
-        let ((old, old_der), (new, new_der)) = (certificate(), certificate());
-        let handles = Secrets::default();
-        let handle = handles.handle("x");
-        let (server, client) = (server(&handle), client(&[old_der.clone(), new_der.clone()]));
-        assert!(handshake(&server, &client).is_err(), "there is no certificate yet");
-        handle.publish(old);
-        let mut before = handshake(&server, &client).unwrap();
-        assert_eq!(shown(&before), old_der);
-        handles.handle("x").publish(new);
-        assert_eq!(shown(&handshake(&server, &client).unwrap()), new_der);
-        before.1.writer().write_all(b"still here").unwrap();
-        carry(&mut before).unwrap();
-        let mut got = [0; 10];
-        before.0.reader().read_exact(&mut got).unwrap();
-        assert_eq!(&got, b"still here");
-        handles.forget("x");
-        assert!(Arc::ptr_eq(&handles.handle("x"), &handle), "a listener holds it");
-    }
-
-    #[test]
-    fn swaps_under_load_fail_no_handshake() {
-        let ((old, old_der), (new, new_der)) = (certificate(), certificate());
-        let handle = SecretHandle::new("x", Some(old.clone()));
-        let (server, client) = (server(&handle), client(&[old_der.clone(), new_der.clone()]));
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    handle.publish(new.clone());
-                    handle.publish(old.clone());
-                }
-            });
-            for _ in 0..100 {
-                let shown = handshake(&server, &client).map(|pair| shown(&pair));
-                assert!(shown.is_ok_and(|shown| shown == old_der || shown == new_der));
-            }
-            done.store(true, Ordering::Relaxed);
-        });
-    }
-}
+#[path = "tls_tests.rs"]
+mod tests;

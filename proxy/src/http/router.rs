@@ -110,24 +110,27 @@ fn values_hold<'v>(matches: &HeaderMatch, mut values: impl Iterator<Item = &'v [
     }
     match first {
         Some(first) => {
-            let holds = |value| value_holds(&matches.value, value);
+            let holds = |value| matches.value.holds(value);
             (holds(first) || values.any(holds)) != matches.invert
         }
-        None => matches.missing_as_empty && value_holds(&matches.value, b"") != matches.invert,
+        None => matches.missing_as_empty && matches.value.holds(b"") != matches.invert,
     }
 }
 
-fn value_holds(matches: &ValueMatch, value: &[u8]) -> bool {
-    match matches {
-        ValueMatch::Present(present) => *present,
-        ValueMatch::Exact(text) => text.equals(value),
-        ValueMatch::Prefix(text) => text.begins(value),
-        ValueMatch::Suffix(text) => text.ends(value),
-        ValueMatch::Contains(text) => text.is_in(value),
-        ValueMatch::Regex(regex) => regex.is_match(value),
-        ValueMatch::Range(start, end) => {
-            let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
-            number.is_some_and(|number| (*start..*end).contains(&number))
+impl ValueMatch {
+    /// True for `value`.
+    pub fn holds(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present(present) => *present,
+            Self::Exact(text) => text.equals(value),
+            Self::Prefix(text) => text.begins(value),
+            Self::Suffix(text) => text.ends(value),
+            Self::Contains(text) => text.is_in(value),
+            Self::Regex(regex) => regex.is_match(value),
+            Self::Range(start, end) => {
+                let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
+                number.is_some_and(|number| (*start..*end).contains(&number))
+            }
         }
     }
 }
@@ -138,7 +141,7 @@ fn query_holds(matches: &[QueryMatch], query: &[u8]) -> bool {
         match (&wanted.value, value) {
             (ValueMatch::Present(present), value) => value.is_some() == *present,
             (_, None) => false,
-            (condition, Some(value)) => value_holds(condition, value),
+            (condition, Some(value)) => condition.holds(value),
         }
     })
 }

@@ -1,3 +1,9 @@
-//! Who is who: what a peer's certificate says.
+//! Who is who: the workload's own certificate, from its request to its renewal, and what a peer's certificate says.
+//!
+//! The key is made here and leaves this process never: the certificate authority gets a request that it has signed, and says whose
+//! it is by the token that comes along. Each certificate has a key of its own.
 
+pub mod authority;
 pub mod peer;
+pub mod renewal;
+pub mod request;

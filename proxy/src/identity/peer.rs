@@ -21,7 +21,9 @@ pub struct Peer {
     pub subject: Arc<str>,
     /// SHA-256 of the certificate.
     pub hash: [u8; 32],
-    /// When the first certificate of the chain ends, in seconds since 1970.
+    /// When the certificate begins, in seconds since 1970.
+    pub not_before: i64,
+    /// When it ends.
     pub not_after: i64,
 }
 
@@ -56,6 +58,7 @@ impl Peer {
             dns: dns.into(),
             subject: parsed.subject().to_string().into(),
             hash: hash.as_ref().try_into().unwrap_or_default(),
+            not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),
         })
     }

@@ -10,15 +10,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
 use parking_lot::Mutex;
-use rustls::{Reader, ServerConfig, ServerConnection};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, Connection, Reader, ServerConfig, ServerConnection};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// A connection whose client speaks TLS.
+/// A connection whose ends speak TLS. Which of them we are makes no difference once the handshake is done.
 #[derive(Debug)]
 pub struct TlsStream {
     tcp: TcpStream,
-    session: Mutex<ServerConnection>,
+    session: Mutex<Connection>,
 }
 
 /// The socket, as rustls reads and writes it.
@@ -45,7 +46,7 @@ impl Write for Raw<'_> {
 }
 
 /// Sends what is encrypted already.
-fn send(session: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {
+fn send(session: &mut Connection, tcp: &TcpStream) -> io::Result<()> {
     while session.wants_write() {
         session.write_tls(&mut Raw(tcp))?;
     }
@@ -53,27 +54,51 @@ fn send(session: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {
 }
 
 /// Sends what goes now; what doesn't waits.
-fn send_some(session: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {
+fn send_some(session: &mut Connection, tcp: &TcpStream) -> io::Result<()> {
     match send(session, tcp) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         done => done,
     }
 }
 
-/// Decrypts what came. A client that breaks the protocol is told why, as far as that goes.
-fn decrypt(session: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {
+/// Decrypts what came. A peer that breaks the protocol is told why, as far as that goes.
+fn decrypt(session: &mut Connection, tcp: &TcpStream) -> io::Result<()> {
     let done = session.process_new_packets();
     let sent = send_some(session, tcp);
-    done.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    done.map_err(invalid)?;
     sent
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 impl TlsStream {
     /// Completes a handshake as the server. `received` was read of the client's side already.
-    pub async fn accept(tcp: TcpStream, mut received: &[u8], config: Arc<ServerConfig>) -> io::Result<Self> {
-        let mut session = ServerConnection::new(config)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    pub async fn accept(tcp: TcpStream, received: &[u8], config: Arc<ServerConfig>) -> io::Result<Self> {
+        let session = ServerConnection::new(config).map_err(invalid)?;
+        Self::handshake(tcp, received, session.into()).await
+    }
+
+    /// Completes a handshake as the client.
+    pub async fn connect(
+        tcp: TcpStream,
+        config: Arc<ClientConfig>,
+        server: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let session = ClientConnection::new(config, server).map_err(invalid)?;
+        Self::handshake(tcp, &[], session.into()).await
+    }
+
+    async fn handshake(tcp: TcpStream, mut received: &[u8], mut session: Connection) -> io::Result<Self> {
         loop {
+            while session.wants_write() {
+                tcp.writable().await?;
+                send_some(&mut session, &tcp)?;
+            }
+            if !session.is_handshaking() && received.is_empty() {
+                return Ok(Self { tcp, session: Mutex::new(session) });
+            }
             if received.is_empty() {
                 let read = session.read_tls(&mut Raw(&tcp));
                 match read {
@@ -89,17 +114,29 @@ impl TlsStream {
                 session.read_tls(&mut received)?;
             }
             decrypt(&mut session, &tcp)?;
-            while session.wants_write() {
-                tcp.writable().await?;
-                send_some(&mut session, &tcp)?;
-            }
-            if !session.is_handshaking() && received.is_empty() {
-                return Ok(Self { tcp, session: Mutex::new(session) });
-            }
         }
     }
 
-    /// Reads what is there. A client that leaves without saying so ends in an error, since what it sent may be cut.
+    /// The certificate that the peer has shown, verified by now.
+    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        let session = self.session.lock();
+        session.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned())
+    }
+
+    /// The protocol that both have agreed on (ALPN).
+    pub fn protocol(&self) -> Option<Vec<u8>> {
+        self.session.lock().alpn_protocol().map(<[u8]>::to_vec)
+    }
+
+    /// Moves the connection to the caller's runtime. Nothing may be reading or writing it.
+    pub fn rehome(mut self) -> io::Result<Self> {
+        // The socket under another number: what is registered with the other runtime goes with the old one.
+        let socket = SockRef::from(&self.tcp).try_clone()?;
+        self.tcp = TcpStream::from_std(socket.into())?;
+        Ok(self)
+    }
+
+    /// Reads what is there. A peer that leaves without saying so ends in an error, since what it sent may be cut.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.read_with(|reader| reader.read(buf))
     }
@@ -192,7 +229,7 @@ impl TlsStream {
 
 impl Drop for TlsStream {
     fn drop(&mut self) {
-        // A client that hears nothing would take what it got for cut. Said twice is said once.
+        // A peer that hears nothing would take what it got for cut. Said twice is said once.
         let _ = self.say_goodbye();
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustls::ServerConfig;
 use socket2::SockRef;
 
 use super::accept::{Accepted, canonical};
@@ -17,10 +18,10 @@ use super::connection::{Connection, ListenerSource};
 use super::detect::{DetectError, Detected, detect};
 use crate::config::listener::{ConnectionInputs, DownstreamTransport, FilterChain, Listener, NetworkAction};
 use crate::config::snapshot::Snapshot;
-use crate::config::tls::ServerTls;
 use crate::http::exchange::Exchanges;
 use crate::http::server::{self, Ended};
 use crate::http::template::Context;
+use crate::identity::peer::Peer;
 use crate::io::Stream;
 use crate::io::tls::TlsStream;
 use crate::on_demand::{Answer, ListenerLookup};
@@ -245,19 +246,39 @@ async fn admit(
     let (stream, received) = match &chain.transport {
         DownstreamTransport::Plaintext => (stream, received),
         // Apart: who speaks plaintext doesn't carry its size.
-        DownstreamTransport::Tls(tls) => (Box::pin(handshake(stream, received, tls)).await?, BytesMut::new()),
+        DownstreamTransport::Tls(tls) => {
+            let config = tls.for_client(&inputs.application_protocols);
+            (Box::pin(handshake(stream, received, config)).await?, BytesMut::new())
+        }
     };
+    let peer = peer(&stream)?;
     let connection =
         Connection::new(worker, &listener, source, chain.clone(), generation, inputs, ends.local);
+    let connection = connection.with_peer(peer);
     Ok(Arrived { connection: Arc::new(connection), chain, stream, received })
 }
 
-async fn handshake(stream: Stream, received: BytesMut, tls: &ServerTls) -> Result<Stream, ArrivalError> {
+/// Whom the client has proved to be, where it was asked.
+fn peer(stream: &Stream) -> Result<Option<Arc<Peer>>, ArrivalError> {
+    let certificate = match stream {
+        Stream::Plain(_) => None,
+        Stream::Tls(tls) => tls.peer_certificate(),
+    };
+    let peer = certificate.map(|certificate| Peer::of(&certificate)).transpose();
+    peer.map(|peer| peer.map(Arc::new))
+        .map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+async fn handshake(
+    stream: Stream,
+    received: BytesMut,
+    config: Arc<ServerConfig>,
+) -> Result<Stream, ArrivalError> {
     // Within a tunnel that is encrypted itself there is no other TLS.
     let Stream::Plain(tcp) = stream else {
         return Err(ArrivalError::Handshake(io::ErrorKind::Unsupported.into()));
     };
-    let accepting = TlsStream::accept(tcp, &received, tls.0.clone());
+    let accepting = TlsStream::accept(tcp, &received, config);
     match tokio::time::timeout(HANDSHAKE_TIME, accepting).await {
         Ok(done) => done.map(|tls| Stream::Tls(Box::new(tls))).map_err(ArrivalError::Handshake),
         Err(_) => Err(ArrivalError::HandshakeTimeout),

@@ -16,7 +16,7 @@ use crate::config::listener::{
     AccessLogConfig, AccessLogFormat, AccessLogSink, ChainMatch, DownstreamTransport, HttpManager, Inspect,
     TcpProxy, TransportProtocol,
 };
-use crate::config::tls::SecretHandle;
+use crate::config::tls::{Secret, SecretHandle, ServerTls};
 use crate::http::template::Template;
 use crate::http::test_support::manager;
 use crate::listener::client_hello::tests::hello;
@@ -324,13 +324,13 @@ fn tls_for(host: &str) -> (DownstreamTransport, CertificateDer<'static>) {
     let provider = aws_lc_rs::default_provider();
     let certified =
         rustls::sign::CertifiedKey::from_der(vec![der.clone()], key, &provider).expect("they fit");
-    let handle = SecretHandle::new("", Some(Arc::new(certified)));
+    let handle = SecretHandle::new("", Secret::Certificate(Arc::new(certified)));
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
         .with_cert_resolver(handle);
-    (DownstreamTransport::Tls(ServerTls(Arc::new(config))), der)
+    (DownstreamTransport::Tls(ServerTls::new(config)), der)
 }
 
 /// What a client gets that trusts `roots` and asks for `host`; `named`: it says so beforehand.

@@ -113,8 +113,7 @@ impl Exchange<'_> {
             ProxyError::new(Kind::NoCluster, Side::Internal, Progress::NothingSent, detail)
         })?;
         record.cluster = Some(cluster.clone());
-        let TcpConnection { stream, permit } = self.connect(&cluster, record).await?;
-        let upstream = Stream::from(stream);
+        let TcpConnection { stream: upstream, permit } = self.connect(&cluster, record).await?;
         record.upstream_local = upstream.local_addr().ok();
         let count = tally.open(record);
         if !received.is_empty() {

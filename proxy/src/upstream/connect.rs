@@ -1,6 +1,6 @@
-//! Opens TCP connections to endpoints: local address, keepalive, time-out, and errors that say whose fault it was.
+//! Opens connections to endpoints: local address, keepalive, TLS, time-out, and errors that say whose fault it was.
 //!
-//! Nothing has been sent when a connect fails, so the caller may always try another endpoint.
+//! The time-out is one for the connect and the TLS handshake together. Nothing has been sent when a connect fails, so the caller may always try another endpoint.
 
 use std::borrow::Cow;
 use std::io;
@@ -14,13 +14,16 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::live::{ConnectionPermit, EndpointState};
 use crate::config::cluster::{ClusterSpec, TcpKeepalive};
+use crate::config::tls::Within;
 use crate::error::{Kind, Progress, ProxyError, Side};
+use crate::io::Stream;
+use crate::io::tls::TlsStream;
 
-/// A raw TCP connection to an endpoint, counted at its cluster until dropped.
+/// A connection to an endpoint for opaque bytes, counted at its cluster until dropped.
 #[derive(Debug)]
 pub struct TcpConnection {
-    /// The socket.
-    pub stream: TcpStream,
+    /// The socket, with TLS where the endpoint wants it.
+    pub stream: Stream,
     /// Its place among the cluster's connections.
     pub permit: ConnectionPermit,
 }
@@ -36,14 +39,18 @@ pub async fn open_tcp(
         return Err(endpoint.cluster.overflow("max_connections"));
     };
     let permit = permit.busy();
-    let stream = connect(&permit, spec).await?;
+    let stream = connect(&permit, spec, Within::Opaque).await?;
     Ok(TcpConnection { stream, permit })
 }
 
 /// Connects to the permit's endpoint and counts the outcome.
-pub(super) async fn connect(permit: &ConnectionPermit, spec: &ClusterSpec) -> Result<TcpStream, ProxyError> {
+pub(super) async fn connect(
+    permit: &ConnectionPermit,
+    spec: &ClusterSpec,
+    within: Within,
+) -> Result<Stream, ProxyError> {
     let endpoint = permit.endpoint();
-    let attempt = dial(endpoint.address, spec);
+    let attempt = secured(endpoint, spec, within);
     let outcome = match tokio::time::timeout(spec.connect_timeout, attempt).await {
         Ok(outcome) => outcome.map_err(|failure| failure.into_error(endpoint)),
         Err(_) => {
@@ -71,17 +78,38 @@ enum DialFailure {
     Local(io::Error),
     #[error("remote connection failure: {0}")]
     Remote(io::Error),
+    #[error("TLS_error: {0}")]
+    Tls(io::Error),
+    #[error("TLS_error: the workload has no certificate yet")]
+    NoCertificate,
 }
 
 impl DialFailure {
     fn into_error(self, endpoint: &EndpointState) -> ProxyError {
         let side = match self {
-            Self::Remote(_) => Side::Upstream,
-            Self::Local(_) | Self::Family(..) => Side::Internal,
+            Self::Remote(_) | Self::Tls(_) => Side::Upstream,
+            Self::Local(_) | Self::Family(..) | Self::NoCertificate => Side::Internal,
         };
         let detail: Cow<'static, str> = format!("{}: {self}", endpoint.address).into();
         ProxyError::new(Kind::ConnectFailed, side, Progress::NothingSent, detail)
     }
+}
+
+async fn secured(
+    endpoint: &EndpointState,
+    spec: &ClusterSpec,
+    within: Within,
+) -> Result<Stream, DialFailure> {
+    let Some(tls) = spec.transport.towards(&endpoint.transport) else {
+        return dial(endpoint.address, spec).await.map(Stream::Plain);
+    };
+    if !tls.is_ready() {
+        return Err(DialFailure::NoCertificate);
+    }
+    let tcp = dial(endpoint.address, spec).await?;
+    let handshake = TlsStream::connect(tcp, tls.config(within), tls.server_name(endpoint.address.ip()));
+    let stream = Box::pin(handshake).await.map_err(DialFailure::Tls)?;
+    Ok(Stream::Tls(Box::new(stream)))
 }
 
 async fn dial(address: SocketAddr, spec: &ClusterSpec) -> Result<TcpStream, DialFailure> {
@@ -167,7 +195,7 @@ mod tests {
         let connection = open_tcp(&endpoint, &spec).await.unwrap();
         let (_, peer) = listener.accept().await.unwrap();
         assert_eq!(peer.ip().to_string(), "127.0.0.6");
-        let socket = SockRef::from(&connection.stream);
+        let socket = SockRef::from(connection.stream.as_tcp().unwrap());
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));

@@ -1,7 +1,7 @@
 //! Live state of clusters and endpoints: shared atomics that outlast configuration updates.
 //!
 //! Invariants:
-//! - An [`EndpointState`] is known by its address within its cluster. All versions of a cluster share one [`LiveState`], so
+//! - An [`EndpointState`] is known by its address within its cluster, and by how bytes are secured on the way there. All versions of a cluster share one [`LiveState`], so
 //!   counts and limits go on where they were. A state lives as long as an endpoint set, a request or a connection holds it.
 //! - What counts against a limit is counted by a permit ([`RequestPermit`], [`PendingPermit`], [`RetryPermit`],
 //!   [`ConnectionPermit`]); only its drop gives the count back, so an abandoned future can't leak one.
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::mailbox::{Notice, PoolMember};
 use super::waiting::WaitQueue;
 use crate::config::cluster::ClusterLimits;
-use crate::config::endpoint::{Endpoint, EndpointSet};
+use crate::config::endpoint::{Endpoint, EndpointSet, TransportHints};
 use crate::error::{Kind, Progress, ProxyError, Side};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -45,7 +45,7 @@ pub struct LiveState {
     pending_requests: AtomicU32,
     active_retries: AtomicU32,
     connections: AtomicU32,
-    endpoints: Mutex<HashMap<SocketAddr, Weak<EndpointState>>>,
+    endpoints: Mutex<HashMap<EndpointKey, Weak<EndpointState>>>,
     /// Pools with connections of this cluster.
     members: Mutex<Vec<Weak<PoolMember>>>,
 }
@@ -73,6 +73,9 @@ pub struct ClusterCounters {
     pub connect_timeouts: AtomicU64,
 }
 
+/// What makes an endpoint another one: where it is, and how bytes are secured on the way there.
+type EndpointKey = (SocketAddr, Arc<TransportHints>);
+
 #[derive(Debug)]
 struct LimitsInForce {
     connections: AtomicU32,
@@ -88,6 +91,8 @@ pub struct EndpointState {
     pub id: u64,
     /// Where it is.
     pub address: SocketAddr,
+    /// What decides how bytes are secured on the way there. No connection may serve where this is different.
+    pub transport: Arc<TransportHints>,
     /// The cluster that it belongs to.
     pub cluster: Arc<LiveState>,
     /// Figures for `/clusters`.
@@ -134,10 +139,20 @@ impl LiveState {
         })
     }
 
-    /// The state of the endpoint at `address`: the one that is there, or a new one.
+    /// The state of the endpoint at `address` that says nothing of how bytes are secured.
     pub fn endpoint(self: &Arc<Self>, address: SocketAddr) -> Arc<EndpointState> {
+        self.secured_endpoint(address, &Arc::default())
+    }
+
+    /// The state of the endpoint at `address`: the one that is there, or a new one.
+    pub fn secured_endpoint(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        transport: &Arc<TransportHints>,
+    ) -> Arc<EndpointState> {
         let mut endpoints = self.endpoints.lock();
-        if let Some(state) = endpoints.get(&address).and_then(Weak::upgrade) {
+        let key = (address, transport.clone());
+        if let Some(state) = endpoints.get(&key).and_then(Weak::upgrade) {
             return state;
         }
         if endpoints.len() == endpoints.capacity() {
@@ -146,6 +161,7 @@ impl LiveState {
         let state = Arc::new(EndpointState {
             id: NEXT_ID.fetch_add(1, Relaxed),
             address,
+            transport: transport.clone(),
             cluster: self.clone(),
             counters: EndpointCounters::default(),
             active: AtomicU32::new(0),
@@ -153,7 +169,7 @@ impl LiveState {
             removed: AtomicBool::new(false),
             severed: Notify::new(),
         });
-        endpoints.insert(address, Arc::downgrade(&state));
+        endpoints.insert(key, Arc::downgrade(&state));
         state
     }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use osier_proto::transport::{self, Connection};
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -18,10 +17,12 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use crate::bootstrap::{XdsServer, XdsTarget};
+use crate::config::tls::provider;
 
 /// Why the control plane could not be reached.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+#[allow(missing_docs)]
+pub enum ConnectError {
     #[error("{target}: {source}")]
     Io {
         target: XdsTarget,
@@ -48,19 +49,28 @@ pub(super) enum ConnectError {
 
 /// Connects to the `attempt`th address (counting round) and opens a stream.
 pub(super) async fn open(server: XdsServer, attempt: usize) -> Result<Connection, ConnectError> {
+    let (channel, authorization) = channel(&server, attempt).await?;
+    Ok(Connection::over(channel, server.variant, authorization))
+}
+
+/// A channel to the `attempt`th address (counting round), and what calls must carry.
+pub(crate) async fn channel(
+    server: &XdsServer,
+    attempt: usize,
+) -> Result<(Channel, Option<AsciiMetadataValue>), ConnectError> {
     let target = server.targets[attempt % server.targets.len()].clone();
-    let connecting = channel(&server, target.clone());
+    let connecting = connect(server, target.clone());
     let authorization = match &server.tls {
         Some(tls) => Some(authorization(&tls.token).await?),
         None => None,
     };
     match tokio::time::timeout(server.connect_timeout, connecting).await {
-        Ok(channel) => Ok(Connection::over(channel?, server.variant, authorization)),
+        Ok(channel) => Ok((channel?, authorization)),
         Err(_) => Err(ConnectError::Timeout { target, limit: server.connect_timeout }),
     }
 }
 
-async fn channel(server: &XdsServer, target: XdsTarget) -> Result<Channel, ConnectError> {
+async fn connect(server: &XdsServer, target: XdsTarget) -> Result<Channel, ConnectError> {
     let io_error = |source| ConnectError::Io { target: target.clone(), source };
     let grpc_error = |source| ConnectError::Grpc { target: target.clone(), source };
     // Connected here rather than by tonic, so that an error says what the system said.
@@ -110,7 +120,7 @@ async fn encrypted(
     }
     let failed = |source: io::Error| ConnectError::Tls { target: target.clone(), source };
     let other = |error: rustls::Error| failed(io::Error::new(io::ErrorKind::InvalidData, error));
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(other)?
         .with_root_certificates(store)

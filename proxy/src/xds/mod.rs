@@ -14,11 +14,12 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use crate::bootstrap::Bootstrap;
 use crate::compile::Rejected;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
+use crate::config::tls::Secrets;
 use crate::dns::Directory;
 use crate::listener::accept::Acceptors;
 use crate::upstream::dns::DnsResolver;
 
-mod connect;
+pub(crate) mod connect;
 mod demand;
 pub mod dump;
 mod held;
@@ -46,6 +47,8 @@ pub struct Options {
     pub bootstrap: Bootstrap,
     /// Handles of clusters.
     pub clusters: Arc<Clusters>,
+    /// Handles of certificates and roots.
+    pub secrets: Arc<Secrets>,
     /// Where listeners and routes are published.
     pub snapshot: SharedSnapshot,
     /// For STRICT_DNS clusters.
@@ -108,8 +111,8 @@ enum Command {
 
 /// Puts the bootstrap's resources in force and starts the task on the current runtime.
 pub fn start(options: Options) -> Result<Xds, Rejected> {
-    let Options { bootstrap, clusters, snapshot, resolver, mode, directory, sockets } = options;
-    let mut state = State::new(clusters, snapshot, resolver, sockets);
+    let Options { bootstrap, clusters, secrets, snapshot, resolver, mode, directory, sockets } = options;
+    let mut state = State::new(clusters, secrets, snapshot, resolver, sockets);
     let now = tokio::time::Instant::now();
     for cluster in &bootstrap.clusters {
         state.fix(Kind::Cluster, &cluster.name, &cluster.body, now)?;

@@ -69,7 +69,7 @@ pub(super) struct State {
     /// Clusters, assignments, route tables and certificates that were answered absent, as long as somebody refers to them.
     pub(super) absent: HashSet<(Kind, Arc<str>)>,
     pub(super) handles: Arc<Clusters>,
-    secret_handles: Secrets,
+    secret_handles: Arc<Secrets>,
     pub(super) snapshot: SharedSnapshot,
     pub(super) on_demand: Option<Arc<OnDemand>>,
     resolver: Option<Arc<DnsResolver>>,
@@ -89,6 +89,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(
         handles: Arc<Clusters>,
+        secret_handles: Arc<Secrets>,
         snapshot: SharedSnapshot,
         resolver: Option<Arc<DnsResolver>>,
         sockets: Option<Arc<Acceptors>>,
@@ -102,7 +103,7 @@ impl State {
             hosts: Table::default(),
             absent: HashSet::new(),
             handles,
-            secret_handles: Secrets::default(),
+            secret_handles,
             snapshot,
             on_demand: None,
             resolver,
@@ -185,7 +186,7 @@ impl State {
     fn accept_cluster(&mut self, name: &str, source: Source, now: Instant) -> Result<(), Rejected> {
         let hash = content_hash(&source.body);
         let Some(source) = self.clusters.unless_held(name, source, hash) else { return Ok(()) };
-        let compiled = compile::cluster::compile(name, &source.body)
+        let compiled = compile::cluster::compile(name, &source.body, &self.secret_handles)
             .map_err(|e| self.clusters.refuse(name, source.clone(), e))?;
         let before = self.clusters.active(name).map(|r| r.value.cluster.clone());
         let cluster = Cluster::new(compiled.spec.clone(), before.as_deref());

@@ -13,7 +13,7 @@ use crate::config::cluster::{
 use crate::config::endpoint::Health;
 
 fn compile(yaml: &str) -> Result<CompiledCluster, Rejected> {
-    super::super::cluster::compile("c", &pack::<Cluster>(yaml))
+    super::super::cluster::compile("c", &pack::<Cluster>(yaml), &Default::default())
 }
 
 /// A cluster with these fields added.

@@ -111,7 +111,7 @@ proptest! {
         let host = spoil(pack::<VirtualHost>(host));
         let assignment = "{cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 1.2.3.4, port_value: 1}}}}]}]}";
         let assignment = spoil(pack::<ClusterLoadAssignment>(assignment));
-        let _ = super::super::cluster::compile("c", &spoil(pack::<Cluster>(CLUSTER)));
+        let _ = super::super::cluster::compile("c", &spoil(pack::<Cluster>(CLUSTER)), &Default::default());
         let _ = super::super::endpoint::compile("c", &assignment);
         let results = with_context(None, |context| (
             super::super::listener::compile("l", &listener, context).is_ok(),

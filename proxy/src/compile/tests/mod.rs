@@ -55,12 +55,14 @@ fn what_is_not_declared_is_refused_by_name() {
     let mut any = pack::<Cluster>("{name: c, type: STATIC}");
     // Field 19 of Cluster (`outlier_detection`), an empty message.
     any.value = [&any.value[..], &[0x9a, 0x01, 0x00]].concat().into();
-    let error = super::cluster::compile("c", &any).unwrap_err();
+    let error = super::cluster::compile("c", &any, &Default::default()).unwrap_err();
     assert_eq!(error.field, "outlier_detection", "{error}");
     let other = pack::<osier_proto::types::core::Pipe>("{path: /x}");
-    assert!(super::cluster::compile("c", &other).unwrap_err().reason.starts_with("expected"));
+    assert!(
+        super::cluster::compile("c", &other, &Default::default()).unwrap_err().reason.starts_with("expected")
+    );
     let broken = Any { type_url: Cluster::type_url(), value: vec![0x0a, 0x7f].into() };
-    assert!(super::cluster::compile("c", &broken).is_err());
+    assert!(super::cluster::compile("c", &broken, &Default::default()).is_err());
 }
 
 #[test]

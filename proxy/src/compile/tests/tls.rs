@@ -46,7 +46,7 @@ fn a_chain_with_tls_names_its_certificate() {
     let names: Vec<_> = compiled.references.secrets.iter().map(|name| &**name).collect();
     assert_eq!(names, ["kubernetes://a/b"]);
     let DownstreamTransport::Tls(tls) = &compiled.listener.chains[0].transport else { panic!("no TLS") };
-    assert_eq!(tls.0.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+    assert_eq!(tls.for_client(&[]).alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
     let (chain, key) = pem();
     let inline = format!(
         "tls_certificates: [{{certificate_chain: {{inline_string: {}}}, private_key: {{inline_string: {}}}}}]",
@@ -72,8 +72,8 @@ fn what_is_wrong_with_tls_is_named() {
         (
             certificate(&text(&chain), &text(&key)),
             ", require_client_certificate: true",
-            "require_client_certificate",
-            "is not",
+            "common_tls_context.validation_context",
+            "is needed with require_client_certificate",
         ),
         (
             certificate("filename: /x", &text(&key)),

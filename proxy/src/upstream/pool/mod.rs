@@ -21,8 +21,8 @@ use super::mailbox::{Mailbox, PoolMember};
 use super::waiting::{Grant, Waiting, Want};
 use crate::config::cluster::{Cluster, ClusterSpec};
 use crate::config::endpoint::{Endpoint, EndpointSpec};
+use crate::config::tls::Within;
 use crate::error::{Kind, Progress, ProxyError, Side};
-use crate::io::Stream;
 
 mod http1;
 mod http2;
@@ -175,7 +175,7 @@ impl Pool {
                 Grant::Http2(_) => unreachable!("granted to those who want HTTP/2"),
             },
         };
-        let io = Stream::from(connect(&permit, &cluster.spec).await?);
+        let io = connect(&permit, &cluster.spec, Within::Http1).await?;
         Ok(Http1Connection::new(io, permit, cluster))
     }
 
@@ -319,7 +319,7 @@ impl Pool {
         let cluster = cluster.clone();
         tokio::spawn(async move {
             let connected = async {
-                let io = Stream::from(connect(&permit, &cluster.spec).await?);
+                let io = connect(&permit, &cluster.spec, Within::Http2).await?;
                 let settings = cluster.connection_settings;
                 http2::handshake(io, permit, &cluster.spec, settings, &connecting.shared).await
             };

@@ -187,6 +187,7 @@ pub(super) fn proxy_with(target: &XdsTarget, mode: Mode, asks_for_names: bool) -
     }));
     let (clusters, snapshot) = (Arc::<Clusters>::default(), SharedSnapshot::default());
     let options = Options {
+        secrets: Default::default(),
         bootstrap: bootstrap(target),
         clusters: clusters.clone(),
         snapshot: snapshot.clone(),

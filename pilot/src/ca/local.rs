@@ -1,0 +1,270 @@
+//! The authority of a mesh without Kubernetes (`osier up`): root, key, and a key that signs tokens, in a folder of the user's own.
+//!
+//! Who may read the folder may be anybody in that mesh: it is the user's own, mode 0700, or it is refused. `osier run` makes a token
+//! for its workload with the key; the control plane takes it as an API server's.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::authority::{Authority, Unusable, new_root};
+use crate::xds::identity::{Authenticate, Denied, Identity};
+
+/// The root certificate: what workloads know the control plane by.
+pub const ROOT: &str = "root-cert.pem";
+/// Root and its key in one file, so that there is never one without the other.
+const AUTHORITY: &str = "ca.pem";
+const TOKEN_KEY: &str = "token-key";
+/// Where the control plane serves encrypted xDS.
+const ADDRESS: &str = "address";
+/// For whom tokens are made, as in Kubernetes.
+const AUDIENCE: &str = "istio-ca";
+const ACCOUNT: &str = "system:serviceaccount:";
+
+/// Why the folder can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// Files can't be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Others could take our keys, or give us theirs.
+    #[error("{}: must belong to you alone (chmod 700): it holds the mesh's keys", .0.display())]
+    Open(PathBuf),
+    /// What it holds can't be used.
+    #[error("{}: {reason}; remove the folder, and a new authority is made", path.display())]
+    Unusable {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        reason: Unusable,
+    },
+    /// A root can't be made.
+    #[error("a root certificate can't be made: {0}")]
+    Make(#[from] rcgen::Error),
+    /// A token can't be made.
+    #[error("a token can't be made: {0}")]
+    Token(#[from] jsonwebtoken::errors::Error),
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct Local(PathBuf);
+
+/// Makes tokens and knows them again.
+pub struct LocalTokens(Vec<u8>);
+
+impl std::fmt::Debug for LocalTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LocalTokens")
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    sub: String,
+    aud: String,
+    exp: u64,
+}
+
+impl Local {
+    /// The folder at `path`, made where it is missing.
+    pub fn make(path: &Path) -> Result<Self, LocalError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|source| LocalError::Io { path: path.into(), source })?;
+        Self::open(path)
+    }
+
+    /// The folder at `path`, which must be there.
+    pub fn open(path: &Path) -> Result<Self, LocalError> {
+        let metadata = fs::metadata(path).map_err(|source| LocalError::Io { path: path.into(), source })?;
+        let ours = metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
+        if !metadata.is_dir() || !ours {
+            return Err(LocalError::Open(path.into()));
+        }
+        Ok(Self(path.into()))
+    }
+
+    /// The authority; made where there is none.
+    pub fn authority(&self) -> Result<Authority, LocalError> {
+        let make = || {
+            let (root, key) = new_root("cluster.local")?;
+            Ok(format!("{root}{key}").into_bytes())
+        };
+        let pem = String::from_utf8_lossy(&self.keep(AUTHORITY, make)?).into_owned();
+        // The key comes last.
+        let (root, key) = pem.split_at(pem.find("-----BEGIN PRIVATE KEY-----").unwrap_or(pem.len()));
+        let authority = Authority::new(root.to_owned(), key)
+            .map_err(|reason| LocalError::Unusable { path: self.0.join(AUTHORITY), reason })?;
+        self.write(ROOT, root.as_bytes())?;
+        Ok(authority)
+    }
+
+    /// Makes and knows tokens.
+    pub fn tokens(&self) -> Result<LocalTokens, LocalError> {
+        self.keep(TOKEN_KEY, || Ok(rand::random::<[u8; 32]>().to_vec())).map(LocalTokens)
+    }
+
+    /// Says where encrypted xDS is served.
+    pub fn tell_address(&self, address: SocketAddr) -> Result<(), LocalError> {
+        self.write(ADDRESS, address.to_string().as_bytes())
+    }
+
+    /// Where encrypted xDS is served, as it was told last.
+    pub fn address(&self) -> Option<SocketAddr> {
+        fs::read_to_string(self.0.join(ADDRESS)).ok()?.parse().ok()
+    }
+
+    /// A file of the folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The content of a file; made where it is missing, and nobody sees half of it.
+    fn keep(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<Vec<u8>, LocalError>,
+    ) -> Result<Vec<u8>, LocalError> {
+        let path = self.0.join(name);
+        let failed = |source| LocalError::Io { path: path.clone(), source };
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            read => return read.map_err(failed),
+        }
+        let whole = self.0.join(format!("{name}.{}", std::process::id()));
+        private(&whole, &make()?).map_err(failed)?;
+        // Another process may have been faster: its file stays.
+        let linked = fs::hard_link(&whole, &path);
+        let _ = fs::remove_file(&whole);
+        match linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
+            _ => fs::read(&path).map_err(failed),
+        }
+    }
+
+    /// Puts a file into the folder in the place of what was there.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<(), LocalError> {
+        let (path, whole) = (self.0.join(name), self.0.join(format!("{name}.{}", std::process::id())));
+        let written = private(&whole, content).and_then(|()| fs::rename(&whole, &path));
+        written.map_err(|source| LocalError::Io { path, source })
+    }
+}
+
+fn private(path: &Path, content: &[u8]) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content)
+}
+
+impl LocalTokens {
+    /// A token for a service account.
+    pub fn mint(&self, identity: &Identity, life: Duration) -> Result<String, LocalError> {
+        let end = SystemTime::now() + life;
+        let claims = Claims {
+            sub: format!("{ACCOUNT}{}:{}", identity.namespace, identity.service_account),
+            aud: AUDIENCE.into(),
+            exp: end.duration_since(UNIX_EPOCH).map_or(0, |end| end.as_secs()),
+        };
+        let key = EncodingKey::from_secret(&self.0);
+        Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)?)
+    }
+
+    fn check(&self, token: &str) -> Result<Identity, Denied> {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+        let key = DecodingKey::from_secret(&self.0);
+        let decoded = jsonwebtoken::decode::<Claims>(token, &key, &validation);
+        let claims = decoded.map_err(|error| Denied::Token(error.to_string()))?.claims;
+        let account = claims.sub.strip_prefix(ACCOUNT).and_then(|account| account.split_once(':'));
+        let (namespace, service_account) =
+            account.ok_or_else(|| Denied::Token(format!("{:?} is no service account", claims.sub)))?;
+        Ok(Identity { namespace: namespace.into(), service_account: service_account.into() })
+    }
+}
+
+impl Authenticate for LocalTokens {
+    fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Identity, Denied>> {
+        std::future::ready(self.check(&token)).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn web() -> Identity {
+        Identity { namespace: "a".into(), service_account: "web".into() }
+    }
+
+    #[test]
+    fn a_folder_keeps_its_authority_and_its_tokens() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("identity");
+        let local = Local::make(&path).unwrap();
+        let root = local.authority().unwrap().root().to_owned();
+        let again = Local::open(&path).unwrap();
+        assert_eq!(again.authority().unwrap().root(), root);
+        assert_eq!(fs::read_to_string(again.file(ROOT)).unwrap(), root);
+        for name in [AUTHORITY, TOKEN_KEY] {
+            local.tokens().unwrap();
+            assert_eq!(fs::metadata(path.join(name)).unwrap().mode() & 0o777, 0o600, "{name}");
+        }
+        let token = local.tokens().unwrap().mint(&web(), Duration::from_secs(60)).unwrap();
+        assert_eq!(again.tokens().unwrap().check(&token), Ok(web()));
+        local.tell_address("127.0.0.1:7".parse().unwrap()).unwrap();
+        assert_eq!(again.address(), Some("127.0.0.1:7".parse().unwrap()));
+    }
+
+    #[test]
+    fn tokens_of_others_and_old_ones_are_refused() {
+        let (parent, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let tokens = Local::make(&parent.path().join("a")).unwrap().tokens().unwrap();
+        let others = Local::make(&other.path().join("a")).unwrap().tokens().unwrap();
+        let foreign = others.mint(&web(), Duration::from_secs(60)).unwrap();
+        assert!(tokens.check(&foreign).is_err());
+        assert!(tokens.check("a.b.c").is_err());
+        let claims = |aud: &str, sub: &str, exp: u64| {
+            let claims = Claims { sub: sub.into(), aud: aud.into(), exp };
+            let key = EncodingKey::from_secret(&tokens.0);
+            jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
+        };
+        let later = 4_000_000_000;
+        assert!(tokens.check(&claims(AUDIENCE, "system:serviceaccount:a:web", later)).is_ok());
+        for (aud, sub, exp) in [
+            ("vault", "system:serviceaccount:a:web", later),
+            (AUDIENCE, "root", later),
+            (AUDIENCE, "system:serviceaccount:a:web", 1_000_000_000),
+        ] {
+            assert!(tokens.check(&claims(aud, sub, exp)).is_err(), "{aud} {sub} {exp}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("identity");
+        Local::make(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(Local::open(&path), Err(LocalError::Open(_))));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(path.join(AUTHORITY), "nonsense").unwrap();
+        let error = Local::open(&path).unwrap().authority().unwrap_err().to_string();
+        assert!(error.contains("ca.pem") && error.contains("remove the folder"), "{error}");
+    }
+}

@@ -1,0 +1,286 @@
+//! Who is believed, and what a swap changes: handshakes in memory.
+
+use std::io::{Read as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SanType};
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+
+use super::*;
+use crate::config::route::Text;
+
+fn certificate() -> (Arc<CertifiedKey>, CertificateDer<'static>) {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["a.example".into()]).unwrap().self_signed(&key).unwrap();
+    let der = certificate.der().clone();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let certified = CertifiedKey::from_der(vec![der.clone()], key, &aws_lc_rs::default_provider());
+    (Arc::new(certified.unwrap()), der)
+}
+
+fn server(handle: &Arc<SecretHandle>) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    Arc::new(builder.with_cert_resolver(handle.clone()))
+}
+
+fn client(roots: &[CertificateDer<'static>]) -> Arc<ClientConfig> {
+    let mut store = RootCertStore::empty();
+    roots.iter().for_each(|root| store.add(root.clone()).unwrap());
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(store).with_no_client_auth();
+    // Who resumes a session goes by the certificate that it saw then.
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+type Pair = (ServerConnection, ClientConnection);
+
+fn carry((server, client): &mut Pair) -> Result<(), rustls::Error> {
+    while server.wants_write() || client.wants_write() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut &bytes[..]).unwrap();
+        let done = server.process_new_packets();
+        bytes.clear();
+        server.write_tls(&mut bytes).unwrap();
+        client.read_tls(&mut &bytes[..]).unwrap();
+        client.process_new_packets()?;
+        done?;
+    }
+    Ok(())
+}
+
+fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result<Pair, rustls::Error> {
+    let name = ServerName::try_from("a.example").unwrap();
+    let mut pair = (
+        ServerConnection::new(server.clone()).unwrap(),
+        ClientConnection::new(client.clone(), name).unwrap(),
+    );
+    carry(&mut pair).map(|()| pair)
+}
+
+fn shown((_, client): &Pair) -> CertificateDer<'static> {
+    client.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[test]
+fn a_swap_changes_new_connections_only() {
+    let ((old, old_der), (new, new_der)) = (certificate(), certificate());
+    let handles = Secrets::default();
+    let handle = handles.handle("x");
+    let (server, client) = (server(&handle), client(&[old_der.clone(), new_der.clone()]));
+    assert!(handshake(&server, &client).is_err(), "there is no certificate yet");
+    handle.publish(Secret::Certificate(old));
+    let mut before = handshake(&server, &client).unwrap();
+    assert_eq!(shown(&before), old_der);
+    handles.handle("x").publish(Secret::Certificate(new));
+    assert_eq!(shown(&handshake(&server, &client).unwrap()), new_der);
+    before.1.writer().write_all(b"still here").unwrap();
+    carry(&mut before).unwrap();
+    let mut got = [0; 10];
+    before.0.reader().read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"still here");
+    handles.forget("x");
+    assert!(Arc::ptr_eq(&handles.handle("x"), &handle), "a listener holds it");
+}
+
+#[test]
+fn swaps_under_load_fail_no_handshake() {
+    let ((old, old_der), (new, new_der)) = (certificate(), certificate());
+    let handle = SecretHandle::new("x", Secret::Certificate(old.clone()));
+    let (server, client) = (server(&handle), client(&[old_der.clone(), new_der.clone()]));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                handle.publish(Secret::Certificate(new.clone()));
+                handle.publish(Secret::Certificate(old.clone()));
+            }
+        });
+        for _ in 0..100 {
+            let shown = handshake(&server, &client).map(|pair| shown(&pair));
+            assert!(shown.is_ok_and(|shown| shown == old_der || shown == new_der));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// A root that signs for workloads.
+struct Root {
+    issuer: rcgen::Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Root {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).unwrap().der().clone();
+        Self { issuer: rcgen::Issuer::new(parameters, key), certificate }
+    }
+
+    fn trust(&self) -> Secret {
+        Secret::Trust(Arc::new(Trust::new([self.certificate.clone()]).unwrap()))
+    }
+
+    /// A certificate that names `uri`, with an end that is `seconds` from now.
+    fn workload(&self, uri: &str, seconds: i64, usage: ExtendedKeyUsagePurpose) -> Secret {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        parameters.extended_key_usages = vec![usage];
+        let now = std::time::SystemTime::now();
+        let end = match u64::try_from(seconds) {
+            Ok(later) => now + Duration::from_secs(later),
+            Err(_) => now - Duration::from_secs(seconds.unsigned_abs()),
+        };
+        parameters.not_before = (now - Duration::from_secs(3600)).into();
+        parameters.not_after = end.into();
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let certified = CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider());
+        Secret::Certificate(Arc::new(certified.unwrap()))
+    }
+}
+
+fn uri(value: ValueMatch) -> Box<[NameMatch]> {
+    Box::new([NameMatch { uri: true, value }])
+}
+
+fn text(value: &str) -> Text {
+    Text { value: value.as_bytes().into(), ignore_case: false }
+}
+
+/// A server that takes clients of `cluster.local`, whom `roots` vouches for.
+fn mesh_server(own: Secret, roots: &Arc<SecretHandle>, mandatory: bool) -> Arc<ServerConfig> {
+    let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
+    let check = PeerCheck { trust: roots.clone(), names, mandatory };
+    Arc::new(server_config(&[&TLS13, &TLS12], SecretHandle::new("", own), Some(check)).unwrap())
+}
+
+/// A client that wants to reach `spiffe`.
+fn mesh_client(own: Option<Secret>, roots: &Arc<SecretHandle>, spiffe: &str) -> Arc<ClientConfig> {
+    let names = uri(ValueMatch::Exact(text(spiffe)));
+    let check = PeerCheck { trust: roots.clone(), names, mandatory: false };
+    let own = own.map(|own| SecretHandle::new("", own));
+    Arc::new(client_config(&[&TLS13, &TLS12], own, check).unwrap())
+}
+
+const WEB: &str = "spiffe://cluster.local/ns/a/sa/web";
+const API: &str = "spiffe://cluster.local/ns/a/sa/api";
+const DAY: i64 = 24 * 3600;
+
+#[test]
+fn both_ends_believe_whom_the_root_vouches_for_under_the_right_name() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let (root, other) = (Root::new(), Root::new());
+    let roots = SecretHandle::new("ROOTCA", root.trust());
+    let server = mesh_server(root.workload(API, DAY, ServerAuth), &roots, true);
+    let client = |own| mesh_client(own, &roots, API);
+    let web = |seconds| Some(root.workload(WEB, seconds, ClientAuth));
+    let cases = [
+        ("both are right", &server, client(web(DAY)), true),
+        ("no certificate", &server, client(None), false),
+        ("expired", &server, client(web(-60)), false),
+        ("foreign root", &server, client(Some(other.workload(WEB, DAY, ClientAuth))), false),
+        (
+            "foreign trust domain",
+            &server,
+            client(Some(root.workload("spiffe://elsewhere/ns/a/sa/web", DAY, ClientAuth))),
+            false,
+        ),
+        (
+            "a trust domain that begins alike",
+            &server,
+            client(Some(root.workload("spiffe://cluster.local.evil/ns/a/sa/web", DAY, ClientAuth))),
+            false,
+        ),
+        ("no certificate for clients", &server, client(Some(root.workload(WEB, DAY, ServerAuth))), false),
+        ("the server is another", &server, mesh_client(web(DAY), &roots, WEB), false),
+        (
+            "odd bytes in a name",
+            &server,
+            client(Some(root.workload("spiffe://cluster.local/ns/a\0/sa/web", DAY, ClientAuth))),
+            false,
+        ),
+        (
+            "the server's certificate is for clients",
+            &mesh_server(root.workload(API, DAY, ClientAuth), &roots, true),
+            client(web(DAY)),
+            false,
+        ),
+        (
+            "the server has ended",
+            &mesh_server(root.workload(API, -60, ServerAuth), &roots, true),
+            client(web(DAY)),
+            false,
+        ),
+        (
+            "the server is of a foreign root",
+            &mesh_server(other.workload(API, DAY, ServerAuth), &roots, true),
+            client(web(DAY)),
+            false,
+        ),
+        (
+            "a certificate is not asked for",
+            &mesh_server(root.workload(API, DAY, ServerAuth), &roots, false),
+            client(None),
+            true,
+        ),
+        (
+            "not asked for, and wrong",
+            &mesh_server(root.workload(API, DAY, ServerAuth), &roots, false),
+            client(web(-60)),
+            false,
+        ),
+    ];
+    for (case, server, client, good) in cases {
+        assert_eq!(handshake(server, &client).is_ok(), good, "{case}");
+    }
+}
+
+#[test]
+fn nobody_is_believed_before_the_roots_have_come_nor_by_a_root_that_has_gone() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let (root, next) = (Root::new(), Root::new());
+    let (of_server, of_client) = (SecretHandle::empty("ROOTCA"), SecretHandle::new("ROOTCA", root.trust()));
+    let server = mesh_server(root.workload(API, DAY, ServerAuth), &of_server, true);
+    let client = mesh_client(Some(root.workload(WEB, DAY, ClientAuth)), &of_client, API);
+    assert!(handshake(&server, &client).is_err(), "the server has no roots");
+    of_server.publish(root.trust());
+    assert!(handshake(&server, &client).is_ok());
+    let both = Trust::new([root.certificate.clone(), next.certificate.clone()]).unwrap();
+    of_server.publish(Secret::Trust(Arc::new(both)));
+    assert!(handshake(&server, &client).is_ok(), "old and new overlap");
+    of_server.publish(next.trust());
+    assert!(handshake(&server, &client).is_err(), "the old root is gone");
+}
+
+#[test]
+fn who_offers_none_of_our_protocols_gets_a_session_without() {
+    let (own, der) = certificate();
+    let mut config = Arc::unwrap_or_clone(server(&SecretHandle::new("", Secret::Certificate(own))));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let tls = ServerTls::new(config);
+    for (offered, agreed) in [
+        (vec!["istio", "h2"], Some(&b"h2"[..])),
+        (vec!["istio-http/1.1", "istio", "http/1.1"], Some(b"http/1.1")),
+        (vec!["istio-peer-exchange", "istio"], None),
+        (vec![], None),
+    ] {
+        let mut config = Arc::unwrap_or_clone(client(std::slice::from_ref(&der)));
+        config.alpn_protocols = offered.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let offered: Vec<Arc<str>> = offered.iter().map(|protocol| Arc::from(*protocol)).collect();
+        let pair = handshake(&tls.for_client(&offered), &Arc::new(config)).unwrap();
+        assert_eq!(pair.0.alpn_protocol(), agreed, "{offered:?}");
+    }
+}

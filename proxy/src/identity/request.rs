@@ -1,0 +1,138 @@
+//! A new key with a request to certify it, and what comes back.
+
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::peer::Peer;
+use crate::config::tls::{Trust, provider};
+
+/// A key that nobody has certified yet.
+pub struct Request {
+    key: KeyPair,
+    csr: String,
+}
+
+/// What the workload is, for a while.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// Certificate, with those between it and a root, and its key.
+    pub certificate: Arc<CertifiedKey>,
+    /// The roots of the mesh.
+    pub trust: Arc<Trust>,
+    /// Whom it names.
+    pub name: Arc<str>,
+    /// When it begins, in seconds since 1970.
+    pub not_before: i64,
+    /// When it ends.
+    pub not_after: i64,
+}
+
+/// Why an answer is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum Useless {
+    /// Leaf and root are the least.
+    #[error("the answer has {0} certificates, and a leaf and a root are the least")]
+    TooFew(usize),
+    /// A part is no PEM, or no certificate.
+    #[error("the answer can't be read: {0}")]
+    Unreadable(String),
+    /// The certificate is for another key.
+    #[error("the certificate is not for our key: {0}")]
+    OtherKey(rustls::Error),
+}
+
+impl Request {
+    /// Makes a key (ECDSA P-256) and a request for it. It names nobody: the authority knows who asks.
+    pub fn new() -> Result<Self, rcgen::Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut parameters = CertificateParams::default();
+        parameters.distinguished_name = DistinguishedName::new();
+        let csr = parameters.serialize_request(&key)?.pem()?;
+        Ok(Self { key, csr })
+    }
+
+    /// PKCS#10, as PEM.
+    pub fn csr(&self) -> &str {
+        &self.csr
+    }
+
+    /// Puts the answer together with the key. `chain`: the leaf, those between, the roots in one string.
+    pub fn complete(self, chain: &[String]) -> Result<Issued, Useless> {
+        let ([certificates @ .., roots], [_, _, ..]) = (chain, chain) else {
+            return Err(Useless::TooFew(chain.len()));
+        };
+        let read = |pem: &String| -> Result<Vec<CertificateDer<'static>>, Useless> {
+            let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+            found.map_err(|error| Useless::Unreadable(error.to_string()))
+        };
+        let parts: Vec<_> = certificates.iter().map(read).collect::<Result<_, _>>()?;
+        let shown = parts.concat();
+        let leaf = shown.first().ok_or_else(|| Useless::Unreadable("there is no leaf".into()))?;
+        let unreadable = |error: String| Useless::Unreadable(error);
+        let peer = Peer::of(leaf).map_err(|error| unreadable(error.to_string()))?;
+        let key =
+            PrivateKeyDer::try_from(self.key.serialize_der()).map_err(|error| unreadable(error.into()))?;
+        let certificate = CertifiedKey::from_der(shown, key, &provider()).map_err(Useless::OtherKey)?;
+        let trust = Trust::new(read(roots)?).map_err(unreadable)?;
+        Ok(Issued {
+            certificate: Arc::new(certificate),
+            trust: Arc::new(trust),
+            name: peer.to_string().into(),
+            not_before: peer.not_before,
+            not_after: peer.not_after,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateSigningRequestParams, Issuer, SanType};
+
+    use super::*;
+
+    fn root() -> (String, Issuer<'static, KeyPair>) {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).unwrap();
+        (certificate.pem(), Issuer::new(parameters, key))
+    }
+
+    fn sign(request: &Request, issuer: &Issuer<'_, KeyPair>) -> String {
+        let mut csr = CertificateSigningRequestParams::from_pem(request.csr()).unwrap();
+        let name = "spiffe://cluster.local/ns/a/sa/b";
+        csr.params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
+        csr.signed_by(issuer).unwrap().pem()
+    }
+
+    #[test]
+    fn an_answer_becomes_a_certificate_with_its_key() {
+        let (root, issuer) = root();
+        let request = Request::new().unwrap();
+        let leaf = sign(&request, &issuer);
+        let issued = request.complete(&[leaf, root]).unwrap();
+        assert_eq!(&*issued.name, "spiffe://cluster.local/ns/a/sa/b");
+        assert_eq!(issued.certificate.cert.len(), 1, "the root is not shown");
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_answer_is_named() {
+        let (root, issuer) = root();
+        let complete = |chain: &[&str]| {
+            let request = Request::new().unwrap();
+            let chain: Vec<String> = chain.iter().map(ToString::to_string).collect();
+            request.complete(&chain).unwrap_err().to_string()
+        };
+        let others = sign(&Request::new().unwrap(), &issuer);
+        assert!(complete(&[&others]).contains("has 1 certificates"));
+        assert!(complete(&[&others, &root]).contains("is not for our key"));
+        assert!(complete(&["", &root]).contains("there is no leaf"));
+        let request = Request::new().unwrap();
+        let leaf = sign(&request, &issuer);
+        assert!(request.complete(&[leaf, "no root".into()]).is_err());
+    }
+}
