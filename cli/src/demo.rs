@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Requests per second from outside.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=2000))]
     rps: u32,
+    /// No certificates: the samples speak plaintext with each other.
+    #[arg(long)]
+    plaintext: bool,
     /// Run the story, check each figure, and set the exit status.
     #[arg(long)]
     check: bool,
@@ -47,7 +50,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let story = async {
         eprintln!("osier: starting pilot and the sample services in {}", folder.display());
-        let mut mesh = mesh::Mesh::start(&folder).await?;
+        let mut mesh = mesh::Mesh::start(&folder, arguments.plaintext).await?;
         if arguments.check {
             let outcome = check::run(&mut mesh, arguments.json).await;
             mesh.stop().await;

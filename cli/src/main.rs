@@ -14,6 +14,7 @@ mod client;
 mod cluster;
 mod demo;
 mod describe;
+mod identity;
 mod inject;
 mod inspect;
 mod install;

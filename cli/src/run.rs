@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use workload::{Workload, WorkloadSpec};
 
-use crate::process;
+use crate::{identity, process};
 
 /// Runs your program with a sidecar beside it and registers it as a workload of the mesh.
 ///
@@ -44,6 +44,12 @@ pub struct Arguments {
     /// Namespace.
     #[arg(long, value_name = "N", default_value = "default")]
     namespace: String,
+    /// Service account: who the workload is to others. [default: the service's name]
+    #[arg(long, value_name = "NAME")]
+    service_account: Option<String>,
+    /// No certificate: the workload speaks plaintext with others.
+    #[arg(long)]
+    plaintext: bool,
     /// Further label; may be given several times.
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -66,6 +72,8 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let spec = WorkloadSpec {
+        service_account: arguments.service_account.unwrap_or_else(|| arguments.service.clone()),
+        identity_folder: (!arguments.plaintext).then(|| identity::folder(arguments.pilot)),
         service: arguments.service,
         version: Some(arguments.version),
         namespace: arguments.namespace,

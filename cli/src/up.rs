@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use osier_pilot::ca::local::Local;
+
+use crate::identity;
 
 /// Runs pilot on a folder of Kubernetes and Istio YAML, until Ctrl-C.
 ///
@@ -30,6 +33,17 @@ pub struct Arguments {
         default_value = "127.0.0.1:15014"
     )]
     monitoring_address: SocketAddr,
+    /// Address to serve encrypted xDS and certificates on. `osier run` finds it by itself.
+    #[arg(
+        long,
+        env = "OSIER_PILOT_ENCRYPTED_XDS_ADDRESS",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:0"
+    )]
+    encrypted_xds_address: SocketAddr,
+    /// No certificates: workloads speak plaintext with each other.
+    #[arg(long)]
+    plaintext: bool,
     /// Loopback address to change log levels at (`osier admin log --admin-address`). [default: none]
     #[arg(long, env = "OSIER_PILOT_ADMIN_ADDRESS", value_name = "IP:PORT")]
     admin_address: Option<SocketAddr>,
@@ -60,6 +74,17 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         "--monitoring-address".into(),
         arguments.monitoring_address.to_string().into(),
     ];
+    let identity = identity::folder(arguments.xds_address);
+    if arguments.plaintext {
+        // Of a control plane that ran here before.
+        if identity.exists() {
+            Local::open(&identity)?.forget_address();
+        }
+    } else {
+        let address = arguments.encrypted_xds_address.to_string();
+        command.extend(["--encrypted-xds-address".into(), address.into()]);
+        command.extend(["--identity-folder".into(), identity.into()]);
+    }
     if let Some(address) = arguments.admin_address {
         command.extend(["--admin-address".into(), address.to_string().into()]);
     }

@@ -40,6 +40,9 @@ pub struct Registration {
     pub labels: BTreeMap<String, String>,
     /// Address that belongs to this workload alone; its inbound listeners bind `<address>:<service port>`.
     pub address: IpAddr,
+    /// Service account. Counts only on a stream that has proved it; those who have one take mutual TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
     /// Port on 127.0.0.1 that the program itself listens on. Absent for a pure client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_port: Option<u16>,
@@ -95,6 +98,7 @@ mod tests {
             version: Some("v1".into()),
             labels: BTreeMap::new(),
             address: [127, 64, 0, 1].into(),
+            service_account: None,
             app_port: Some(8080),
         }
     }

@@ -75,8 +75,8 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     {
         // Who can prove to the control plane who it is has an identity in the mesh.
         let first = readiness.wait_for("a certificate");
-        let expiry = shared.certificate_expiry.clone();
-        tokio::spawn(renewal::run(server.clone(), secrets.clone(), expiry, first));
+        let own = shared.identity.clone();
+        tokio::spawn(renewal::run(server.clone(), secrets.clone(), own, first));
     }
     let registered = node.metadata.contains_key(METADATA_KEY);
     let xds = xds::start(Options {

@@ -24,7 +24,8 @@ use self::slot::Slot;
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
-use crate::identity::renewal::Expiry;
+use crate::identity::known::KnownPeers;
+use crate::identity::renewal::OwnIdentity;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::listener::self_check::SelfCheck;
 use crate::node::Node;
@@ -61,8 +62,10 @@ pub struct Shared {
     pub self_check: SelfCheck,
     /// Who this proxy is.
     pub node: Arc<Node>,
-    /// How long its certificate lives.
-    pub certificate_expiry: Arc<Expiry>,
+    /// Who it is to peers, by its certificate.
+    pub identity: Arc<OwnIdentity>,
+    /// Peers by their certificates.
+    pub known_peers: KnownPeers,
     /// What all workers count.
     pub metrics: Metrics,
     /// Where all workers log.

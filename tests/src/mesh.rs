@@ -179,6 +179,7 @@ pub fn register(service: &str, version: &str, app_port: Option<u16>) -> Registra
         version: Some(version.into()),
         labels: Default::default(),
         address: address.into(),
+        service_account: None,
         app_port,
     }
 }

@@ -1,5 +1,6 @@
 //! The demo's mesh: its YAML, its pilot, and one sample process with a sidecar for each instance.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,6 +15,9 @@ use crate::run::{Workload, WorkloadSpec};
 
 /// Longest wait for pilot.
 const PILOT_READY: Duration = Duration::from_secs(20);
+
+/// Where pilot keeps the keys of the mesh, below the folder of the YAML.
+const IDENTITY: &str = ".identity";
 
 /// Longest wait for a sample.
 const SAMPLE_READY: Duration = Duration::from_secs(10);
@@ -52,22 +56,32 @@ pub struct Mesh {
     pilot: Child,
     xds: SocketAddr,
     monitoring: SocketAddr,
+    /// Encrypted xDS and certificates; none where the demo runs in plaintext.
+    encrypted: Option<SocketAddr>,
     instances: Vec<Instance>,
     client: Workload,
 }
 
 impl Mesh {
     /// Writes the YAML and starts everything; ready when each sidecar is.
-    pub async fn start(folder: &Path) -> Result<Self> {
+    pub async fn start(folder: &Path, plaintext: bool) -> Result<Self> {
         std::fs::create_dir_all(folder.join("logs"))
             .with_context(|| format!("cannot make {}", folder.join("logs").display()))?;
         write_services(folder)?;
         write_split(folder, 90)?;
         let (xds, monitoring) = (free_port()?, free_port()?);
-        let pilot = start_pilot(folder, xds, monitoring).await?;
-        let client = Workload::start(&spec(folder, xds, "visitor", None, None)).await?;
-        let mut mesh =
-            Self { folder: folder.to_owned(), pilot, xds, monitoring, instances: Vec::new(), client };
+        let encrypted = if plaintext { None } else { Some(free_port()?) };
+        let pilot = start_pilot(folder, xds, monitoring, encrypted).await?;
+        let client = Workload::start(&spec(folder, xds, !plaintext, "visitor", None, None)).await?;
+        let mut mesh = Self {
+            folder: folder.to_owned(),
+            pilot,
+            xds,
+            monitoring,
+            encrypted,
+            instances: Vec::new(),
+            client,
+        };
         for (service, version, count, calls) in SAMPLES {
             for _ in 0..*count {
                 let instance = mesh.start_instance(service, version, calls).await?;
@@ -119,7 +133,7 @@ impl Mesh {
 
     /// Starts pilot again at the same addresses.
     pub async fn restart_pilot(&mut self) -> Result<()> {
-        self.pilot = start_pilot(&self.folder, self.xds, self.monitoring).await?;
+        self.pilot = start_pilot(&self.folder, self.xds, self.monitoring, self.encrypted).await?;
         Ok(())
     }
 
@@ -139,7 +153,7 @@ impl Mesh {
         calls: &[&str],
     ) -> Result<Instance> {
         let port = free_port()?.port();
-        let spec = spec(&self.folder, self.xds, service, Some(version), Some(port));
+        let spec = spec(&self.folder, self.xds, self.encrypted.is_some(), service, Some(version), Some(port));
         let workload = Workload::start(&spec).await.with_context(|| format!("{service} {version}"))?;
         let mut command = process::internal(&["sample", "--name", service, "--version", version])?;
         command.args(["--port", &port.to_string()]).envs(workload.environment());
@@ -162,6 +176,7 @@ impl Mesh {
 fn spec(
     folder: &Path,
     pilot: SocketAddr,
+    encrypted: bool,
     service: &str,
     version: Option<&str>,
     port: Option<u16>,
@@ -174,17 +189,34 @@ fn spec(
         labels: Default::default(),
         app_port: port,
         pilot,
+        service_account: service.to_owned(),
+        identity_folder: encrypted.then(|| folder.join(IDENTITY)),
         log: Some(folder.join("logs").join(log)),
     }
 }
 
-async fn start_pilot(folder: &Path, xds: SocketAddr, monitoring: SocketAddr) -> Result<Child> {
+async fn start_pilot(
+    folder: &Path,
+    xds: SocketAddr,
+    monitoring: SocketAddr,
+    encrypted: Option<SocketAddr>,
+) -> Result<Child> {
+    let encrypted: Vec<OsString> = match encrypted {
+        Some(address) => vec![
+            "--encrypted-xds-address".into(),
+            address.to_string().into(),
+            "--identity-folder".into(),
+            folder.join(IDENTITY).into(),
+        ],
+        None => Vec::new(),
+    };
     let log = std::fs::File::options().create(true).append(true).open(folder.join("logs/pilot.log"))?;
     let mut pilot = process::internal(&["pilot", "--source"])?
         .arg(folder)
         .arg("--state-file")
         .arg(folder.join(crate::up::STATE_FILE))
         .args(["--xds-address", &xds.to_string(), "--monitoring-address", &monitoring.to_string()])
+        .args(encrypted)
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()

@@ -95,6 +95,7 @@ impl View {
         ProxyView {
             kind: ProxyKind::Envoy,
             gateway: false,
+            mutual_tls: false,
             namespace: namespace.clone(),
             name: "".into(),
             labels: Default::default(),

@@ -11,7 +11,10 @@ use anyhow::{Context, Result, bail};
 use osier_core::registration::{ADMIN_PORT, EXPLICIT_PROXY_PORT, READINESS_PORT, Registration};
 use tokio::process::Child;
 
+use osier_pilot::xds::identity::Identity;
+
 use crate::client::Client;
+use crate::identity::{self, Proof};
 use crate::process;
 
 /// How long a sidecar may take to become ready.
@@ -35,6 +38,10 @@ pub struct WorkloadSpec {
     pub app_port: Option<u16>,
     /// Where pilot serves xDS.
     pub pilot: SocketAddr,
+    /// Who it is to others.
+    pub service_account: String,
+    /// Where pilot keeps what proves that; `None` for a workload without a certificate.
+    pub identity_folder: Option<PathBuf>,
     /// File for the sidecar's messages; our standard error without one.
     pub log: Option<PathBuf>,
 }
@@ -144,6 +151,7 @@ fn registration(spec: &WorkloadSpec) -> Result<Registration> {
         version: spec.version.clone(),
         labels: spec.labels.clone(),
         address: free_address()?,
+        service_account: None,
         app_port: spec.app_port,
     })
 }
@@ -167,8 +175,21 @@ fn start_sidecar(spec: &WorkloadSpec, registration: &Registration) -> Result<Chi
     registration.check().map_err(anyhow::Error::msg)?;
     let address = registration.address;
     let mut command = process::internal(&["proxy", "sidecar"])?;
+    let identity = Identity {
+        namespace: registration.namespace.as_str().into(),
+        service_account: spec.service_account.as_str().into(),
+    };
+    let proof = match &spec.identity_folder {
+        Some(folder) => identity::proof(folder, &registration.name, &identity)?,
+        None => None,
+    };
+    if let Some(Proof { roots, token, .. }) = &proof {
+        command.arg("--pilot-root-file").arg(roots).arg("--token-file").arg(token);
+    }
+    let pilot = proof.as_ref().map_or(spec.pilot, |proof| proof.pilot);
     command
-        .args(["--pilot-address", &spec.pilot.to_string()])
+        .args(["--pilot-address", &pilot.to_string()])
+        .env("SERVICE_ACCOUNT", &spec.service_account)
         .args(["--admin-address", &SocketAddr::new(address, ADMIN_PORT).to_string()])
         .args(["--readiness-address", &SocketAddr::new(address, READINESS_PORT).to_string()])
         .args(["--concurrency", "1"])

@@ -124,6 +124,11 @@ impl Local {
         self.write(ADDRESS, address.to_string().as_bytes())
     }
 
+    /// Says that there is none.
+    pub fn forget_address(&self) {
+        let _ = fs::remove_file(self.0.join(ADDRESS));
+    }
+
     /// Where encrypted xDS is served, as it was told last.
     pub fn address(&self) -> Option<SocketAddr> {
         fs::read_to_string(self.0.join(ADDRESS)).ok()?.parse().ok()

@@ -11,7 +11,7 @@ use osier_proto::types::cluster::{
     circuit_breakers::Thresholds,
     cluster::{
         ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbConfig,
-        LbPolicy, LeastRequestLbConfig, OriginalDstLbConfig,
+        LbPolicy, LeastRequestLbConfig, OriginalDstLbConfig, TransportSocketMatch,
     },
 };
 use osier_proto::types::core::{
@@ -27,15 +27,17 @@ use osier_proto::types::upstream_http::{
     },
 };
 use osier_proto::types::value::Percent;
+use prost_types::Struct;
 
 use super::endpoint;
+use super::endpoint::{TLS_MODE, TLS_MODE_ISTIO};
 use super::name::{self, OutboundName, OutsideName};
 use super::route;
 use super::scope::Scope;
-use super::wire;
+use super::{tls, wire};
 use crate::model::{
-    ConnectionPool, EffectivePolicy, InboundTraffic, Interception, LoadBalancer, Protocol, Service,
-    ServiceKind, ServicePort, TargetPort, TcpKeepalive, UpgradePolicy,
+    ConnectionPool, EffectivePolicy, InboundTraffic, Interception, LoadBalancer, Location, Protocol, Service,
+    ServiceKind, ServicePort, TargetPort, TcpKeepalive, TlsMode, UpgradePolicy,
 };
 use crate::snapshot::InboundPort;
 
@@ -136,6 +138,7 @@ fn outbound(scope: &Scope<'_>, name: &OutboundName) -> Option<Cluster> {
         http(scope, &mut cluster, port.protocol, effective.connection_pool.as_deref());
     }
     cluster.metadata = Some(service_metadata(service, port, subset, policy.map(|p| &p.key)));
+    secure(scope, &mut cluster, service, port, name);
     Some(cluster)
 }
 
@@ -191,6 +194,66 @@ fn discovery(
         }
         ServiceKind::ExternalName(_) => None,
     }
+}
+
+/// Mutual TLS towards those endpoints that take it, where the client has a certificate and the service is in the mesh.
+fn secure(
+    scope: &Scope<'_>,
+    cluster: &mut Cluster,
+    service: &Service,
+    port: &ServicePort,
+    name: &OutboundName,
+) {
+    let applies = scope.view().proxy.mutual_tls && !scope.view().is_grpc();
+    if !applies || service.location == Location::External {
+        return;
+    }
+    let known = scope.snapshot.identities(&service.key);
+    let takes = known.iter().filter(|identity| identity.tls == TlsMode::Istio);
+    let accounts = takes.clone().filter(|identity| !identity.service_account.is_empty()).map(|identity| {
+        format!("spiffe://{}/ns/{}/sa/{}", tls::TRUST_DOMAIN, identity.namespace, identity.service_account)
+    });
+    let server_name = format!("outbound_.{}_.{}_.{}", name.port, name.subset, name.host);
+    let socket = tls::client(server_name, accounts, offered(scope, cluster, port.protocol));
+    if cluster.lb_policy == LbPolicy::ClusterProvided as i32 {
+        // Nobody says of these endpoints what they take: all of them must.
+        let all = takes.count() == known.len() && !known.is_empty();
+        cluster.transport_socket = all.then_some(socket);
+        return;
+    }
+    let istio = Struct { fields: BTreeMap::from([(TLS_MODE.to_string(), wire::text(TLS_MODE_ISTIO))]) };
+    cluster.transport_socket_matches = vec![
+        TransportSocketMatch {
+            name: "tlsMode-istio".into(),
+            r#match: Some(istio),
+            transport_socket: Some(socket),
+        },
+        TransportSocketMatch {
+            name: "tlsMode-disabled".into(),
+            r#match: Some(Struct::default()),
+            transport_socket: Some(tls::plaintext()),
+        },
+    ];
+}
+
+/// What the ClientHello offers. osier-proxy adds the version of HTTP itself, for each connection; others can't.
+fn offered(scope: &Scope<'_>, cluster: &Cluster, protocol: Protocol) -> &'static [&'static str] {
+    if scope.view().schema.is_some() || !protocol.is_http() {
+        return &["istio"];
+    }
+    match is_http2(cluster) {
+        true => &["istio-h2", "istio", "h2"],
+        false => &["istio-http/1.1", "istio", "http/1.1"],
+    }
+}
+
+/// True where HTTP/2 is spoken whatever the client speaks.
+fn is_http2(cluster: &Cluster) -> bool {
+    let options = cluster.typed_extension_protocol_options.get(HTTP_PROTOCOL_OPTIONS);
+    let options = options.and_then(|options| options.unpack::<HttpProtocolOptions>().ok());
+    let version = options.and_then(|options| options.upstream_protocol_options);
+    let Some(UpstreamProtocolOptions::ExplicitHttpConfig(version)) = version else { return false };
+    matches!(version.protocol_config, Some(ProtocolConfig::Http2ProtocolOptions(_)))
 }
 
 /// How an endpoint is picked.

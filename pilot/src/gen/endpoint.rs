@@ -8,13 +8,25 @@ use osier_proto::types::endpoint::{
     cluster_load_assignment::Policy, lb_endpoint::HostIdentifier,
 };
 
+use prost_types::Struct;
+
 use super::name::OutboundName;
 use super::scope::Scope;
 use super::wire;
-use crate::model::{Address, Endpoint, Health, Locality, Service, ServiceKind, ServicePort, WorkloadName};
+use crate::model::{
+    Address, Endpoint, Health, Locality, MutualTls, Service, ServiceKey, ServiceKind, ServicePort, TlsMode,
+    WorkloadName,
+};
 
 /// Cluster of workloads whose cluster nobody named.
 const CLUSTER_ID: &str = "Kubernetes";
+
+/// Metadata by which clusters choose how bytes are secured.
+const TRANSPORT: &str = "envoy.transport_socket_match";
+/// Key in it.
+pub(super) const TLS_MODE: &str = "tlsMode";
+/// Its value where mutual TLS is taken.
+pub(super) const TLS_MODE_ISTIO: &str = "istio";
 
 /// The endpoints of a cluster; `None` where the client has no such cluster, or one that needs no EDS.
 pub fn generate(scope: &Scope<'_>, name: &str) -> Option<ClusterLoadAssignment> {
@@ -26,7 +38,7 @@ pub fn generate(scope: &Scope<'_>, name: &str) -> Option<ClusterLoadAssignment> 
     }
     let subset = (!parsed.subset.is_empty()).then_some(&*parsed.subset);
     let endpoints = scope.snapshot.cluster_endpoints(&scope.view().proxy, service, port.number, subset)?;
-    Some(assignment(scope, name, &endpoints))
+    Some(assignment(scope, &service.key, name, &endpoints))
 }
 
 /// The endpoints that a DNS service lists, or its own host where it lists none. `None` where there is nothing to resolve.
@@ -38,7 +50,7 @@ pub(super) fn dns(
     name: &str,
 ) -> Option<ClusterLoadAssignment> {
     let endpoints = scope.snapshot.cluster_endpoints(&scope.view().proxy, service, port.number, subset)?;
-    let found = assignment(scope, name, &endpoints);
+    let found = assignment(scope, &service.key, name, &endpoints);
     (!found.endpoints.is_empty()).then_some(found)
 }
 
@@ -54,7 +66,12 @@ pub(super) fn one(host: &str, port: u16) -> LocalityLbEndpoints {
     }
 }
 
-fn assignment(scope: &Scope<'_>, name: &str, endpoints: &[Endpoint]) -> ClusterLoadAssignment {
+fn assignment(
+    scope: &Scope<'_>,
+    service: &ServiceKey,
+    name: &str,
+    endpoints: &[Endpoint],
+) -> ClusterLoadAssignment {
     let mut localities: BTreeMap<&Locality, Vec<&Endpoint>> = BTreeMap::new();
     for endpoint in endpoints.iter().filter(|e| reachable(scope, e)) {
         localities.entry(&endpoint.locality).or_default().push(endpoint);
@@ -63,7 +80,7 @@ fn assignment(scope: &Scope<'_>, name: &str, endpoints: &[Endpoint]) -> ClusterL
         cluster_name: name.to_string(),
         endpoints: localities
             .into_iter()
-            .map(|(locality, members)| group(scope, locality, &members))
+            .map(|(locality, members)| group(scope, service, locality, &members))
             .collect(),
         policy: (!scope.view().is_grpc()).then_some(Policy { overprovisioning_factor: Some(140) }),
     }
@@ -75,17 +92,22 @@ fn reachable(scope: &Scope<'_>, endpoint: &Endpoint) -> bool {
 }
 
 /// Always with its locality and weight: gRPC libraries need both.
-fn group(scope: &Scope<'_>, locality: &Locality, members: &[&Endpoint]) -> LocalityLbEndpoints {
+fn group(
+    scope: &Scope<'_>,
+    service: &ServiceKey,
+    locality: &Locality,
+    members: &[&Endpoint],
+) -> LocalityLbEndpoints {
     let weight = members.iter().fold(0_u32, |sum, e| sum.saturating_add(e.weight));
     LocalityLbEndpoints {
         locality: Some(wire::locality(&locality.region, &locality.zone, &locality.subzone)),
-        lb_endpoints: members.iter().map(|e| lb_endpoint(scope, e)).collect(),
+        lb_endpoints: members.iter().map(|e| lb_endpoint(scope, service, e)).collect(),
         load_balancing_weight: Some(weight.max(1)),
         priority: 0,
     }
 }
 
-fn lb_endpoint(scope: &Scope<'_>, endpoint: &Endpoint) -> LbEndpoint {
+fn lb_endpoint(scope: &Scope<'_>, service: &ServiceKey, endpoint: &Endpoint) -> LbEndpoint {
     let address = match &endpoint.address {
         Address::Ip(ip) => wire::address(&ip.to_string(), endpoint.port),
         Address::Name(host) => wire::address(host.as_str(), endpoint.port),
@@ -96,7 +118,7 @@ fn lb_endpoint(scope: &Scope<'_>, endpoint: &Endpoint) -> LbEndpoint {
         Health::Unhealthy => HealthStatus::Unhealthy,
         Health::Draining => HealthStatus::Draining,
     };
-    let metadata = endpoint.workload.as_deref().filter(|_| !scope.view().is_grpc()).map(workload);
+    let metadata = if scope.view().is_grpc() { None } else { metadata(scope, service, endpoint) };
     LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(WireEndpoint {
             address: Some(address),
@@ -106,6 +128,18 @@ fn lb_endpoint(scope: &Scope<'_>, endpoint: &Endpoint) -> LbEndpoint {
         metadata,
         load_balancing_weight: Some(endpoint.weight.max(1)),
     }
+}
+
+/// What there is to say of an endpoint, if anything.
+fn metadata(scope: &Scope<'_>, service: &ServiceKey, endpoint: &Endpoint) -> Option<Metadata> {
+    let mut metadata = endpoint.workload.as_deref().map(workload).unwrap_or_default();
+    let takes_tls = endpoint.tls == TlsMode::Istio
+        && scope.snapshot.mutual_tls_at(service, endpoint) != MutualTls::Disable;
+    if takes_tls {
+        let hints = Struct { fields: BTreeMap::from([(TLS_MODE.to_string(), wire::text(TLS_MODE_ISTIO))]) };
+        metadata.filter_metadata.insert(TRANSPORT.to_string(), hints);
+    }
+    (!metadata.filter_metadata.is_empty()).then_some(metadata)
 }
 
 /// Istio's workload text: name, namespace, canonical name, canonical revision, cluster.

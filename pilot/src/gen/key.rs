@@ -137,6 +137,7 @@ impl View {
             proxy: ProxyView {
                 kind: proxy_kind,
                 gateway: one_by_one && self.proxy.gateway,
+                mutual_tls: kind == ResourceType::Cluster && self.proxy.mutual_tls,
                 namespace: self.proxy.namespace.clone(),
                 name: "".into(),
                 labels,
@@ -218,6 +219,7 @@ pub(crate) mod tests {
             proxy: ProxyView {
                 kind: ProxyKind::Envoy,
                 gateway: false,
+                mutual_tls: false,
                 namespace: namespace.into(),
                 name: "client".into(),
                 labels: labels.into(),

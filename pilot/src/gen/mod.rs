@@ -17,6 +17,7 @@ pub mod scope;
 pub mod secret;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod wire;
 
 use std::sync::Arc;

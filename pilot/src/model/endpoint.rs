@@ -7,6 +7,7 @@ use std::sync::Arc;
 use osier_core::host::Host;
 use osier_core::labels::Labels;
 
+use super::service::ServiceKey;
 use super::workload::WorkloadName;
 
 /// Where an endpoint is.
@@ -64,6 +65,13 @@ pub struct Endpoint {
     pub node: Arc<str>,
     /// Its name below that of its service, for pods of a StatefulSet; mostly empty.
     pub hostname: Arc<str>,
+}
+
+impl Endpoint {
+    /// The namespace of its workload, which is that of the service where nothing is known of it.
+    pub fn namespace<'a>(&'a self, service: &'a ServiceKey) -> &'a Arc<str> {
+        self.workload.as_ref().map_or(&service.namespace, |workload| &workload.namespace)
+    }
 }
 
 /// Whether an endpoint takes traffic.

@@ -1,6 +1,6 @@
 //! Security policies, as far as they are read: whom they cover, and what must be refused there.
 //!
-//! None of them can be enforced yet, so a policy that would refuse something refuses everything: it fails closed.
+//! What can't be enforced refuses everything: it fails closed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,7 +49,7 @@ pub enum Demand {
 }
 
 /// What a PeerAuthentication makes of plaintext.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MutualTls {
     /// Plaintext only.
     Disable,
@@ -68,7 +68,7 @@ impl fmt::Display for Refusal<'_> {
         match self.0.demands {
             Demand::Unsupported => write!(f, "{} is not supported", self.0.key),
             Demand::MutualTls { .. } => {
-                write!(f, "{} demands mutual TLS, which is not supported", self.0.key)
+                write!(f, "{} demands mutual TLS, and the workload has no certificate", self.0.key)
             }
         }
     }

@@ -12,6 +12,8 @@ pub struct ProxyView {
     pub kind: ProxyKind,
     /// It takes clients in from outside of the mesh.
     pub gateway: bool,
+    /// It has a certificate of the mesh: it can show who it is, and believes others.
+    pub mutual_tls: bool,
     /// Namespace of its workload.
     pub namespace: Arc<str>,
     /// Name of its workload's instance (Pod or WorkloadEntry); may be empty.

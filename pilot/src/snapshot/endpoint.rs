@@ -3,13 +3,14 @@
 //! This part alone is replaced when only endpoints change. The address side is split into shards, so that a change copies only
 //! the shards that its addresses fall into.
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::model::{Address, Endpoint, Protocol, Service, ServiceKey, ServicePort};
+use crate::model::{Address, Endpoint, Protocol, Service, ServiceKey, ServicePort, TlsMode};
 
 const SHARDS: usize = 64;
 
@@ -38,6 +39,17 @@ pub struct PortEndpoints {
     pub endpoints: Arc<[Endpoint]>,
 }
 
+/// Who answers at some endpoints of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServerIdentity {
+    /// Whether they take mutual TLS.
+    pub tls: TlsMode,
+    /// Namespace of the account.
+    pub namespace: Arc<str>,
+    /// Service account; empty where unknown.
+    pub service_account: Arc<str>,
+}
+
 /// One service port that an address serves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AddressUse {
@@ -64,6 +76,16 @@ impl ServiceEndpoints {
     /// Endpoints of one service port.
     pub fn port(&self, number: u16) -> Option<&Arc<[Endpoint]>> {
         self.ports.iter().find(|p| p.port == number).map(|p| &p.endpoints)
+    }
+
+    /// Who answers for the service: what its clients are told of certificates. Few, however many endpoints there are.
+    pub fn identities(&self, service: &ServiceKey) -> BTreeSet<ServerIdentity> {
+        let identity = |endpoint: &Endpoint| ServerIdentity {
+            tls: endpoint.tls,
+            namespace: endpoint.namespace(service).clone(),
+            service_account: endpoint.service_account.clone(),
+        };
+        self.ports.iter().flat_map(|port| port.endpoints.iter().map(identity)).collect()
     }
 
     fn uses(&self) -> impl Iterator<Item = (IpAddr, u16, u16)> {

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use change::{Audience, Change};
-pub use endpoint::{AddressUse, EndpointIndex, InboundPort, PortEndpoints, ServiceEndpoints};
+pub use endpoint::{AddressUse, EndpointIndex, InboundPort, PortEndpoints, ServerIdentity, ServiceEndpoints};
 pub use ingress::{HostPath, IngressHost, IngressIndex, TlsHosts};
 pub use policy::PolicyIndex;
 pub use route::{ApplicableRoute, ExtraHost, RouteIndex, applies, l4_applies};
@@ -33,8 +33,8 @@ use osier_core::host::Host;
 
 use crate::model::{
     BackendPort, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, IngressBackend,
-    MeshConfig, Protocol, ProxyView, Refusal, RouteRule, Service, ServiceKey, ServiceKind, TlsSecret,
-    Workload,
+    MeshConfig, MutualTls, Protocol, ProxyView, Refusal, RouteRule, Service, ServiceKey, ServiceKind,
+    TlsSecret, Workload,
 };
 
 /// Certificates by namespace and name.
@@ -202,6 +202,11 @@ impl MeshSnapshot {
         Some(self.on_node(view, service, chosen))
     }
 
+    /// Who answers for a service.
+    pub fn identities(&self, service: &ServiceKey) -> BTreeSet<ServerIdentity> {
+        self.endpoints.get(service).map(|endpoints| endpoints.identities(service)).unwrap_or_default()
+    }
+
     /// `internalTrafficPolicy: Local` leaves only the endpoints on the client's own node.
     fn on_node(&self, view: &ProxyView, service: &Service, endpoints: Arc<[Endpoint]>) -> Arc<[Endpoint]> {
         if !service.node_local {
@@ -238,8 +243,19 @@ impl MeshSnapshot {
         self.security.refusal(&self.mesh.root_namespace, view, port)
     }
 
-    /// The ports of a proxy's workload on which something else may be refused than on all others.
-    pub fn ports_with_own_refusal(&self, view: &ProxyView) -> BTreeSet<u16> {
+    /// Whether clients of a port of a proxy's workload must, may or can't speak mutual TLS.
+    pub fn mutual_tls(&self, view: &ProxyView, port: u16) -> MutualTls {
+        self.security.mode(&self.mesh.root_namespace, view, port)
+    }
+
+    /// The same for an endpoint of a service, as its clients have to take it.
+    pub fn mutual_tls_at(&self, service: &ServiceKey, endpoint: &Endpoint) -> MutualTls {
+        let (root, namespace) = (&self.mesh.root_namespace, endpoint.namespace(service));
+        self.security.mode_at(root, namespace, &endpoint.labels, endpoint.port)
+    }
+
+    /// The ports of a proxy's workload on which something else may be demanded than on all others.
+    pub fn ports_with_own_mode(&self, view: &ProxyView) -> BTreeSet<u16> {
         self.security.named_ports(view)
     }
 

@@ -59,7 +59,27 @@ impl SecurityIndex {
 
     /// Why nothing may reach a port of a proxy's workload, if so.
     pub(super) fn refusal(&self, root: &str, view: &ProxyView, port: u16) -> Option<Refusal<'_>> {
-        self.each(view, |labels| self.of_labels(root, &view.namespace, labels, port))
+        self.each(view).find_map(|labels| {
+            let unsupported = self.unsupported(root, &view.namespace, labels);
+            let strict = || {
+                let decided = self.mutual_tls(root, &view.namespace, labels, port);
+                decided
+                    .filter(|(_, mode)| *mode == MutualTls::Strict && !view.mutual_tls)
+                    .map(|(policy, _)| policy)
+            };
+            unsupported.or_else(strict).map(|policy| Refusal(policy))
+        })
+    }
+
+    /// What of clients of a port is asked. Where the workload has several sets of labels, the strictest counts.
+    pub(super) fn mode(&self, root: &str, view: &ProxyView, port: u16) -> MutualTls {
+        let of = |labels| self.mode_at(root, &view.namespace, labels, port);
+        self.each(view).map(of).max().unwrap_or(MutualTls::Permissive)
+    }
+
+    /// The same for a workload of these labels.
+    pub(super) fn mode_at(&self, root: &str, namespace: &str, labels: &Labels, port: u16) -> MutualTls {
+        self.mutual_tls(root, namespace, labels, port).map_or(MutualTls::Permissive, |(_, mode)| mode)
     }
 
     /// The ports of a proxy's workload that a PeerAuthentication names.
@@ -73,32 +93,30 @@ impl SecurityIndex {
         self.policies.iter().flat_map(named).collect()
     }
 
-    /// Asks for each set of labels that the workload behind a proxy may have.
-    fn each<'s>(
-        &'s self,
-        view: &ProxyView,
-        ask: impl Fn(&Labels) -> Option<Refusal<'s>>,
-    ) -> Option<Refusal<'s>> {
+    /// Each set of labels that the workload behind a proxy may have.
+    fn each<'s>(&'s self, view: &'s ProxyView) -> impl Iterator<Item = &'s Labels> {
         let at = view.addresses.iter().filter_map(|ip| self.workloads.get(ip)).flatten();
         let mut known = at.filter(|(namespace, _)| *namespace == view.namespace).peekable();
-        match known.peek() {
-            Some(_) => known.find_map(|(_, labels)| ask(labels)),
-            None => ask(&view.labels),
-        }
+        let said = known.peek().is_none().then_some(&view.labels);
+        known.map(|(_, labels)| labels).chain(said)
     }
 
-    fn of_labels(&self, root: &str, namespace: &str, labels: &Labels, port: u16) -> Option<Refusal<'_>> {
+    fn unsupported(&self, root: &str, namespace: &str, labels: &Labels) -> Option<&Arc<SecurityPolicy>> {
         let unsupported = |policy: &&Arc<SecurityPolicy>| {
             policy.demands == Demand::Unsupported && covers(policy, root, namespace, labels)
         };
-        match self.policies.iter().find(unsupported) {
-            Some(policy) => Some(Refusal(policy)),
-            None => self.mutual_tls(root, namespace, labels, port),
-        }
+        self.policies.iter().find(unsupported)
     }
 
-    /// The PeerAuthentication that refuses plaintext. Port over workload over namespace over mesh; the oldest of each level.
-    fn mutual_tls(&self, root: &str, namespace: &str, labels: &Labels, port: u16) -> Option<Refusal<'_>> {
+    /// The PeerAuthentication that decides about a port, and what it says. Port over workload over namespace over mesh; the oldest of
+    /// each level.
+    fn mutual_tls(
+        &self,
+        root: &str,
+        namespace: &str,
+        labels: &Labels,
+        port: u16,
+    ) -> Option<(&Arc<SecurityPolicy>, MutualTls)> {
         let level = |of: &str, selected: bool| {
             self.policies.iter().find(|policy| {
                 let selects = match &policy.covers {
@@ -113,8 +131,7 @@ impl SecurityIndex {
             Demand::MutualTls { mode, ports } => ports.get(&port).copied().or(*mode),
             Demand::Unsupported => None,
         };
-        let (policy, mode) = levels.into_iter().flatten().find_map(|p| Some((p, decides(p)?)))?;
-        (mode == MutualTls::Strict).then_some(Refusal(policy))
+        levels.into_iter().flatten().find_map(|policy| Some((policy, decides(policy)?)))
     }
 }
 

@@ -12,6 +12,7 @@ fn view(namespace: &str) -> ProxyView {
     ProxyView {
         kind: ProxyKind::Envoy,
         gateway: false,
+        mutual_tls: false,
         namespace: namespace.into(),
         name: "".into(),
         labels: Labels::default(),

@@ -427,6 +427,15 @@ impl Store {
         if effects.workloads {
             next.workloads = self.registry.workloads();
         }
+        // Clients are told who may answer for a service: with that its clusters change.
+        for (key, endpoints) in &effects.endpoints {
+            let before =
+                old.endpoints.get(key).map(|endpoints| endpoints.identities(key)).unwrap_or_default();
+            let after = endpoints.as_ref().map(|endpoints| endpoints.identities(key)).unwrap_or_default();
+            if before != after {
+                effects.services.insert(key.clone());
+            }
+        }
         if !effects.endpoints.is_empty() {
             next.endpoints = Arc::new(EndpointIndex::with(&old.endpoints, effects.endpoints.clone()));
         }
@@ -610,8 +619,10 @@ fn note_policies(
 /// Security policies that came, went or changed, and workloads that may be covered by others than before.
 fn note_security(change: &mut Change, keys: &BTreeSet<ResourceKey>, old: &MeshSnapshot, next: &MeshSnapshot) {
     for key in keys {
+        // What callers do depends on it, wherever they are.
+        let tells_callers = key.kind == Kind::PeerAuthentication;
         let crosses = |s: &&MeshSnapshot| s.security.crosses_namespaces(&s.mesh.root_namespace, key);
-        change.audience.merge(match [old, next].iter().any(crosses) {
+        change.audience.merge(match tells_callers || [old, next].iter().any(crosses) {
             true => Audience::Everybody,
             false => Audience::Namespaces([key.namespace.clone()].into()),
         });

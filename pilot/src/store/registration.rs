@@ -29,11 +29,11 @@ pub(super) fn update(registration: &Registration, created: i64) -> Update {
         ports: Default::default(),
         // a pure client takes no traffic
         health: if registration.app_port.is_some() { Health::Healthy } else { Health::Unhealthy },
-        service_account: "".into(),
+        service_account: registration.service_account.as_deref().unwrap_or_default().into(),
         locality: Locality::default(),
         network: "".into(),
         weight: 1,
-        tls: TlsMode::Disabled,
+        tls: if registration.service_account.is_some() { TlsMode::Istio } else { TlsMode::Disabled },
         node: "".into(),
         hostname: Default::default(),
         labels,

@@ -89,6 +89,7 @@ fn a_pod_that_is_going_gets_nothing_new_and_keeps_what_it_serves() {
     let view = ProxyView {
         kind: ProxyKind::OnDemand,
         gateway: false,
+        mutual_tls: false,
         namespace: "default".into(),
         name: "web-1".into(),
         labels: Default::default(),
@@ -229,6 +230,7 @@ fn who_a_change_concerns() {
     let view = |namespace: &str| ProxyView {
         kind: ProxyKind::Envoy,
         gateway: false,
+        mutual_tls: false,
         namespace: namespace.into(),
         name: "".into(),
         labels: Labels::default(),
@@ -339,7 +341,7 @@ proptest! {
             let ports: Vec<_> = ports.iter().map(|p| format!("{{number: {p}, name: p{p}, protocol: {protocol}}}")).collect();
             after.apply(updates(&format!("{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: x{at}, namespace: other}}, spec: {{hosts: [{name}.random.com], addresses: [10.200.0.{at}], ports: [{}]}}}}", ports.join(", "))));
         }
-        let view = ProxyView { kind: ProxyKind::Envoy, gateway: false, namespace: "default".into(), name: "".into(), labels: Labels::default(), addresses: ["10.0.0.1".parse().unwrap()].into(), interception: Interception::Redirect, dns_capture: false, node: "".into() };
+        let view = ProxyView { kind: ProxyKind::Envoy, gateway: false, mutual_tls: false, namespace: "default".into(), name: "".into(), labels: Labels::default(), addresses: ["10.0.0.1".parse().unwrap()].into(), interception: Interception::Redirect, dns_capture: false, node: "".into() };
         let (old, new) = (before.snapshot(), after.snapshot());
         for service in old.services_visible_to("default") {
             let now = new.service("default", service.host().as_str());
@@ -373,6 +375,7 @@ mod writing {
             version: Some("v1".into()),
             labels: Default::default(),
             address: [127, 64, 0, last].into(),
+            service_account: None,
             app_port: Some(8080),
         }
     }

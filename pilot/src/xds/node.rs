@@ -86,6 +86,7 @@ impl Client {
             proxy: ProxyView {
                 kind: kind(node, &metadata),
                 gateway,
+                mutual_tls: false,
                 namespace: metadata.text("NAMESPACE").unwrap_or_else(|| id_namespace.to_string()).into(),
                 name: name.into(),
                 labels: Labels::from(metadata.map("LABELS")),
@@ -312,6 +313,7 @@ pub(crate) mod tests {
             version: Some("v2".into()),
             labels: BTreeMap::new(),
             address: [127, 64, 0, 9].into(),
+            service_account: None,
             app_port: Some(8080),
         };
         let json = serde_json::to_string(&registration).unwrap();

@@ -207,6 +207,7 @@ mod tests {
             version: None,
             labels: BTreeMap::new(),
             address: [127, 64, 0, 1].into(),
+            service_account: None,
             app_port: Some(8080),
         }
     }

@@ -144,7 +144,7 @@ impl Served {
         let client = Client::parse(node).map_err(refuse_node)?;
         let client = Arc::new(match identity {
             Some(identity) => proven(client, &identity)?,
-            None => client,
+            None => unproven(client),
         });
         self.registered.identify(client.view.proxy.clone());
         let peer = remote.map(|a| a.to_string()).unwrap_or_default();
@@ -445,8 +445,22 @@ fn proven(mut client: Client, identity: &Identity) -> Result<Client, Status> {
         )));
     }
     let secrets_of = client.view.proxy.gateway.then(|| identity.namespace.clone());
-    client.view = Arc::new(View { secrets_of, ..(*client.view).clone() });
+    let mut view = View { secrets_of, ..(*client.view).clone() };
+    // Who can prove who it is here has a certificate from here.
+    view.proxy.mutual_tls = true;
+    client.view = Arc::new(view);
+    if let Some(registration) = &mut client.registration {
+        registration.service_account = Some(identity.service_account.to_string());
+    }
     Ok(client)
+}
+
+/// A client of which nobody knows who it is: others must not be told that it can prove anything.
+fn unproven(mut client: Client) -> Client {
+    if let Some(registration) = &mut client.registration {
+        registration.service_account = None;
+    }
+    client
 }
 
 /// Whether rules of a kind make resources of a type: those that the cache makes from them, too.
@@ -455,6 +469,8 @@ fn rule_touches(rule: RuleKind, kind: ResourceType) -> bool {
         RuleKind::VirtualService => {
             matches!(kind, ResourceType::Listener | ResourceType::Routes | ResourceType::VirtualHost)
         }
+        // Callers find in endpoints who takes mutual TLS.
+        RuleKind::PeerAuthentication => matches!(kind, ResourceType::Listener | ResourceType::Endpoints),
         rule if rule.is_security() => kind == ResourceType::Listener,
         // Neither routes nor policies have a say in what a host's addresses are.
         RuleKind::DestinationRule if kind == ResourceType::NameTable => false,

@@ -34,7 +34,7 @@ fn own_figures(admin: &Admin) -> Vec<MetricFamily> {
         };
         family(&name, &format!("{} of /stats.", stat.name), kind, vec![metric])
     });
-    let left = admin.shared.certificate_expiry.seconds_left();
+    let left = admin.shared.identity.seconds_left();
     let expiry = left.map(|seconds| {
         let help = "Seconds until the workload's certificate ends; negative after its end.";
         let metric = gauge(seconds as f64);

@@ -23,22 +23,32 @@ use super::value::{
 };
 use super::{At, Invalid, access_log, refs::Collector, route};
 use crate::config::listener::{
-    Codec, EscapedSlashes, Http1Options, Http2Options, HttpLimits, HttpManager, HttpTimeouts, Normalize,
-    PeerMetadata, ServerHeader, StripPort,
+    CertificateDetails, Codec, EscapedSlashes, ForwardCertificate, Http1Options, Http2Options, HttpLimits,
+    HttpManager, HttpTimeouts, Normalize, PeerMetadata, ServerHeader, StripPort,
 };
 
 /// Name that Envoy writes into `server` unless told otherwise.
 const DEFAULT_SERVER_NAME: &str = "envoy";
+
+/// What becomes of `x-forwarded-client-cert`.
+fn forward_certificate(message: &xds::HttpConnectionManager) -> Result<ForwardCertificate, Invalid> {
+    let set = message.set_current_client_cert_details.unwrap_or_default();
+    let details = CertificateDetails { subject: set.subject.unwrap_or_default(), uri: set.uri, dns: set.dns };
+    let field = "forward_client_cert_details";
+    Ok(match enumeration(field, message.forward_client_cert_details)? {
+        ForwardClientCertDetails::Sanitize => ForwardCertificate::Remove,
+        ForwardClientCertDetails::ForwardOnly => ForwardCertificate::KeepWhereProved,
+        ForwardClientCertDetails::AppendForward => ForwardCertificate::Append(details),
+        ForwardClientCertDetails::SanitizeSet => ForwardCertificate::Replace(details),
+        ForwardClientCertDetails::AlwaysForwardOnly => ForwardCertificate::Keep,
+    })
+}
 
 pub(super) fn compile(
     message: &xds::HttpConnectionManager,
     refs: &mut Collector<'_>,
 ) -> Result<HttpManager, Invalid> {
     not_empty("stat_prefix", &message.stat_prefix)?;
-    enumeration::<ForwardClientCertDetails>(
-        "forward_client_cert_details",
-        message.forward_client_cert_details,
-    )?;
     request_id_extension(message)?;
     let filters = http_filters(&message.http_filters)?;
     let (route_config_name, routes) = routes(message, refs)?;
@@ -52,6 +62,7 @@ pub(super) fn compile(
         routes,
         route_config_name,
         server_header: server_header(message)?,
+        forward_certificate: forward_certificate(message)?,
         generate_request_id: message.generate_request_id.unwrap_or(true),
         preserve_external_request_id: message.preserve_external_request_id,
         request_id_in_response: message.always_set_request_id_in_response,

@@ -280,6 +280,33 @@ pub struct TcpProxy {
     pub access_log: Vec<Arc<AccessLogConfig>>,
 }
 
+/// What becomes of `x-forwarded-client-cert`, by which an application learns who its client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForwardCertificate {
+    /// It is removed.
+    #[default]
+    Remove,
+    /// It stays where the client has shown a certificate, and is removed elsewhere.
+    KeepWhereProved,
+    /// Where the client has shown a certificate, that is added; elsewhere the header is removed.
+    Append(CertificateDetails),
+    /// It says what certificate the client has shown, and nothing else.
+    Replace(CertificateDetails),
+    /// It stays.
+    Keep,
+}
+
+/// What is told of a client's certificate, beside who we are and its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CertificateDetails {
+    /// The subject.
+    pub subject: bool,
+    /// The URI names.
+    pub uri: bool,
+    /// The DNS names.
+    pub dns: bool,
+}
+
 /// Envoy's HttpConnectionManager, with its route table linked.
 #[derive(Debug, Clone)]
 pub struct HttpManager {
@@ -293,6 +320,8 @@ pub struct HttpManager {
     pub route_config_name: Option<Arc<str>>,
     /// What happens to the response's `server` header.
     pub server_header: ServerHeader,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub forward_certificate: ForwardCertificate,
     /// Generate `x-request-id` where missing.
     pub generate_request_id: bool,
     /// Keep the request id of the client, even at an edge.

@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::attempt::Plan;
 use super::body::RequestBody;
 use super::clock::Clock;
-use super::filters::{direct, forwarded, header_ops, rewrite};
+use super::filters::{client_certificate, direct, forwarded, header_ops, rewrite};
 use super::head::{Known, RequestHead};
 use super::normalize::{Normalized, normalize};
 use super::replay::BodyState;
@@ -171,6 +171,7 @@ impl<'a> Exchange<'a> {
         let Arrival { worker, connection, manager } = answer.arrival;
         let head = &mut *incoming.head;
         let origin = forwarded::settle(manager, connection.inputs.source, connection.encrypted, head);
+        client_certificate::settle(manager.forward_certificate, connection, head);
         answer.record.downstream.remote = origin.remote;
         incoming.internal = origin.internal;
         if connection.direction == Direction::Inbound {

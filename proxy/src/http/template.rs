@@ -98,6 +98,10 @@ simple! {
     DownstreamRemoteAddress = "DOWNSTREAM_REMOTE_ADDRESS",
     DownstreamRemoteAddressWithoutPort = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
     DownstreamRemotePort = "DOWNSTREAM_REMOTE_PORT",
+    DownstreamPeerUriSan = "DOWNSTREAM_PEER_URI_SAN",
+    DownstreamPeerSubject = "DOWNSTREAM_PEER_SUBJECT",
+    DownstreamPeerFingerprint = "DOWNSTREAM_PEER_FINGERPRINT_256",
+    DownstreamLocalUriSan = "DOWNSTREAM_LOCAL_URI_SAN",
     DownstreamDirectRemoteAddress = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
     DownstreamDirectRemoteAddressWithoutPort = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
     RequestedServerName = "REQUESTED_SERVER_NAME",
@@ -426,6 +430,22 @@ impl Simple {
                 format(format_args!("{}", downstream.remote.ip()), out)
             }
             Self::DownstreamRemotePort => format(format_args!("{}", downstream.remote.port()), out),
+            Self::DownstreamPeerUriSan => text(
+                downstream
+                    .identity
+                    .map(|peer| peer.uris.join(","))
+                    .as_deref()
+                    .filter(|uris| !uris.is_empty()),
+                out,
+            ),
+            Self::DownstreamPeerSubject => text(
+                downstream.identity.map(|peer| &*peer.subject).filter(|subject| !subject.is_empty()),
+                out,
+            ),
+            Self::DownstreamPeerFingerprint => {
+                text(downstream.identity.map(|peer| peer.fingerprint()).as_deref(), out)
+            }
+            Self::DownstreamLocalUriSan => text(downstream.own_identity.map(|name| &**name), out),
             Self::DownstreamDirectRemoteAddress => address(Some(downstream.direct_remote), out),
             Self::DownstreamDirectRemoteAddressWithoutPort => {
                 format(format_args!("{}", downstream.direct_remote.ip()), out)
@@ -515,6 +535,8 @@ mod tests {
                 remote: "[2001:db8::1]:4000".parse().unwrap(),
                 direct_remote: "10.0.0.2:5000".parse().unwrap(),
                 server_name: Some("a.example"),
+                identity: None,
+                own_identity: None,
             },
             Some(Version::Http2),
             std::time::Instant::now(),

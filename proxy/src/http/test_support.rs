@@ -15,6 +15,7 @@ use crate::config::route::{
 /// A connection manager without routes, with Envoy's defaults.
 pub fn manager() -> HttpManager {
     HttpManager {
+        forward_certificate: Default::default(),
         stat_prefix: "test".into(),
         codec: Codec::Auto,
         routes: None,

@@ -63,6 +63,11 @@ impl Peer {
         })
     }
 
+    /// SHA-256 of the certificate, in lower-case hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// What policies take it for: its URI names, else its DNS names, else its subject.
     pub fn principals(&self) -> &[Arc<str>] {
         match (&*self.uris, &*self.dns) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use osier_core::readiness::Pending;
 use tokio::time::sleep;
 
@@ -23,37 +24,54 @@ const JITTER: f64 = 0.01;
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// When the certificate in force ends, in seconds since 1970; 0 before there is one.
+/// Who this workload is, as far as it has a certificate.
 #[derive(Debug, Default)]
-pub struct Expiry(AtomicI64);
+pub struct OwnIdentity {
+    name: ArcSwapOption<Arc<str>>,
+    /// When the certificate in force ends, in seconds since 1970; 0 before there is one.
+    not_after: AtomicI64,
+}
 
-impl Expiry {
-    /// Seconds that are left; negative after the end, `None` before there is a certificate.
+impl OwnIdentity {
+    /// The name in the certificate in force: a SPIFFE ID.
+    pub fn name(&self) -> Option<Arc<str>> {
+        self.name.load().as_ref().map(|name| Arc::<str>::clone(name))
+    }
+
+    /// Seconds until the certificate ends; negative after that, `None` before there is one.
     pub fn seconds_left(&self) -> Option<i64> {
-        match self.0.load(Relaxed) {
+        match self.not_after.load(Relaxed) {
             0 => None,
             end => Some(end - now()),
         }
     }
+
+    fn renew(&self, issued: &Issued) {
+        // The same value as long as it is the same name: metrics know it by its place.
+        if self.name().as_deref() != Some(&*issued.name) {
+            self.name.store(Some(Arc::new(issued.name.clone())));
+        }
+        self.not_after.store(issued.not_after, Relaxed);
+    }
 }
 
 /// Runs for as long as the process. `first` is dropped when the first certificate is in force.
-pub async fn run(server: XdsServer, secrets: Arc<Secrets>, expiry: Arc<Expiry>, first: Pending) {
+pub async fn run(server: XdsServer, secrets: Arc<Secrets>, own: Arc<OwnIdentity>, first: Pending) {
     let mut first = Some(first);
     let mut attempt = 0;
     loop {
-        let issued = obtain(&server, &mut attempt, &expiry).await;
+        let issued = obtain(&server, &mut attempt, &own).await;
         tracing::info!(identity = %issued.name, hours = (issued.not_after - now()) / 3600, "certificate in force");
         secrets.own.publish(Secret::Certificate(issued.certificate.clone()));
         secrets.roots.publish(Secret::Trust(issued.trust.clone()));
-        expiry.0.store(issued.not_after, Relaxed);
+        own.renew(&issued);
         drop(first.take());
         sleep(until_renewal(&issued, now(), rand::random_range(-1.0..=1.0))).await;
     }
 }
 
 /// Asks until there is an answer. What keeps it is said once, and again when it changes.
-async fn obtain(server: &XdsServer, attempt: &mut usize, expiry: &Expiry) -> Issued {
+async fn obtain(server: &XdsServer, attempt: &mut usize, own: &OwnIdentity) -> Issued {
     let (mut wait, mut said) = (SHORTEST, String::new());
     loop {
         match issue(server, *attempt, LIFE).await {
@@ -68,7 +86,7 @@ async fn obtain(server: &XdsServer, attempt: &mut usize, expiry: &Expiry) -> Iss
         }
         *attempt += 1;
         sleep(wait.mul_f64(rand::random_range(0.75..1.25))).await;
-        wait = (wait * 2).min(longest_wait(expiry.seconds_left()));
+        wait = (wait * 2).min(longest_wait(own.seconds_left()));
     }
 }
 

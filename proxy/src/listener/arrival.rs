@@ -251,22 +251,22 @@ async fn admit(
             (Box::pin(handshake(stream, received, config)).await?, BytesMut::new())
         }
     };
-    let peer = peer(&stream)?;
+    let peer = peer(worker, &stream)?;
     let connection =
         Connection::new(worker, &listener, source, chain.clone(), generation, inputs, ends.local);
-    let connection = connection.with_peer(peer);
+    let own_name = peer.as_ref().and_then(|_| worker.shared.identity.name());
+    let connection = connection.with_peer(peer, own_name);
     Ok(Arrived { connection: Arc::new(connection), chain, stream, received })
 }
 
 /// Whom the client has proved to be, where it was asked.
-fn peer(stream: &Stream) -> Result<Option<Arc<Peer>>, ArrivalError> {
+fn peer(worker: &Worker, stream: &Stream) -> Result<Option<Arc<Peer>>, ArrivalError> {
     let certificate = match stream {
         Stream::Plain(_) => None,
         Stream::Tls(tls) => tls.peer_certificate(),
     };
-    let peer = certificate.map(|certificate| Peer::of(&certificate)).transpose();
-    peer.map(|peer| peer.map(Arc::new))
-        .map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))
+    let peer = certificate.map(|certificate| worker.shared.known_peers.of(&certificate)).transpose();
+    peer.map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
 async fn handshake(
@@ -308,6 +308,8 @@ fn log_unmatched(worker: &Worker, listener: &Listener, inputs: &ConnectionInputs
         remote: inputs.source,
         direct_remote: inputs.source,
         server_name: inputs.server_name.as_deref(),
+        identity: None,
+        own_identity: None,
     };
     let mut record = RequestRecord::new(downstream, None, std::time::Instant::now());
     record.flags = Flags::NO_ROUTE;

@@ -5,15 +5,15 @@
 //! one wants another codec or transport, it keeps the old chain and [`Current::ends`] says to finish politely.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use osier_core::drain::{Open, Phase};
 use parking_lot::Mutex;
 
 use crate::config::listener::{
-    Codec, ConnectionInputs, Direction, FilterChain, HttpManager, Listener, NetworkAction,
+    CertificateDetails, Codec, ConnectionInputs, Direction, FilterChain, HttpManager, Listener, NetworkAction,
 };
 use crate::config::snapshot::Snapshot;
 use crate::identity::peer::Peer;
@@ -68,6 +68,10 @@ pub struct Connection {
     pub encrypted: bool,
     /// Who the client has proved to be.
     pub peer: Option<Arc<Peer>>,
+    /// Who we have proved to be.
+    pub own_name: Option<Arc<str>>,
+    /// What `x-forwarded-client-cert` says of the client; made when it is wanted.
+    forwarded: OnceLock<Box<[u8]>>,
     /// Which side of the workload that listener is.
     pub direction: Direction,
     /// When it was accepted.
@@ -115,6 +119,8 @@ impl Connection {
         Self {
             encrypted: chain.transport.is_tls(),
             peer: None,
+            own_name: None,
+            forwarded: OnceLock::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             inputs,
             local,
@@ -134,8 +140,15 @@ impl Connection {
     }
 
     /// The same, with a client that has shown a certificate.
-    pub fn with_peer(self, peer: Option<Arc<Peer>>) -> Self {
-        Self { peer, ..self }
+    pub fn with_peer(mut self, peer: Option<Arc<Peer>>, own_name: Option<Arc<str>>) -> Self {
+        (self.peer, self.own_name) = (peer, own_name);
+        self
+    }
+
+    /// What `x-forwarded-client-cert` says of the client; `None` where it has shown nothing.
+    pub fn forwarded_certificate(&self, details: CertificateDetails) -> Option<&[u8]> {
+        let peer = self.peer.as_deref()?;
+        Some(self.forwarded.get_or_init(|| details.of(peer, self.own_name.as_deref()).into_bytes().into()))
     }
 
     /// The chain in force for this connection, chosen anew if the configuration has moved.
@@ -170,6 +183,8 @@ impl Connection {
             remote: self.inputs.source,
             direct_remote: self.inputs.source,
             server_name: self.inputs.server_name.as_deref(),
+            identity: self.peer.as_ref(),
+            own_identity: self.own_name.as_ref(),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::status::probers::Probers;
 use crate::status::scrape::Scrape;
 use crate::worker;
 use environment::{Environment, Identity, Role};
-use raw::{Options, Raw, RawGateway, RawMode, RawSidecar};
+use raw::{Options, Raw, RawGateway, RawMode, RawSidecar, Trust};
 
 /// Istio's `terminationDrainDuration`.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -140,19 +140,24 @@ fn from_file(file: &std::path::Path, options: &Options, mistakes: &mut Vec<Strin
 fn sidecar(raw: RawSidecar, environment: &Environment, mistakes: &mut Vec<String>) -> Option<Settings> {
     let identity = Identity::read(environment, Role::Sidecar, mistakes);
     let interception = identity.interception;
-    let settings = from_environment(identity, raw.pilot_address.as_deref(), None, &raw.options, mistakes)?;
+    let tls = raw.trust.tls();
+    let settings = from_environment(identity, raw.pilot_address.as_deref(), tls, &raw.options, mistakes)?;
     let sidecar = SidecarSettings { interception, state_file: raw.state_file };
     Some(Settings { sidecar: Some(sidecar), ..settings })
 }
 
 fn gateway(raw: &RawGateway, environment: &Environment, mistakes: &mut Vec<String>) -> Option<Settings> {
     let identity = Identity::read(environment, Role::Gateway, mistakes);
-    let tls = raw
-        .pilot_root_file
-        .clone()
-        .map(|roots| XdsTls { roots, token: raw.token_file.clone().unwrap_or_else(|| TOKEN_FILE.into()) });
+    let tls = raw.trust.tls();
     let settings = from_environment(identity, raw.pilot_address.as_deref(), tls, &raw.options, mistakes)?;
     Some(Settings { gateway: true, ..settings })
+}
+
+impl Trust {
+    fn tls(&self) -> Option<XdsTls> {
+        let token = self.token_file.clone().unwrap_or_else(|| TOKEN_FILE.into());
+        self.pilot_root_file.clone().map(|roots| XdsTls { roots, token })
+    }
 }
 
 /// What sidecars and gateways have in common.

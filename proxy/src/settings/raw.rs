@@ -57,9 +57,13 @@ pub enum Tool {
 /// Flags of `sidecar`.
 #[derive(Args, Debug, Clone)]
 pub struct RawSidecar {
-    /// The control plane's plaintext xDS address [default: discoveryAddress of PROXY_CONFIG].
+    /// The control plane's xDS address [default: discoveryAddress of PROXY_CONFIG].
     #[arg(long, env = "OSIER_PILOT_ADDRESS", value_name = "HOST:PORT")]
     pub pilot_address: Option<String>,
+
+    /// How the control plane is known, and this proxy to it.
+    #[command(flatten)]
+    pub trust: Trust,
 
     /// Where the names in use are kept, to be asked for at once at the next start.
     #[arg(long, env = "OSIER_STATE_FILE", value_name = "FILE")]
@@ -70,6 +74,19 @@ pub struct RawSidecar {
     pub options: Options,
 }
 
+/// How control plane and proxy know each other.
+#[derive(Args, Debug, Clone)]
+pub struct Trust {
+    /// File of root certificates by which the control plane is known. With it the xDS stream is encrypted, and this proxy gets a
+    /// certificate of the mesh; without it there is neither, and no TLS.
+    #[arg(long, env = "XDS_ROOT_CA", value_name = "FILE")]
+    pub pilot_root_file: Option<PathBuf>,
+
+    /// File of the token that says to the control plane who this is [default: /var/run/secrets/tokens/istio-token].
+    #[arg(long, env = "OSIER_TOKEN_FILE", value_name = "FILE", requires = "pilot_root_file")]
+    pub token_file: Option<PathBuf>,
+}
+
 /// Flags of `gateway`.
 #[derive(Args, Debug, Clone)]
 pub struct RawGateway {
@@ -77,14 +94,9 @@ pub struct RawGateway {
     #[arg(long, env = "OSIER_PILOT_ADDRESS", value_name = "HOST:PORT")]
     pub pilot_address: Option<String>,
 
-    /// File of root certificates by which the control plane is known. With it the xDS stream is encrypted; without it there are no
-    /// certificates for clients, and so no TLS.
-    #[arg(long, env = "XDS_ROOT_CA", value_name = "FILE")]
-    pub pilot_root_file: Option<PathBuf>,
-
-    /// File of the token that says to the control plane who this is [default: /var/run/secrets/tokens/istio-token].
-    #[arg(long, env = "OSIER_TOKEN_FILE", value_name = "FILE", requires = "pilot_root_file")]
-    pub token_file: Option<PathBuf>,
+    /// How the control plane is known, and this proxy to it.
+    #[command(flatten)]
+    pub trust: Trust,
 
     /// Everything that holds for all modes.
     #[command(flatten)]

@@ -15,6 +15,8 @@ fn record() -> RequestRecord<'static> {
         remote: "10.0.0.2:40000".parse().expect("address"),
         direct_remote: "10.0.0.2:40000".parse().expect("address"),
         server_name: None,
+        identity: None,
+        own_identity: None,
     };
     let mut record = RequestRecord::new(downstream, Some(Version::Http11), Instant::now());
     record.started_at = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678));

@@ -24,6 +24,8 @@ fn record<'a>(status: u16) -> RequestRecord<'a> {
         remote: address,
         direct_remote: address,
         server_name: None,
+        identity: None,
+        own_identity: None,
     };
     let mut record = RequestRecord::new(downstream, None, Instant::now());
     record.status = status;

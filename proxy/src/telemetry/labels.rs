@@ -11,6 +11,7 @@ use crate::config::cluster::{Cluster, ServiceLabels};
 use crate::config::listener::Direction;
 use crate::config::route::Route;
 use crate::http::peer_metadata::Peer;
+use crate::identity::peer::Peer as Identity;
 use crate::telemetry::record::RequestRecord;
 
 /// What an unknown value is called.
@@ -60,6 +61,10 @@ pub struct Facts<'a> {
     pub service: Option<&'a Arc<ServiceLabels>>,
     /// What EDS says of the endpoint, where the peer said nothing (outbound).
     pub workload: Option<&'a Arc<str>>,
+    /// Who the client has proved to be (inbound).
+    pub identity: Option<&'a Arc<Identity>>,
+    /// Who we have proved to be to it.
+    pub own_identity: Option<&'a Arc<str>>,
     /// The name that passthrough and black hole have instead of a service.
     pub stand_in: Option<&'static str>,
 }
@@ -72,7 +77,10 @@ impl<'a> Facts<'a> {
         let stand_in = stand_in(record.route, record.cluster_name);
         let service = record.cluster.as_ref().and_then(service).filter(|_| stand_in.is_none());
         let workload = endpoint.and_then(|e| e.spec.workload.as_ref());
-        Self { inbound, peer: record.peer.as_ref(), service, workload, stand_in }
+        let downstream = record.downstream;
+        let identity = downstream.identity.filter(|_| inbound);
+        let own_identity = downstream.own_identity.filter(|_| inbound);
+        Self { inbound, peer: record.peer.as_ref(), service, workload, identity, own_identity, stand_in }
     }
 
     /// The labels, for a proxy beside `own`.
@@ -93,19 +101,26 @@ impl<'a> Facts<'a> {
         } else {
             service.map(|s| &*s.namespace).filter(|n| !n.is_empty()).unwrap_or(peer.namespace)
         };
+        let peer_name = self.identity.and_then(|identity| identity.uris.first());
+        let own_name = self.own_identity;
+        let policy = match (self.inbound, peer_name, own_name) {
+            (true, Some(_), Some(_)) => "mutual_tls",
+            (true, ..) => "none",
+            (false, ..) => UNKNOWN,
+        };
         let values = [
             if self.inbound { "destination" } else { "source" },
             source.workload,
             source.canonical_service,
             source.canonical_revision,
             source.namespace,
-            UNKNOWN, // principals come with mTLS
+            peer_name.map_or(UNKNOWN, |name| name),
             source.app,
             source.version,
             source.cluster,
             destination.workload,
             destination.namespace,
-            UNKNOWN,
+            own_name.map_or(UNKNOWN, |name| name),
             destination.app,
             destination.version,
             host,
@@ -114,7 +129,7 @@ impl<'a> Facts<'a> {
             name,
             namespace,
             destination.cluster,
-            if self.inbound { "none" } else { UNKNOWN },
+            policy,
         ];
         LabelSet(values.map(Arc::from))
     }
@@ -239,7 +254,15 @@ mod tests {
     }
 
     const NOTHING: Facts<'static> =
-        Facts { inbound: false, peer: None, service: None, workload: None, stand_in: None };
+        Facts {
+            inbound: false,
+            peer: None,
+            service: None,
+            workload: None,
+            identity: None,
+            own_identity: None,
+            stand_in: None,
+        };
 
     fn reviews() -> Arc<ServiceLabels> {
         Arc::new(ServiceLabels {

@@ -20,6 +20,7 @@ use super::record::{Flags, RequestRecord};
 use crate::config::cluster::ServiceLabels;
 use crate::config::listener::Direction;
 use crate::http::peer_metadata::Peer;
+use crate::identity::peer::Peer as Identity;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -153,11 +154,19 @@ struct Addresses {
     peer: usize,
     service: usize,
     workload: usize,
+    identity: usize,
+    own_identity: usize,
     stand_in: usize,
 }
 
 /// Keeps the objects behind [`Addresses`] alive.
-type Held = (Option<Arc<Peer>>, Option<Arc<ServiceLabels>>, Option<Arc<str>>);
+type Held = (
+    Option<Arc<Peer>>,
+    Option<Arc<ServiceLabels>>,
+    Option<Arc<str>>,
+    Option<Arc<Identity>>,
+    Option<Arc<str>>,
+);
 
 /// Everything counted under one label set.
 #[derive(Debug)]
@@ -174,12 +183,20 @@ impl Facts<'_> {
             peer: self.peer.map_or(0, |p| Arc::as_ptr(p).addr()),
             service: self.service.map_or(0, |s| Arc::as_ptr(s).addr()),
             workload: self.workload.map_or(0, |w| Arc::as_ptr(w).addr()),
+            identity: self.identity.map_or(0, |i| Arc::as_ptr(i).addr()),
+            own_identity: self.own_identity.map_or(0, |n| Arc::as_ptr(n).addr()),
             stand_in: self.stand_in.map_or(0, |s| s.as_ptr().addr()),
         }
     }
 
     fn held(&self) -> Held {
-        (self.peer.cloned(), self.service.cloned(), self.workload.cloned())
+        (
+            self.peer.cloned(),
+            self.service.cloned(),
+            self.workload.cloned(),
+            self.identity.cloned(),
+            self.own_identity.cloned(),
+        )
     }
 }
 

@@ -15,6 +15,7 @@ use crate::config::endpoint::Endpoint;
 use crate::config::route::Route;
 use crate::http::head::Version;
 use crate::http::peer_metadata::Peer;
+use crate::identity::peer::Peer as Identity;
 
 /// One request from its head to its end, or one opaque connection.
 #[derive(Debug)]
@@ -84,6 +85,10 @@ pub struct Downstream<'a> {
     pub direct_remote: SocketAddr,
     /// SNI.
     pub server_name: Option<&'a str>,
+    /// Who the client has proved to be.
+    pub identity: Option<&'a Arc<Identity>>,
+    /// Who we have proved to be to it.
+    pub own_identity: Option<&'a Arc<str>>,
 }
 
 impl<'a> RequestRecord<'a> {

@@ -85,6 +85,7 @@ fn local(scope: &Scope<'_>, address: SocketAddr, port: &InboundPort<'_>) -> List
         filter_chains: inbound::chains(scope, port),
         ..Default::default()
     };
-    inspect(scope, &mut listener, false, port.protocol == Protocol::Auto);
+    let encrypted = listener.filter_chains.iter().any(|chain| chain.transport_socket.is_some());
+    inspect(scope, &mut listener, encrypted, port.protocol == Protocol::Auto);
     listener
 }

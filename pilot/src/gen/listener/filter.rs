@@ -9,7 +9,10 @@ use osier_proto::types::explicit_proxy::ExplicitProxy;
 use osier_proto::types::file_access_log::{FileAccessLog, file_access_log::AccessLogFormat};
 use osier_proto::types::http_connection_manager::{
     HttpConnectionManager, HttpFilter, Rds,
-    http_connection_manager::{PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig},
+    http_connection_manager::{
+        ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails,
+        UpgradeConfig,
+    },
     http_filter,
 };
 use osier_proto::types::http_router::Router;
@@ -109,6 +112,13 @@ pub(super) fn http(scope: &Scope<'_>, stat_prefix: &str, routes: Routes, side: S
             .view()
             .http10
             .then(|| Http1ProtocolOptions { accept_http_10: true, ..Default::default() }),
+        forward_client_cert_details: match side {
+            Side::Inbound => ForwardClientCertDetails::AppendForward,
+            Side::Gateway => ForwardClientCertDetails::SanitizeSet,
+            Side::Outbound | Side::Proxy => ForwardClientCertDetails::Sanitize,
+        } as i32,
+        set_current_client_cert_details: matches!(side, Side::Inbound | Side::Gateway)
+            .then_some(SetCurrentClientCertDetails { subject: Some(true), dns: true, uri: true }),
         server_name: match side {
             Side::Inbound | Side::Gateway => "istio-envoy".into(),
             Side::Outbound | Side::Proxy => String::new(),

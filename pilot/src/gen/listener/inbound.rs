@@ -1,4 +1,4 @@
-//! Listeners for connections to the workload, in plaintext.
+//! Listeners for connections to the workload.
 
 use osier_proto::types::core::{CidrRange, DataSource, TrafficDirection, data_source::Specifier};
 use osier_proto::types::listener::{
@@ -15,12 +15,12 @@ use osier_proto::types::route::{
 use osier_proto::types::value::Int32Range;
 
 use super::filter::{self, Routes, Side, TcpTimes};
-use super::{HTTP_INSPECTOR, everywhere, http_protocols, inspect};
+use super::{HTTP_INSPECTOR, TLS_INSPECTOR, everywhere, inspect, mutual_tls};
 use crate::r#gen::name;
 use crate::r#gen::route::everything;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
-use crate::model::{Interception, Protocol};
+use crate::model::{Interception, MutualTls, Protocol};
 use crate::snapshot::InboundPort;
 
 /// `virtualInbound`: every captured inbound connection.
@@ -28,7 +28,7 @@ pub(super) fn captured(scope: &Scope<'_>) -> Listener {
     let ports = scope.snapshot.inbound_ports(&scope.view().proxy);
     let mut chains = vec![loop_guard(scope)];
     chains.extend(unknown(scope, None));
-    for number in scope.snapshot.ports_with_own_refusal(&scope.view().proxy) {
+    for number in scope.snapshot.ports_with_own_mode(&scope.view().proxy) {
         if ports.iter().all(|port| port.port != number) {
             chains.extend(unknown(scope, Some(number)));
         }
@@ -47,7 +47,18 @@ pub(super) fn captured(scope: &Scope<'_>) -> Listener {
     // What is declared needs no look, and servers there may speak first: nobody may wait for what their clients send.
     let declared = ports.iter().filter(|p| p.protocol != Protocol::Auto).map(|p| p.port);
     let declared: Vec<u16> = declared.chain([name::INBOUND_PORT]).collect();
-    inspect(scope, &mut listener, false, true);
+    let encrypted = listener.filter_chains.iter().any(|chain| chain.transport_socket.is_some());
+    inspect(scope, &mut listener, encrypted, true);
+    if encrypted {
+        let modes = ports.iter().map(|port| (port.port, mode(scope, port.port)));
+        let plain: Vec<u16> =
+            modes.filter(|(_, mode)| *mode == MutualTls::Disable).map(|(port, _)| port).collect();
+        let never: Vec<u16> = plain.into_iter().chain([name::INBOUND_PORT]).collect();
+        let inspector = listener.listener_filters.iter_mut().find(|f| f.name == TLS_INSPECTOR);
+        if let Some(inspector) = inspector {
+            inspector.filter_disabled = Some(to(&never));
+        }
+    }
     let inspector = listener.listener_filters.iter_mut().find(|f| f.name == HTTP_INSPECTOR);
     if let Some(inspector) = inspector {
         inspector.filter_disabled = Some(to(&declared));
@@ -95,36 +106,33 @@ fn unknown(scope: &Scope<'_>, only: Option<u16>) -> Vec<FilterChain> {
     if own.iter().any(|ip| ip.is_ipv6()) {
         families.push((name::INBOUND_PASSTHROUGH_V6, wire::range(std::net::Ipv6Addr::UNSPECIFIED.into(), 0)));
     }
-    let chains = |(cluster, range): (&str, CidrRange)| {
-        let matching = |application_protocols| FilterChainMatch {
-            destination_port: only.map(u32::from),
-            prefix_ranges: vec![range.clone()],
-            application_protocols,
-            ..plaintext()
-        };
+    let mode = mode(scope, only.unwrap_or(0));
+    let of_family = |(cluster, range): (&str, CidrRange)| {
         let route = match &refusal {
             Some(cause) => forbidden(cause),
             None => to_cluster(cluster, None),
         };
-        let routes = Routes::Inline(Box::new(routes(cluster, 0, route)));
-        let mut http =
-            wire::chain("virtualInbound-catchall-http", filter::http(scope, cluster, routes, Side::Inbound));
-        http.filter_chain_match = Some(matching(http_protocols(scope)));
-        let bytes = match &refusal {
-            Some(cause) => filter::close(scope, cause),
-            None => filter::tcp(scope, &[(cluster.to_string(), 1)], TcpTimes::default()),
+        let http = || {
+            let routes = Routes::Inline(Box::new(routes(cluster, 0, route.clone())));
+            let filter = filter::http(scope, cluster, routes, Side::Inbound);
+            wire::chain("virtualInbound-catchall-http", filter)
         };
-        let mut tcp = wire::chain("virtualInbound", bytes);
-        tcp.filter_chain_match = Some(matching(Vec::new()));
-        [http, tcp]
+        let tcp = || {
+            let bytes = match &refusal {
+                Some(cause) => filter::close(scope, cause),
+                None => filter::tcp(scope, &[(cluster.to_string(), 1)], TcpTimes::default()),
+            };
+            wire::chain("virtualInbound", bytes)
+        };
+        let mut chains = mutual_tls::chains(scope, mode, Protocol::Auto, http, tcp);
+        for chain in &mut chains {
+            let matched = chain.filter_chain_match.get_or_insert_default();
+            matched.destination_port = only.map(u32::from);
+            matched.prefix_ranges = vec![range.clone()];
+        }
+        chains
     };
-    families.into_iter().flat_map(chains).collect()
-}
-
-/// What both chains of a detected port must say: the transport is matched before the application protocol, and there is no way back
-/// from a chain that names it to one that doesn't.
-fn plaintext() -> FilterChainMatch {
-    FilterChainMatch { transport_protocol: "raw_buffer".into(), ..Default::default() }
+    families.into_iter().flat_map(of_family).collect()
 }
 
 /// The chains of one port of the workload.
@@ -158,16 +166,14 @@ pub(super) fn chains(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterCha
         };
         wire::chain(&chain_name, filter)
     };
-    match port.protocol {
-        Protocol::Auto => {
-            let (mut http, mut tcp) = (http(), tcp());
-            http.filter_chain_match =
-                Some(FilterChainMatch { application_protocols: http_protocols(scope), ..plaintext() });
-            tcp.filter_chain_match = Some(plaintext());
-            vec![http, tcp]
-        }
-        protocol if protocol.is_http() => vec![http()],
-        _ => vec![tcp()],
+    mutual_tls::chains(scope, mode(scope, port.port), port.protocol, http, tcp)
+}
+
+/// Whether clients of a port must, may or can't speak mutual TLS. Who has no certificate can't take it.
+pub(super) fn mode(scope: &Scope<'_>, port: u16) -> MutualTls {
+    match scope.view().proxy.mutual_tls {
+        true => scope.snapshot.mutual_tls(&scope.view().proxy, port),
+        false => MutualTls::Disable,
     }
 }
 

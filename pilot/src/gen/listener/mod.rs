@@ -9,6 +9,7 @@ mod gateway;
 mod grpc;
 mod inbound;
 mod layer4;
+mod mutual_tls;
 mod outbound;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,6 +25,7 @@ use super::scope::Scope;
 use super::wire;
 use crate::model::Interception;
 
+const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
 const HTTP_INSPECTOR: &str = "envoy.filters.listener.http_inspector";
 
 /// Names of every listener in a client's scope. For clients that ask on demand: those that are bound to a port, which they can't
@@ -120,7 +122,7 @@ fn http_protocols(scope: &Scope<'_>) -> Vec<String> {
 }
 
 fn tls_inspector() -> ListenerFilter {
-    wire::listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector {})
+    wire::listener_filter(TLS_INSPECTOR, &TlsInspector {})
 }
 
 fn http_inspector() -> ListenerFilter {

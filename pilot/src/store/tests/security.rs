@@ -7,6 +7,7 @@ fn view(namespace: &str, labels: Labels, ip: &str) -> ProxyView {
     ProxyView {
         kind: ProxyKind::Envoy,
         gateway: false,
+        mutual_tls: false,
         namespace: namespace.into(),
         name: "".into(),
         labels,

@@ -152,6 +152,8 @@ mod tests {
             remote: address,
             direct_remote: address,
             server_name: None,
+            identity: None,
+            own_identity: None,
         };
         RequestRecord::new(downstream, Some(Version::Http11), std::time::Instant::now())
     }

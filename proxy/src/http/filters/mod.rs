@@ -3,6 +3,7 @@
 //! `http::exchange` calls them in the order of a request: [`forwarded`] settles who the client is, [`direct`] answers
 //! where the route wants that, [`header_ops`] and [`rewrite`] change what is forwarded, [`response`] finishes what goes back.
 
+pub mod client_certificate;
 pub mod direct;
 pub mod forwarded;
 pub mod header_ops;
