@@ -83,6 +83,7 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
         bootstrap,
         clusters: shared.clusters.clone(),
         secrets,
+        counters: shared.counters.clone(),
         snapshot: shared.snapshot.clone(),
         resolver: DnsResolver::system().map(Arc::new).map_err(warn_about_dns).ok(),
         mode: sidecar.map_or(Mode::All, on_demand),
@@ -156,6 +157,7 @@ fn share(settings: &Settings) -> Arc<Shared> {
         clusters: Arc::<Clusters>::default(),
         drain: Drain::new(),
         access_logs: AccessLogs::default(),
+        names_policies: settings.names_policies,
         ..Shared::default()
     })
 }

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use self::shelf::Shelf;
 use self::slot::Slot;
+use crate::authz::counters::Counters;
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
@@ -68,6 +69,10 @@ pub struct Shared {
     pub known_peers: KnownPeers,
     /// What all workers count.
     pub metrics: Metrics,
+    /// What was allowed and denied.
+    pub counters: Arc<Counters>,
+    /// A 403 names the policy that denied.
+    pub names_policies: bool,
     /// Where all workers log.
     pub access_logs: AccessLogs,
 }

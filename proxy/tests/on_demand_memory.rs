@@ -161,6 +161,7 @@ async fn a_hundred_thousand_names_cost_at_most_two_mebibytes() {
             None,
         ),
         clusters: Arc::<Clusters>::default(),
+        counters: Arc::default(),
         snapshot: snapshot.clone(),
         resolver: None,
         directory: None,

@@ -8,12 +8,14 @@ use prometheus::core::Collector as _;
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::{Admin, server_info, stats};
+use crate::telemetry::authorization;
 use crate::telemetry::collector::{counter, family, gauge};
 
 pub(super) fn families(admin: &Admin) -> Vec<MetricFamily> {
     // No registry: there is one collector, and what else is shown is made here.
     let mut families = admin.shared.metrics.collect();
     families.extend(own_figures(admin));
+    families.extend(authorization::families(&admin.shared.counters));
     families.sort_by(|a, b| a.name().cmp(b.name()));
     families
 }

@@ -72,6 +72,10 @@ fn all(admin: &Admin) -> Vec<Stat> {
             counter: !is_gauge(name),
         }));
     }
+    for (place, allowed, denied) in admin.shared.counters.tallies() {
+        let values = place.names().into_iter().zip([allowed, denied]);
+        stats.extend(values.map(|(name, value)| counter(name, value)));
+    }
     for (_, address, counts) in admin.acceptors.counts() {
         // Envoy writes addresses in names with `_`, because `.` and `:` separate.
         let prefix = format!("listener.{}", address.to_string().replace(':', "_"));

@@ -42,6 +42,7 @@ pub(crate) fn admin() -> (Arc<Admin>, mpsc::Receiver<Order>) {
         secrets: Default::default(),
         bootstrap: Bootstrap::for_workload(node.clone(), XdsTarget::Unix("/nonexistent".into()), None),
         clusters: Arc::default(),
+        counters: Arc::default(),
         snapshot: Arc::default(),
         resolver: None,
         mode: Mode::All,

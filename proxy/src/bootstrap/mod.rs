@@ -194,6 +194,7 @@ fn static_resources(
         clusters: &clusters,
         secrets: &Default::default(),
         on_demand: None,
+        counters: &Default::default(),
         cluster_exists: &cluster_exists,
     };
     let mut listeners: Vec<StaticResource> = Vec::new();

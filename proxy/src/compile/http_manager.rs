@@ -21,7 +21,9 @@ use super::value::{
     aggregated, bounded, enumeration, extension, not_empty, positive, ranges, required, switch,
     unsupported_extension,
 };
-use super::{At, Invalid, access_log, refs::Collector, route};
+use super::{At, Invalid, access_log, rbac, refs::Collector, route};
+use crate::authz::Filter;
+use crate::authz::counters::Counters;
 use crate::config::listener::{
     CertificateDetails, Codec, EscapedSlashes, ForwardCertificate, Http1Options, Http2Options, HttpLimits,
     HttpManager, HttpTimeouts, Normalize, PeerMetadata, ServerHeader, StripPort,
@@ -50,7 +52,7 @@ pub(super) fn compile(
 ) -> Result<HttpManager, Invalid> {
     not_empty("stat_prefix", &message.stat_prefix)?;
     request_id_extension(message)?;
-    let filters = http_filters(&message.http_filters)?;
+    let filters = http_filters(message, refs.context.counters)?;
     let (route_config_name, routes) = routes(message, refs)?;
     Ok(HttpManager {
         stat_prefix: message.stat_prefix.as_str().into(),
@@ -91,6 +93,7 @@ pub(super) fn compile(
         proxy_100_continue: message.proxy_100_continue,
         peer_metadata: filters.peer_metadata,
         explicit_proxy: filters.explicit_proxy,
+        authorization: filters.authorization.into(),
         access_log: access_log::compile("access_log", &message.access_log)?,
     })
 }
@@ -116,15 +119,19 @@ fn routes(message: &xds::HttpConnectionManager, refs: &mut Collector<'_>) -> Res
 struct Filters {
     peer_metadata: PeerMetadata,
     explicit_proxy: bool,
+    authorization: Vec<Filter>,
 }
 
-fn http_filters(filters: &[xds::HttpFilter]) -> Result<Filters, Invalid> {
+fn http_filters(message: &xds::HttpConnectionManager, counters: &Counters) -> Result<Filters, Invalid> {
+    let filters = &message.http_filters;
     let mut found = Filters::default();
     let mut names = HashSet::new();
     let mut terminal = false;
     for (index, filter) in filters.iter().enumerate() {
         let last = index + 1 == filters.len();
-        let is_terminal = http_filter(filter, &mut names, &mut found).at_index("http_filters", index)?;
+        let counts = (&*message.stat_prefix, counters);
+        let is_terminal =
+            http_filter(filter, counts, &mut names, &mut found).at_index("http_filters", index)?;
         if is_terminal && !last {
             let reason = format!("the router `{}` must be the last filter", filter.name);
             return Err(Invalid::new("", reason)).at_index("http_filters", index);
@@ -134,12 +141,17 @@ fn http_filters(filters: &[xds::HttpFilter]) -> Result<Filters, Invalid> {
     if !terminal {
         return Err(Invalid::new("http_filters", "the last filter must be the router"));
     }
+    if found.explicit_proxy && !found.authorization.is_empty() {
+        // A CONNECT is handed over before anybody has looked at it.
+        return Err(Invalid::new("http_filters", "an explicit proxy can't be guarded by RBAC"));
+    }
     Ok(found)
 }
 
 /// True for the router.
 fn http_filter<'a>(
     filter: &'a xds::HttpFilter,
+    (stat_prefix, counters): (&str, &Counters),
     names: &mut HashSet<&'a str>,
     found: &mut Filters,
 ) -> Result<bool, Invalid> {
@@ -156,6 +168,8 @@ fn http_filter<'a>(
         found.peer_metadata = PeerMetadata { send: config.send, receive: config.receive };
     } else if config.is::<types::explicit_proxy::ExplicitProxy>() {
         found.explicit_proxy = true;
+    } else if config.is::<types::http_rbac::Rbac>() {
+        found.authorization.push(rbac::http(&extension(config)?, stat_prefix, counters).at("typed_config")?);
     } else if !filter.is_optional {
         return Err(unsupported_extension(config)).at("typed_config");
     }

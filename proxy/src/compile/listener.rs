@@ -16,9 +16,10 @@ use super::value::{
     required, switch, unsupported_extension,
 };
 use super::{
-    At, Context, Invalid, References, Rejected, access_log, content_hash, decode, http_manager,
+    At, Context, Invalid, References, Rejected, access_log, content_hash, decode, http_manager, rbac,
     refs::Collector, tls,
 };
+use crate::authz::Filter;
 use crate::config::cluster::{WeightedCluster, WeightedClusters};
 use crate::config::listener::{
     ChainMatch, Direction, FilterChain, Inspect, Listener, NetworkAction, Ports, SourceType, TcpProxy,
@@ -262,11 +263,11 @@ fn server_names(names: &[String]) -> Result<Vec<Arc<str>>, Invalid> {
 
 /// The terminal filter is the action; what may come before it is known here.
 fn network_filters(filters: &[xds::Filter], refs: &mut Collector<'_>) -> Result<NetworkAction, Invalid> {
-    let mut cluster_from_sni = false;
+    let mut before = Before::default();
     let mut action = None;
     for (index, filter) in filters.iter().enumerate() {
         let last = index + 1 == filters.len();
-        action = network_filter(filter, last, &mut cluster_from_sni, refs).at_index("filters", index)?;
+        action = network_filter(filter, last, &mut before, refs).at_index("filters", index)?;
     }
     let Some(action) = action else {
         return Err(Invalid::new(
@@ -274,30 +275,45 @@ fn network_filters(filters: &[xds::Filter], refs: &mut Collector<'_>) -> Result<
             "the last filter must be an HTTP connection manager or TCP proxy",
         ));
     };
-    match (action, cluster_from_sni) {
-        (NetworkAction::Http(_), true) => {
+    match action {
+        NetworkAction::Http(_) if before.cluster_from_sni => {
             Err(Invalid::new("filters", "the SNI can only name a cluster for a TCP proxy"))
         }
-        (action, _) => Ok(action),
+        NetworkAction::Http(_) if !before.authorization.is_empty() => {
+            Err(Invalid::new("filters", "RBAC of HTTP must be one of the `http_filters`"))
+        }
+        action => Ok(action),
     }
+}
+
+/// What the filters before the last one say.
+#[derive(Default)]
+struct Before {
+    cluster_from_sni: bool,
+    authorization: Vec<Filter>,
 }
 
 fn network_filter(
     filter: &xds::Filter,
     last: bool,
-    cluster_from_sni: &mut bool,
+    before: &mut Before,
     refs: &mut Collector<'_>,
 ) -> Result<Option<NetworkAction>, Invalid> {
     not_empty("name", &filter.name)?;
     let FilterConfig::TypedConfig(config) = required("typed_config", filter.config_type.as_ref())?;
     if config.is::<types::sni_cluster::SniCluster>() {
-        *cluster_from_sni = true;
+        before.cluster_from_sni = true;
+        return Ok(None);
+    }
+    if config.is::<types::network_rbac::Rbac>() {
+        let filter = rbac::network(&extension(config)?, refs.context.counters).at("typed_config")?;
+        before.authorization.push(filter);
         return Ok(None);
     }
     let action = if config.is::<types::http_connection_manager::HttpConnectionManager>() {
         NetworkAction::Http(Arc::new(http_manager::compile(&extension(config)?, refs).at("typed_config")?))
     } else if config.is::<tcp::TcpProxy>() {
-        let proxy = tcp_proxy(&extension(config)?, *cluster_from_sni, refs).at("typed_config")?;
+        let proxy = tcp_proxy(&extension(config)?, before, refs).at("typed_config")?;
         NetworkAction::Tcp(Arc::new(proxy))
     } else {
         return Err(unsupported_extension(config)).at("typed_config");
@@ -310,7 +326,7 @@ fn network_filter(
 
 fn tcp_proxy(
     message: &tcp::TcpProxy,
-    cluster_from_sni: bool,
+    before: &mut Before,
     refs: &mut Collector<'_>,
 ) -> Result<TcpProxy, Invalid> {
     use tcp::tcp_proxy::ClusterSpecifier;
@@ -337,7 +353,8 @@ fn tcp_proxy(
     Ok(TcpProxy {
         stat_prefix: message.stat_prefix.as_str().into(),
         clusters,
-        cluster_from_sni,
+        cluster_from_sni: before.cluster_from_sni,
+        authorization: std::mem::take(&mut before.authorization).into(),
         idle_timeout: switch("idle_timeout", message.idle_timeout.as_ref(), Some(Duration::from_secs(3600)))?,
         max_duration: positive(
             "max_downstream_connection_duration",

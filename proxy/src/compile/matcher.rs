@@ -39,6 +39,7 @@ pub(super) fn rewrite(message: &RegexMatchAndSubstitute) -> Result<(Regex, Box<[
     Ok((compiled, by))
 }
 
+/// A condition on a value.
 pub(super) fn string(message: &StringMatcher) -> Result<ValueMatch, Invalid> {
     let literal = |field: &str, value: &str, empty_is_fine: bool| {
         if !empty_is_fine {

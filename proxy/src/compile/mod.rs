@@ -10,6 +10,7 @@ use std::fmt;
 use osier_proto::Any;
 use prost::{Message, Name};
 
+use crate::authz::counters::Counters;
 use crate::config::snapshot::Clusters;
 use crate::config::tls::Secrets;
 use crate::on_demand::OnDemand;
@@ -20,6 +21,7 @@ pub mod endpoint;
 pub mod http_manager;
 pub mod listener;
 pub mod matcher;
+mod rbac;
 pub mod refs;
 pub mod retry;
 pub mod route;
@@ -119,6 +121,8 @@ pub struct Context<'a> {
     /// Gives the tables of route configurations whose virtual hosts are asked for one by one; `None` where the control plane
     /// hasn't confirmed that.
     pub on_demand: Option<&'a OnDemand>,
+    /// Gives the counts of what is denied.
+    pub counters: &'a Counters,
     /// True for clusters that the control plane has sent, or the bootstrap file holds (`validate_clusters`).
     pub cluster_exists: &'a dyn Fn(&str) -> bool,
 }

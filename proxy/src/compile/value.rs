@@ -137,17 +137,19 @@ fn ip(field: &str, host: &str) -> Result<IpAddr, Invalid> {
     host.parse().map_err(|_| Invalid::new(field, format!("`{host}` is not an IP address")))
 }
 
-/// CIDR ranges; bits after the prefix are cut, as Envoy does.
+/// A CIDR range; bits after the prefix are cut, as Envoy does.
+pub(crate) fn range(value: &core::CidrRange) -> Result<IpNet, Invalid> {
+    let address = ip("address_prefix", &value.address_prefix)?;
+    let prefix = u8::try_from(value.prefix_len.unwrap_or(0)).unwrap_or(u8::MAX);
+    let net = IpNet::new(address, prefix).map_err(|_| {
+        let text = format!("{} is too long for {address}", value.prefix_len.unwrap_or(0));
+        Invalid::new("prefix_len", text)
+    })?;
+    Ok(net.trunc())
+}
+
+/// CIDR ranges.
 pub(crate) fn ranges(field: &str, values: &[core::CidrRange]) -> Result<Vec<IpNet>, Invalid> {
-    let range = |value: &core::CidrRange| {
-        let address = ip("address_prefix", &value.address_prefix)?;
-        let prefix = u8::try_from(value.prefix_len.unwrap_or(0)).unwrap_or(u8::MAX);
-        let net = IpNet::new(address, prefix).map_err(|_| {
-            let text = format!("{} is too long for {address}", value.prefix_len.unwrap_or(0));
-            Invalid::new("prefix_len", text)
-        })?;
-        Ok(net.trunc())
-    };
     values.iter().enumerate().map(|(i, v)| range(v).at_index(field, i)).collect()
 }
 

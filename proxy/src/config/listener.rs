@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::cluster::WeightedClusters;
 use super::route::RouteTable;
 use super::tls::ServerTls;
+use crate::authz::Filter;
 use crate::http::template::Template;
 use crate::listener::filter_chain::ChainMatcher;
 
@@ -276,6 +277,8 @@ pub struct TcpProxy {
     pub max_duration: Option<Duration>,
     /// Connect attempts before giving up.
     pub max_connect_attempts: u32,
+    /// Who may connect.
+    pub authorization: Arc<[Filter]>,
     /// Access logs.
     pub access_log: Vec<Arc<AccessLogConfig>>,
 }
@@ -358,6 +361,8 @@ pub struct HttpManager {
     pub peer_metadata: PeerMetadata,
     /// `CONNECT host:port` opens a new original destination (explicit-proxy listeners only).
     pub explicit_proxy: bool,
+    /// Who may ask for what.
+    pub authorization: Arc<[Filter]>,
     /// Access logs.
     pub access_log: Vec<Arc<AccessLogConfig>>,
 }

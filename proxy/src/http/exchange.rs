@@ -26,10 +26,11 @@ use super::server::{Arrival, Handler, Responder};
 use super::template::Context;
 use super::timeout::Timeouts;
 use super::upgrade::{self, Wish};
+use crate::authz::{self, Facts};
 use crate::config::cluster::ClusterHandle;
 use crate::config::listener::{Direction, StripPort};
 use crate::config::route::{
-    Action, Forward, ForwardTarget, HeaderOps, HostRewrite, RequireTls, VirtualHost, VirtualHosts,
+    Action, Forward, ForwardTarget, HeaderOps, HostRewrite, RequireTls, Route, VirtualHost, VirtualHosts,
 };
 use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::on_demand::{Answer as HostAnswer, HostLookup};
@@ -82,6 +83,11 @@ pub async fn handle(
         return exchange.connect().await;
     }
     if let Some(reply) = exchange.settle() {
+        return exchange.reply(reply).await;
+    }
+
+    // May it?
+    if let Some(reply) = exchange.deny() {
         return exchange.reply(reply).await;
     }
 
@@ -193,6 +199,28 @@ impl<'a> Exchange<'a> {
         };
         head.set_path(&path);
         None
+    }
+
+    /// The answer to what no policy allows, or one denies.
+    fn deny(&mut self) -> Option<LocalReply> {
+        let Self { incoming, answer } = self;
+        let Arrival { worker, connection, manager } = answer.arrival;
+        if manager.authorization.is_empty() {
+            return None;
+        }
+        let facts = Facts::of_request(connection, incoming.head, answer.record.downstream.remote.ip());
+        let denial = authz::check(&manager.authorization, &facts, worker.id).err()?;
+        // Metrics and logs show where it was going, though it doesn't get there.
+        if let Some(route) = route_at_hand(&answer.arrival, incoming.head) {
+            answer.record.route = Some(route);
+            if let Action::Forward(forward) = &route.action
+                && let ForwardTarget::Cluster(handle) = &forward.target
+            {
+                answer.record.cluster_name = Some(&handle.name);
+                answer.record.cluster = handle.current.load_full();
+            }
+        }
+        Some(direct::denied(denial, worker.shared.names_policies))
     }
 
     fn must_use_tls(&self, host: &VirtualHost) -> bool {
@@ -328,6 +356,14 @@ async fn find_host<'a>(arrival: &Arrival<'a>, head: &RequestHead) -> Result<Host
             Err(internal(Kind::NoConfiguration, format!("configuration for {authority} not received")))
         }
     }
+}
+
+/// The route that a denied request would have taken, where that is known without asking.
+fn route_at_hand<'a>(arrival: &Arrival<'a>, head: &RequestHead) -> Option<&'a Route> {
+    let table = arrival.manager.routes.as_deref()?;
+    let VirtualHosts::Known(index) = &table.hosts else { return None };
+    let host = router::find_host(index, head.authority(), table.ignore_port_in_host)?;
+    router::find_route(host, head, arrival.worker.random()).map(|route| &**route)
 }
 
 /// The cluster that a route chose for a request.

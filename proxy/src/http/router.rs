@@ -95,7 +95,8 @@ fn path_holds(matches: &PathMatch, head: &RequestHead, path: &[u8]) -> bool {
     }
 }
 
-fn header_holds(matches: &HeaderMatch, head: &RequestHead) -> bool {
+/// True where a header condition holds for a request.
+pub(crate) fn header_holds(matches: &HeaderMatch, head: &RequestHead) -> bool {
     let Subject::Header(name) = &matches.subject else {
         return values_hold(matches, request_value(head, &matches.subject).into_iter());
     };
@@ -103,7 +104,7 @@ fn header_holds(matches: &HeaderMatch, head: &RequestHead) -> bool {
 }
 
 /// Lines are never joined: what a rule forbids must not become allowed by sending it twice.
-fn values_hold<'v>(matches: &HeaderMatch, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
+pub(crate) fn values_hold<'v>(matches: &HeaderMatch, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
     let first = values.next();
     if let ValueMatch::Present(present) = matches.value {
         return (first.is_some() == present) != matches.invert;

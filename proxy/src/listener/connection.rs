@@ -160,6 +160,18 @@ impl Connection {
         current.clone()
     }
 
+    /// Waits until the configuration has moved on from what [`Connection::current`] was last chosen from. Listeners that were asked
+    /// for by name are those of clients, where nobody is denied; they never do.
+    pub async fn moved(&self, worker: &Worker) {
+        match self.source {
+            ListenerSource::Named(_) => {
+                let seen = self.current.lock().generation;
+                worker.shared.snapshot.changed_since(seen).await;
+            }
+            ListenerSource::OnDemand(_) => std::future::pending().await,
+        }
+    }
+
     /// Where the client was going, for clusters that take that as their endpoint. `None` where that is not known: an explicit
     /// proxy's client goes to the proxy itself, and sending it there again would never end.
     pub fn original_destination(&self) -> Option<SocketAddr> {

@@ -50,6 +50,8 @@ pub struct Settings {
     pub log_json: bool,
     /// How to end.
     pub drain: DrainSettings,
+    /// A 403 names the policy that denied.
+    pub names_policies: bool,
 }
 
 /// How the traffic of a pod gets to its sidecar.
@@ -216,6 +218,7 @@ struct Rest {
     levels: Levels,
     log_json: bool,
     drain: DrainSettings,
+    names_policies: bool,
 }
 
 impl Rest {
@@ -248,13 +251,25 @@ impl Rest {
             levels: levels?,
             log_json: options.log_json,
             drain,
+            names_policies: options.name_denying_policy,
         })
     }
 
     fn with(self, bootstrap: Bootstrap) -> Settings {
-        let Self { admin, readiness, concurrency, levels, log_json, drain } = self;
-        let (sidecar, pod, gateway) = (None, None, false);
-        Settings { bootstrap, sidecar, pod, gateway, admin, readiness, concurrency, levels, log_json, drain }
+        let Self { admin, readiness, concurrency, levels, log_json, drain, names_policies } = self;
+        Settings {
+            bootstrap,
+            sidecar: None,
+            pod: None,
+            gateway: false,
+            admin,
+            readiness,
+            concurrency,
+            levels,
+            log_json,
+            drain,
+            names_policies,
+        }
     }
 }
 

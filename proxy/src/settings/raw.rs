@@ -130,6 +130,11 @@ pub struct Options {
     /// How long to drain after SIGTERM [default: terminationDrainDuration of PROXY_CONFIG, else 5s].
     #[arg(long, env = "OSIER_DRAIN_TIME", value_name = "DURATION")]
     pub drain_time: Option<String>,
+
+    /// Tell the client of a request that is denied which policy denied it, in the header x-osier-denied-by. For finding out: names
+    /// of policies are nobody else's business.
+    #[arg(long, env = "OSIER_NAME_DENYING_POLICY")]
+    pub name_denying_policy: bool,
 }
 
 const EXAMPLES: &str = "\

@@ -27,8 +27,11 @@ fn a_file_is_enough() {
     assert_eq!(settings.admin, Some("127.0.0.1:9901".parse().expect("address")));
     assert_eq!((settings.concurrency, settings.readiness), (3, None));
     assert_eq!(settings.drain, DrainSettings { time: DRAIN_TIME, until_idle: false });
-    let other = ["--config", file, "--admin-address", "127.0.0.1:1", "--drain-time", "1m"];
+    assert!(!settings.names_policies);
+    let other =
+        ["--config", file, "--admin-address", "127.0.0.1:1", "--drain-time", "1m", "--name-denying-policy"];
     let settings = check(&other, &environment(&[])).expect("settings");
+    assert!(settings.names_policies);
     assert_eq!(settings.admin, Some("127.0.0.1:1".parse().expect("address")));
     assert_eq!(settings.drain.time.as_secs(), 60);
 }

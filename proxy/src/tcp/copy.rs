@@ -49,6 +49,8 @@ pub enum End {
     TooOld,
     /// The endpoint was removed, and its cluster wants connections closed then.
     Severed,
+    /// A policy denies it: what to say of that.
+    Denied(String),
 }
 
 /// Copies until both directions have ended, one broke, or nothing moved for `idle`.

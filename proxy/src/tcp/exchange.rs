@@ -2,7 +2,8 @@
 //!
 //! A failed connect moves on to another endpoint, up to the configured number of attempts: nothing was sent yet, so it is
 //! safe whatever the protocol. From the first byte on the connection stays where it is; a configuration change or a removed
-//! endpoint doesn't touch it, unless the cluster says `close_connections_on_host_health_failure`.
+//! endpoint doesn't touch it, unless the cluster says `close_connections_on_host_health_failure`; only a policy that now denies
+//! it ends it at once. Policies are asked before anything is opened: a server that speaks first says nothing to whom they deny.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use bytes::BytesMut;
 
 use super::copy::{self, Count as _, End};
 use super::tally::Tally;
+use crate::authz::{self, Facts};
 use crate::config::cluster::{Cluster, ClusterHandle};
-use crate::config::listener::TcpProxy;
+use crate::config::listener::{NetworkAction, TcpProxy};
 use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::http::template::Context;
 use crate::io::Stream;
@@ -41,8 +43,11 @@ pub async fn run(
     record.cluster_name = Some(&handle.name);
     let tally = Tally::new(worker, connection.direction);
     let exchange = Exchange { worker, connection, proxy, downstream: &downstream };
-    let outcome = exchange.forward(&handle, received, &tally, &mut record).await;
-    if matches!(outcome, Ok(End::Broken(..))) {
+    let outcome = match authz::check(&proxy.authorization, &Facts::of_connection(connection), worker.id) {
+        Ok(()) => exchange.forward(&handle, received, &tally, &mut record).await,
+        Err(denial) => Ok(End::Denied(denial.details.to_string())),
+    };
+    if matches!(outcome, Ok(End::Broken(..) | End::Denied(_))) {
         // The client must not take a cut stream for a whole one.
         let _ = downstream.reset_on_close();
     }
@@ -69,6 +74,7 @@ fn conclude(outcome: &Result<End, ProxyError>, record: &mut RequestRecord<'_>) {
         Ok(End::Idle) => (Flags::STREAM_IDLE, Some("idle_timeout".into())),
         Ok(End::TooOld) => (Flags::DURATION, Some("max_duration".into())),
         Ok(End::Severed) => (Flags::default(), Some("endpoint_removed".into())),
+        Ok(End::Denied(details)) => (Flags::default(), Some(details.clone().into())),
         Err(error) => {
             let words = error.detail.split_whitespace();
             (failure_flags(error, record), Some(words.collect::<Vec<_>>().join("_").into()))
@@ -128,11 +134,25 @@ impl Exchange<'_> {
             end = copy::both_ways(self.worker, self.downstream, &upstream, self.proxy.idle_timeout, &count) => end,
             () = permit.endpoint().severed(), if cluster.spec.close_on_host_removal => End::Severed,
             () = lifetime(self.proxy.max_duration) => End::TooOld,
+            details = self.denied_later() => End::Denied(details),
         };
-        if matches!(end, End::Broken(..)) {
+        if matches!(end, End::Broken(..) | End::Denied(_)) {
             let _ = upstream.reset_on_close();
         }
         Ok(end)
+    }
+
+    /// Completes when the policies of the listener have changed, and the new ones deny this connection.
+    async fn denied_later(&self) -> String {
+        loop {
+            self.connection.moved(self.worker).await;
+            let current = self.connection.current(self.worker);
+            let NetworkAction::Tcp(proxy) = &current.chain.action else { continue };
+            let facts = Facts::of_connection(self.connection);
+            if let Err(denial) = authz::still_allowed(&proxy.authorization, &facts) {
+                return denial.details.to_string();
+            }
+        }
     }
 
     /// Connects to an endpoint of `cluster`, to another one where that fails.

@@ -7,14 +7,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::authz::{Action, Condition, Denial, Filter, Rule, Rules};
 use crate::config::cluster::{ClusterLimits, ClusterSpec, Discovery, WeightedCluster, WeightedClusters};
 use crate::config::endpoint::{EndpointSet, EndpointSpec};
 use crate::config::listener::{
     AccessLogConfig, AccessLogFormat, AccessLogSink, ConnectionInputs, Direction, DownstreamTransport,
-    FilterChain, Listener, NetworkAction, TransportProtocol,
+    FilterChain, Listener, TransportProtocol,
 };
+use crate::config::snapshot::Snapshot;
 use crate::http::template::Template;
 use crate::listener::connection::ListenerSource;
+use crate::listener::filter_chain::ChainMatcher;
 
 /// A worker, a proxy configuration, and a folder with its access log.
 struct Setup {
@@ -39,22 +42,45 @@ impl Setup {
             idle_timeout: None,
             max_duration: None,
             max_connect_attempts: 1,
+            authorization: Arc::default(),
             access_log: vec![Arc::new(log)],
         };
         change(&mut proxy);
         Self { worker: Worker::here(Arc::default()), proxy: Arc::new(proxy), folder }
     }
 
-    /// A connection with this SNI that was going to `destination`.
-    fn connection(&self, destination: SocketAddr, server_name: Option<&str>) -> Connection {
+    /// A listener whose one chain is this proxy.
+    fn listener(proxy: Arc<TcpProxy>) -> Arc<Listener> {
         let chain = Arc::new(FilterChain {
             name: "tcp".into(),
             matches: Default::default(),
             transport: DownstreamTransport::Plaintext,
-            action: NetworkAction::Tcp(self.proxy.clone()),
+            action: NetworkAction::Tcp(proxy),
         });
-        let plain = Listener::plain("l", here());
-        let listener = Arc::new(Listener { direction: Direction::Outbound, ..plain });
+        Arc::new(Listener {
+            matcher: ChainMatcher::new([&chain.matches]).expect("one chain").into(),
+            chains: vec![chain],
+            direction: Direction::Outbound,
+            ..Listener::plain("l", here())
+        })
+    }
+
+    /// Puts a listener in force whose policy denies clients of `net`; no other changes.
+    fn publish_denying(&self, net: &str) {
+        let proxy = TcpProxy {
+            clusters: self.proxy.clusters.clone(),
+            stat_prefix: "tcp".into(),
+            authorization: Arc::new([denying(net)]),
+            access_log: Vec::new(),
+            ..*self.proxy
+        };
+        self.worker.shared.snapshot.publish(Snapshot::new([Self::listener(Arc::new(proxy))]));
+    }
+
+    /// A connection with this SNI that was going to `destination`.
+    fn connection(&self, destination: SocketAddr, server_name: Option<&str>) -> Connection {
+        let listener = Self::listener(self.proxy.clone());
+        let chain = listener.chains[0].clone();
         let inputs = ConnectionInputs {
             source: "192.0.2.1:1".parse().expect("address"),
             destination,
@@ -100,6 +126,18 @@ impl Setup {
 
 fn here() -> SocketAddr {
     "127.0.0.1:9".parse().expect("address")
+}
+
+/// A filter that denies clients of `net`.
+fn denying(net: &str) -> Filter {
+    let rule = Rule {
+        permission: Condition::Any,
+        principal: Condition::DirectRemoteIp(net.parse().expect("a range")),
+        denial: Denial::new("ns[a]-policy[b]-rule[0]", Default::default()),
+    };
+    let unmatched = Denial::new("none", Default::default());
+    let rules = Rules { action: Action::Deny, rules: Box::new([rule]), unmatched };
+    Filter { enforced: Some((rules, Default::default())), shadow: None }
 }
 
 fn handle_of(spec: ClusterSpec, addresses: &[SocketAddr]) -> Arc<ClusterHandle> {
@@ -272,4 +310,38 @@ async fn a_removed_endpoint_closes_only_where_the_cluster_says_so() {
         }
         task.await.expect("task");
     }
+}
+
+#[tokio::test]
+async fn whom_a_policy_denies_gets_nothing_and_nobody_hears_of_it() {
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = server.local_addr().expect("address");
+    let clusters = WeightedClusters::single(cluster("c", &[address]));
+    let setup = Setup::new(clusters, |proxy| proxy.authorization = Arc::new([denying("192.0.2.0/24")]));
+    let (mut client, task) = setup.client(here(), None, b"early").await;
+    let mut got = [0; 1];
+    assert!(!matches!(client.read(&mut got).await, Ok(1..)), "nothing comes");
+    task.await.expect("task");
+    assert_eq!(setup.log(), "- c 0 0 rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[0]] 0\n");
+    let waiting = tokio::time::timeout(Duration::from_millis(50), server.accept()).await;
+    assert!(waiting.is_err(), "the server must not have been reached");
+}
+
+#[tokio::test]
+async fn an_open_connection_ends_when_a_policy_comes_that_denies_it_and_only_then() {
+    let setup = Setup::new(WeightedClusters::single(cluster("c", &[echo("hi").await])), |_| {});
+    let (mut client, task) = setup.client(here(), None, b"").await;
+    let mut got = [0; 2];
+    client.read_exact(&mut got).await.expect("greeting");
+    for (net, text) in [("198.51.100.0/24", b"a1"), ("203.0.113.0/24", b"b2")] {
+        setup.publish_denying(net);
+        client.write_all(text).await.expect("send");
+        client.read_exact(&mut got).await.expect("it goes on");
+        assert_eq!(&got, text);
+    }
+    setup.publish_denying("192.0.2.1/32");
+    let cut = client.read(&mut got).await.expect_err("cut, and not ended");
+    assert_eq!(cut.kind(), std::io::ErrorKind::ConnectionReset);
+    task.await.expect("task");
+    assert_eq!(setup.log(), "- c 4 6 rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[0]] 1\n");
 }

@@ -7,6 +7,7 @@ use crate::http::template::Context;
 use crate::worker::Worker;
 
 pub mod access_log;
+pub mod authorization;
 pub mod collector;
 pub mod labels;
 pub mod metrics;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch as channel};
 
+use crate::authz::counters::Counters;
 use crate::bootstrap::Bootstrap;
 use crate::compile::Rejected;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
@@ -49,6 +50,8 @@ pub struct Options {
     pub clusters: Arc<Clusters>,
     /// Handles of certificates and roots.
     pub secrets: Arc<Secrets>,
+    /// Where denials are counted.
+    pub counters: Arc<Counters>,
     /// Where listeners and routes are published.
     pub snapshot: SharedSnapshot,
     /// For STRICT_DNS clusters.
@@ -111,8 +114,8 @@ enum Command {
 
 /// Puts the bootstrap's resources in force and starts the task on the current runtime.
 pub fn start(options: Options) -> Result<Xds, Rejected> {
-    let Options { bootstrap, clusters, secrets, snapshot, resolver, mode, directory, sockets } = options;
-    let mut state = State::new(clusters, secrets, snapshot, resolver, sockets);
+    let Options { bootstrap, clusters, secrets, counters, snapshot, resolver, mode, directory, sockets } = options;
+    let mut state = State::new(clusters, secrets, counters, snapshot, resolver, sockets);
     let now = tokio::time::Instant::now();
     for cluster in &bootstrap.clusters {
         state.fix(Kind::Cluster, &cluster.name, &cluster.body, now)?;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::held::{Kind, Revision, Source, Table};
 use super::publish;
+use crate::authz::counters::Counters;
 use crate::compile::cluster::CompiledCluster;
 use crate::compile::endpoint::Assignment;
 use crate::compile::listener::CompiledListener;
@@ -70,6 +71,7 @@ pub(super) struct State {
     pub(super) absent: HashSet<(Kind, Arc<str>)>,
     pub(super) handles: Arc<Clusters>,
     secret_handles: Arc<Secrets>,
+    counters: Arc<Counters>,
     pub(super) snapshot: SharedSnapshot,
     pub(super) on_demand: Option<Arc<OnDemand>>,
     resolver: Option<Arc<DnsResolver>>,
@@ -90,6 +92,7 @@ impl State {
     pub(super) fn new(
         handles: Arc<Clusters>,
         secret_handles: Arc<Secrets>,
+        counters: Arc<Counters>,
         snapshot: SharedSnapshot,
         resolver: Option<Arc<DnsResolver>>,
         sockets: Option<Arc<Acceptors>>,
@@ -104,6 +107,7 @@ impl State {
             absent: HashSet::new(),
             handles,
             secret_handles,
+            counters,
             snapshot,
             on_demand: None,
             resolver,
@@ -332,6 +336,7 @@ impl State {
             clusters: &self.handles,
             secrets: &self.secret_handles,
             on_demand: self.on_demand.as_deref(),
+            counters: &self.counters,
             cluster_exists: &cluster_exists,
         })
     }

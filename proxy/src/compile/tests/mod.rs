@@ -11,6 +11,7 @@ mod cluster;
 mod hostile;
 mod http_manager;
 mod listener;
+mod rbac;
 mod route;
 mod tls;
 
@@ -31,6 +32,7 @@ fn with_context<T>(on_demand: Option<&OnDemand>, compile: impl FnOnce(Context<'_
         clusters: &clusters,
         secrets: &Secrets::default(),
         on_demand,
+        counters: &Counters::default(),
         cluster_exists: &cluster_exists,
     })
 }

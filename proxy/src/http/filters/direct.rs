@@ -1,8 +1,9 @@
-//! Routes that answer themselves: redirects and fixed responses.
+//! Requests that are answered here: redirects, fixed responses, and what is denied.
 
 use super::rewrite::{matched_length, with_prefix, with_regex};
+use crate::authz::{DENIED_BY, Denial};
 use crate::config::route::{DirectResponse, Redirect, RedirectPath, RouteMatch};
-use crate::http::head::{Known, RequestHead};
+use crate::http::head::{Known, Name, RequestHead};
 use crate::http::reply::LocalReply;
 use crate::http::router::without_port;
 
@@ -43,6 +44,15 @@ pub fn to_path(head: &RequestHead, path: &[u8]) -> LocalReply {
     location.extend_from_slice(head.authority());
     location.extend_from_slice(path);
     answer(307, &location)
+}
+
+/// The answer to what a policy denies. It doesn't say which, unless the operator wants it to.
+pub fn denied(denial: &Denial, names_policy: bool) -> LocalReply {
+    let mut reply = LocalReply::new(403, "RBAC: access denied", denial.details.to_string());
+    if names_policy {
+        reply.head.fields.set(Name::Other(DENIED_BY.as_bytes()), denial.policy.as_bytes());
+    }
+    reply
 }
 
 fn answer(status: u16, location: &[u8]) -> LocalReply {

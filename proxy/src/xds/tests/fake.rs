@@ -190,6 +190,7 @@ pub(super) fn proxy_with(target: &XdsTarget, mode: Mode, asks_for_names: bool) -
         secrets: Default::default(),
         bootstrap: bootstrap(target),
         clusters: clusters.clone(),
+        counters: Arc::default(),
         snapshot: snapshot.clone(),
         resolver: None,
         mode,
