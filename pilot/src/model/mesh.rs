@@ -16,6 +16,8 @@ pub struct MeshConfig {
     pub root_namespace: Arc<str>,
     /// Domain of identities.
     pub trust_domain: Arc<str>,
+    /// Domains whose identities count as ours.
+    pub trust_domain_aliases: Arc<[Arc<str>]>,
     /// Traffic to unknown destinations.
     pub outbound: OutboundTraffic,
     /// How proxies reach their own application.
@@ -57,6 +59,7 @@ impl Default for MeshConfig {
         Self {
             root_namespace: "istio-system".into(),
             trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Arc::default(),
             outbound: OutboundTraffic::AllowAny,
             inbound: InboundTraffic::Passthrough,
             service_export: ExportTo::default(),

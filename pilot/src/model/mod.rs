@@ -3,6 +3,7 @@
 //! Sources make them, `store` and `registry` keep them, `snapshot` indexes them, `gen` turns them into xDS.
 //! Host names are lower-cased and fully qualified, durations are checked, and what is unsupported never gets here.
 
+mod authorization;
 mod endpoint;
 mod export;
 mod ingress;
@@ -18,6 +19,9 @@ mod service;
 mod view;
 mod workload;
 
+pub use authorization::{
+    Account, Authorization, AuthorizationAction, AuthorizationRule, PathMatch, Test, TextMatch, Values,
+};
 pub use endpoint::{Address, Endpoint, Health, Locality, TlsMode};
 pub use export::{ExportTo, Exports};
 pub use ingress::{

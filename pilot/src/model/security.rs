@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use osier_core::labels::Labels;
 
+use super::authorization::Authorization;
 use super::resource::{Age, ResourceKey};
 
 /// An AuthorizationPolicy, PeerAuthentication or RequestAuthentication that can refuse something.
@@ -39,6 +40,8 @@ pub enum Coverage {
 pub enum Demand {
     /// Something that is not supported.
     Unsupported,
+    /// An AuthorizationPolicy: what it denies, or doesn't allow, is refused.
+    Authorization(Authorization),
     /// A PeerAuthentication: plaintext is refused where it says so.
     MutualTls {
         /// On ports that are not named; `None` leaves it to the namespace and the mesh.
@@ -65,8 +68,8 @@ pub struct Refusal<'a>(pub &'a SecurityPolicy);
 
 impl fmt::Display for Refusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.demands {
-            Demand::Unsupported => write!(f, "{} is not supported", self.0.key),
+        match &self.0.demands {
+            Demand::Unsupported | Demand::Authorization(_) => write!(f, "{} is not supported", self.0.key),
             Demand::MutualTls { .. } => {
                 write!(f, "{} demands mutual TLS, and the workload has no certificate", self.0.key)
             }

@@ -5,10 +5,11 @@
 //! [`ProxyView`] alone: its namespace decides visibility (`exportTo`, conflicts of hosts), its labels decide static filters.
 //!
 //! Where to look: `service` (which services a namespace sees), `route` (which VirtualService holds for a service), `policy`
-//! (which DestinationRule), `security` (what is refused), `endpoint` (who is behind a port, and what a proxy serves itself), `ingress` (what gateways
+//! (which DestinationRule), `security` (what is refused), `authorization` (which AuthorizationPolicies), `endpoint` (who is behind a port, and what a proxy serves itself), `ingress` (what gateways
 //! serve), `change` (what moved).
 
 mod allocation;
+mod authorization;
 mod change;
 mod endpoint;
 mod ingress;

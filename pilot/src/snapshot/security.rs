@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use osier_core::labels::Labels;
 
+use super::authorization::AuthorizationIndex;
 use crate::model::{Coverage, Demand, MutualTls, ProxyView, Refusal, ResourceKey, SecurityPolicy, Workload};
 
 /// All security policies.
@@ -17,6 +18,7 @@ use crate::model::{Coverage, Demand, MutualTls, ProxyView, Refusal, ResourceKey,
 pub struct SecurityIndex {
     /// Oldest first.
     policies: Vec<Arc<SecurityPolicy>>,
+    pub(super) authorization: AuthorizationIndex,
     /// Namespace and labels of workloads; empty unless some policy looks at labels.
     workloads: HashMap<IpAddr, Vec<(Arc<str>, Labels)>>,
 }
@@ -27,8 +29,9 @@ impl SecurityIndex {
         policies: impl IntoIterator<Item = Arc<SecurityPolicy>>,
         workloads: &[Arc<Workload>],
     ) -> Self {
-        let mut index = Self { policies: policies.into_iter().collect(), workloads: HashMap::new() };
+        let mut index = Self { policies: policies.into_iter().collect(), ..Self::default() };
         index.policies.sort_by(|a, b| a.age.cmp(&b.age).then_with(|| a.key.cmp(&b.key)));
+        index.authorization = AuthorizationIndex::build(&index.policies);
         if index.looks_at_labels() {
             for workload in workloads {
                 for ip in workload.addresses.iter().filter_map(|a| a.ip()) {
@@ -94,7 +97,7 @@ impl SecurityIndex {
     }
 
     /// Each set of labels that the workload behind a proxy may have.
-    fn each<'s>(&'s self, view: &'s ProxyView) -> impl Iterator<Item = &'s Labels> {
+    pub(super) fn each<'s>(&'s self, view: &'s ProxyView) -> impl Iterator<Item = &'s Labels> {
         let at = view.addresses.iter().filter_map(|ip| self.workloads.get(ip)).flatten();
         let mut known = at.filter(|(namespace, _)| *namespace == view.namespace).peekable();
         let said = known.peek().is_none().then_some(&view.labels);
@@ -123,19 +126,19 @@ impl SecurityIndex {
                     Coverage::Workloads(selector) => selected && selector.selects(labels),
                     Coverage::Namespace | Coverage::Mesh => !selected,
                 };
-                selects && *policy.key.namespace == *of && policy.demands != Demand::Unsupported
+                selects && *policy.key.namespace == *of && matches!(policy.demands, Demand::MutualTls { .. })
             })
         };
         let levels = [level(namespace, true), level(namespace, false), level(root, false)];
         let decides = |policy: &Arc<SecurityPolicy>| match &policy.demands {
             Demand::MutualTls { mode, ports } => ports.get(&port).copied().or(*mode),
-            Demand::Unsupported => None,
+            Demand::Unsupported | Demand::Authorization(_) => None,
         };
         levels.into_iter().flatten().find_map(|policy| Some((policy, decides(policy)?)))
     }
 }
 
-fn covers(policy: &SecurityPolicy, root: &str, namespace: &str, labels: &Labels) -> bool {
+pub(super) fn covers(policy: &SecurityPolicy, root: &str, namespace: &str, labels: &Labels) -> bool {
     let here = *policy.key.namespace == *namespace || *policy.key.namespace == *root;
     match &policy.covers {
         Coverage::Mesh => true,

@@ -438,7 +438,7 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
         }
         Kind::AuthorizationPolicy => {
             let object = istio(node)?;
-            check::security::authorization(context, &object.metadata, &object.spec).into()
+            check::authorization::check(context, &object.metadata, &object.spec).into()
         }
         Kind::PeerAuthentication => check::security::peer_authentication(context, &istio(node)?.spec).into(),
         Kind::RequestAuthentication => {

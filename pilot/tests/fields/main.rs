@@ -17,7 +17,7 @@ use std::path::Path;
 use notes::{NOTES, Note};
 use osier_pilot::store::schema::mesh::{INJECTED, Loss, MeshConfig, SET_ASIDE};
 use osier_pilot::store::schema::{
-    Metadata, destination_rule::DestinationRule, ingress, kubernetes, security, service_entry,
+    Metadata, authorization, destination_rule::DestinationRule, ingress, kubernetes, security, service_entry,
     virtual_service::VirtualService,
 };
 use trace::{Use, fields};
@@ -60,7 +60,7 @@ fn the_pages_show_what_is_read() {
         ("DestinationRule", fields::<DestinationRule>("spec")),
         ("ServiceEntry", fields::<service_entry::ServiceEntry>("spec")),
         ("WorkloadEntry", fields::<service_entry::WorkloadEntry>("spec")),
-        ("AuthorizationPolicy", fields::<security::AuthorizationPolicy>("spec")),
+        ("AuthorizationPolicy", fields::<authorization::AuthorizationPolicy>("spec")),
         ("PeerAuthentication", fields::<security::PeerAuthentication>("spec")),
         ("RequestAuthentication", fields::<security::RequestAuthentication>("spec")),
         ("MeshConfig", fields::<MeshConfig>("")),

@@ -22,6 +22,7 @@ const fn state(kind: &'static str, path: &'static str, state: &'static str, text
 
 const CLOSED: &str = "fails closed";
 const IDLE: &str = "without effect";
+const TOKENS: &str = "claims of tokens are not supported yet";
 
 /// All notes.
 pub const NOTES: &[Note] = &[
@@ -71,13 +72,18 @@ pub const NOTES: &[Note] = &[
     state("WorkloadEntry", "spec.serviceAccount", IDLE, "of use for mutual TLS, which comes later"),
     state("Pod", "spec.serviceAccountName", IDLE, "of use for mutual TLS, which comes later"),
     state("EndpointSlice", "endpoints[].conditions.serving", IDLE, "`ready` and `terminating` decide"),
-    state("MeshConfig", "trustDomain", IDLE, "of use for mutual TLS, which comes later"),
+    note("MeshConfig", "trustDomain", "principals of AuthorizationPolicies are also meant in the aliases"),
     note("MeshConfig", "rootNamespace", "where rules hold for all namespaces"),
     note("ServiceEntry", "spec.resolution", "DNS_ROUND_ROBIN and DYNAMIC_DNS are refused"),
-    note("AuthorizationPolicy", "spec.selector.matchLabels.<name>", "says which workloads are closed"),
-    state("AuthorizationPolicy", "spec.rules", CLOSED, "not read: nothing may pass"),
-    state("AuthorizationPolicy", "spec.provider", CLOSED, "not read: nothing may pass"),
-    state("AuthorizationPolicy", "spec.action", CLOSED, "except AUDIT, which refuses nothing"),
+    note("AuthorizationPolicy", "spec.action", "CUSTOM is not supported yet and fails closed"),
+    state("AuthorizationPolicy", "spec.provider.name", CLOSED, "CUSTOM is not supported yet"),
+    state("AuthorizationPolicy", "spec.rules[].from[].source.requestPrincipals[]", CLOSED, TOKENS),
+    state("AuthorizationPolicy", "spec.rules[].from[].source.notRequestPrincipals[]", CLOSED, TOKENS),
+    note(
+        "AuthorizationPolicy",
+        "spec.rules[].when[].key",
+        "`request.auth.*` and `experimental.envoy.filters.*` are not supported yet and fail closed",
+    ),
     state("AuthorizationPolicy", "spec.targetRef", IDLE, "gateways and waypoints, which there are none of"),
     state(
         "AuthorizationPolicy",

@@ -27,6 +27,7 @@ use prost::{Message, Name};
 use prost_types::{Struct, value::Kind};
 use std::time::Duration;
 
+use super::authorization;
 use crate::r#gen::name;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
@@ -146,6 +147,9 @@ fn http_filters(scope: &Scope<'_>, side: Side) -> Vec<HttpFilter> {
             filters.push(http_filter("osier.filters.http.explicit_proxy", &ExplicitProxy {}));
         }
     }
+    if matches!(side, Side::Inbound | Side::Gateway) {
+        filters.extend(authorization::http(scope));
+    }
     filters.push(router());
     filters
 }
@@ -155,7 +159,8 @@ pub(super) fn router() -> HttpFilter {
     http_filter("envoy.filters.http.router", &Router {})
 }
 
-fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
+/// An HTTP filter under its customary name.
+pub(super) fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
     HttpFilter {
         name: name.to_string(),
         config_type: Some(http_filter::ConfigType::TypedConfig(Any::pack(config))),

@@ -8,7 +8,7 @@ use osier_proto::types::listener::{ApiListener, Listener};
 use osier_proto::types::route::{NonForwardingAction, Route, RouteConfiguration, VirtualHost, route::Action};
 use std::net::SocketAddr;
 
-use super::{filter, inbound};
+use super::{authorization, filter, inbound};
 use crate::r#gen::name::{self, OutboundName};
 use crate::r#gen::route::everything;
 use crate::r#gen::scope::Scope;
@@ -66,7 +66,7 @@ fn server(scope: &Scope<'_>, address: SocketAddr) -> Option<Listener> {
     let manager = HttpConnectionManager {
         stat_prefix: "grpc".into(),
         route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
-        http_filters: vec![filter::router()],
+        http_filters: authorization::http(scope).into_iter().chain([filter::router()]).collect(),
         ..Default::default()
     };
     let filter = wire::network_filter("envoy.filters.network.http_connection_manager", &manager);

@@ -14,6 +14,7 @@ use osier_proto::types::route::{
 
 use osier_proto::types::value::Int32Range;
 
+use super::authorization;
 use super::filter::{self, Routes, Side, TcpTimes};
 use super::{HTTP_INSPECTOR, TLS_INSPECTOR, everywhere, inspect, mutual_tls};
 use crate::r#gen::name;
@@ -122,7 +123,7 @@ fn unknown(scope: &Scope<'_>, only: Option<u16>) -> Vec<FilterChain> {
                 Some(cause) => filter::close(scope, cause),
                 None => filter::tcp(scope, &[(cluster.to_string(), 1)], TcpTimes::default()),
             };
-            wire::chain("virtualInbound", bytes)
+            authorization::guard(scope, wire::chain("virtualInbound", bytes))
         };
         let mut chains = mutual_tls::chains(scope, mode, Protocol::Auto, http, tcp);
         for chain in &mut chains {
@@ -164,7 +165,7 @@ pub(super) fn chains(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterCha
             Some(cause) => filter::close(scope, cause),
             None => filter::tcp(scope, &[(name::inbound(port.port), 1)], times(scope, port)),
         };
-        wire::chain(&chain_name, filter)
+        authorization::guard(scope, wire::chain(&chain_name, filter))
     };
     mutual_tls::chains(scope, mode(scope, port.port), port.protocol, http, tcp)
 }

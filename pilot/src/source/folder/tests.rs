@@ -169,8 +169,8 @@ fn wrong_fields_are_named_with_file_line_and_path() {
         ),
         ("- a\n".into(), "x.yaml:1: a resource must be a mapping, not a list"),
         (
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n  selector: {matchLabels: {app: web}}\n".into(),
-            "x.yaml:4: AuthorizationPolicy default/p: spec: is not supported yet: everything that is sent to the workloads that it selects is refused",
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n  selector: {matchLabels: {app: web}}\n  action: CUSTOM\n  provider: {name: x}\n  rules: [{}]\n".into(),
+            "x.yaml:6: AuthorizationPolicy default/p: spec.action: CUSTOM is not supported yet: everything that is sent to the workloads that it selects is refused",
         ),
         (
             "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n".into(),
@@ -211,7 +211,7 @@ fn a_security_policy_that_cannot_be_read_says_what_is_refused() {
     f.write("b.yaml", &format!("{policy}  action: AUDIT\n"));
     f.scan();
     assert_eq!(
-        f.reports[1],
+        f.reports[0],
         format!(
             "b.yaml:1: AuthorizationPolicy default/p: metadata.name: is defined in a.yaml:1 already: {all}"
         )

@@ -34,6 +34,7 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
     let mesh = MeshConfig {
         root_namespace: some_text(&spec.root_namespace).unwrap_or(default.root_namespace),
         trust_domain: some_text(&spec.trust_domain).unwrap_or(default.trust_domain),
+        trust_domain_aliases: check.trust_domains(root.field("trustDomainAliases"), &spec.trust_domain_aliases),
         outbound: match spec.outbound_traffic_policy.as_ref().map(|p| p.mode) {
             None | Some(Some(schema::OutboundMode::AllowAny)) => OutboundTraffic::AllowAny,
             // the block without a mode is the enum's zero
@@ -122,6 +123,14 @@ fn ingress(spec: &schema::MeshConfig) -> IngressPolicy {
 }
 
 impl Check<'_> {
+    fn trust_domains(&mut self, at: Path<'_>, names: &[String]) -> Arc<[Arc<str>]> {
+        for (index, name) in names.iter().enumerate() {
+            let plain = !name.is_empty() && !name.contains(['/', '*']);
+            self.require(plain, at.index(index), || format!("{name:?} is no trust domain"));
+        }
+        names.iter().map(|name| Arc::from(name.as_str())).collect()
+    }
+
     fn label_selectors(
         &mut self,
         at: Path<'_>,

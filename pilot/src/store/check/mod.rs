@@ -3,6 +3,7 @@
 //! A check reports everything that it finds, not just the first thing. A resource with one error is refused whole (its last good
 //! version stays in force); warnings and notices do not keep it from being applied.
 
+pub mod authorization;
 pub mod destination_rule;
 pub mod ingress;
 pub mod kubernetes;
@@ -116,7 +117,7 @@ impl<'c> Check<'c> {
 
     /// The value, unless an error was found.
     pub fn finish<T>(self, value: T) -> Checked<T> {
-        let refused = self.problems.iter().any(|p| p.severity == Severity::Error);
+        let refused = self.has_errors();
         Checked { value: (!refused).then_some(value), problems: self.problems }
     }
 
@@ -136,6 +137,11 @@ impl<'c> Check<'c> {
             message: message.into(),
             severity: Severity::Warning,
         });
+    }
+
+    /// True where something was found that refuses it.
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
     }
 
     /// Refuses unless `holds`.

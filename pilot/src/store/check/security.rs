@@ -8,14 +8,9 @@ use osier_core::labels::Labels;
 
 use super::{Check, Context, Path, Problem};
 use crate::model::{Coverage, Demand, MutualTls, SecurityPolicy};
-use crate::store::schema::Metadata;
+use crate::store::schema::authorization::AuthorizationPolicy;
 use crate::store::schema::destination_rule::WorkloadSelector;
 use crate::store::schema::security as schema;
-
-/// Switches an AuthorizationPolicy to shadow mode.
-const DRY_RUN: &str = "istio.io/dry-run";
-/// What Go takes for true.
-const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
 
 /// A policy, unless it can't refuse anything, and what there is to say about it. Any error makes it fail closed.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,26 +19,6 @@ pub struct Read {
     pub policy: Option<Arc<SecurityPolicy>>,
     /// Everything that there is to say.
     pub problems: Vec<Problem>,
-}
-
-/// Reads an AuthorizationPolicy.
-pub fn authorization(context: &Context, metadata: &Metadata, spec: &schema::AuthorizationPolicy) -> Read {
-    let mut check = Check::new(context);
-    let action = spec.action.unwrap_or(schema::Action::Allow);
-    let dry = metadata.annotations.get(DRY_RUN).is_some_and(|value| TRUE.contains(&value.as_str()));
-    match action {
-        schema::Action::Audit => {
-            check.warn(ROOT.field("action"), "AUDIT refuses nothing, and nothing is audited yet");
-            return check.without_effect();
-        }
-        schema::Action::Allow | schema::Action::Deny if dry => {
-            check.warn(ROOT, "a dry run refuses nothing, and it is not reported yet what it would refuse");
-            return check.without_effect();
-        }
-        _ => {}
-    }
-    let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-    check.unsupported(spec.selector.as_ref(), targets)
 }
 
 /// Reads a RequestAuthentication.
@@ -79,7 +54,8 @@ pub fn peer_authentication(context: &Context, spec: &schema::PeerAuthentication)
     check.read(covers, Demand::MutualTls { mode, ports })
 }
 
-const ROOT: Path<'static> = Path::Root("spec");
+/// Where their fields are.
+pub(super) const ROOT: Path<'static> = Path::Root("spec");
 
 fn mode(tls: schema::MutualTls) -> Option<MutualTls> {
     match tls.mode? {
@@ -106,6 +82,28 @@ impl Check<'_> {
         if self.problems.len() == before { Coverage::Workloads(labels) } else { Coverage::Namespace }
     }
 
+    /// Whom an AuthorizationPolicy covers; `None`: no sidecar.
+    pub(super) fn covers(&mut self, spec: &AuthorizationPolicy) -> Option<Coverage> {
+        let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+        if targets && spec.selector.is_none() {
+            self.warn(ROOT.field("targetRefs"), "covers gateways and waypoints only, and there are none yet");
+            return None;
+        }
+        if targets {
+            self.error(ROOT.field("targetRefs"), "contradicts selector");
+            return Some(Coverage::Namespace);
+        }
+        Some(self.coverage(spec.selector.as_ref()))
+    }
+
+    /// The same in words.
+    pub(super) fn whom(&self, covers: &Coverage) -> &'static str {
+        match covers {
+            Coverage::Workloads(_) => "the workloads that it selects",
+            Coverage::Namespace | Coverage::Mesh => "all workloads of its namespace",
+        }
+    }
+
     /// The policy of a kind that is not supported. `targets`: it names gateways or services, for which sidecars do nothing.
     fn unsupported(mut self, selector: Option<&WorkloadSelector>, targets: bool) -> Read {
         if targets && selector.is_none() {
@@ -124,11 +122,13 @@ impl Check<'_> {
         self.read(if targets { Coverage::Namespace } else { covers }, Demand::Unsupported)
     }
 
-    fn without_effect(self) -> Read {
+    /// Nothing comes of it.
+    pub(super) fn without_effect(self) -> Read {
         Read { policy: None, problems: self.problems }
     }
 
-    fn read(self, covers: Coverage, demands: Demand) -> Read {
+    /// What comes of it.
+    pub(super) fn read(self, covers: Coverage, demands: Demand) -> Read {
         let (key, age) = (self.context.key.clone(), self.context.age.clone());
         let finished = self.finish(SecurityPolicy { key: key.clone(), age, covers: covers.clone(), demands });
         let policy = finished.value.map_or_else(|| SecurityPolicy::unreadable(key, covers), Arc::new);

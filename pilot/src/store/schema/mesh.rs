@@ -16,6 +16,7 @@ use super::virtual_service::HttpRetry;
 pub struct MeshConfig {
     pub root_namespace: String,
     pub trust_domain: String,
+    pub trust_domain_aliases: Vec<String>,
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     pub inbound_traffic_policy: Option<InboundTrafficPolicy>,
     pub default_service_export_to: Vec<String>,
@@ -221,6 +222,5 @@ pub const SET_ASIDE: &[SetAside] = &[
     something("proxyListenPort", "captured outbound connections arrive at port 15001"),
     something("serviceSettings", "there is one cluster only, so every service is local to it"),
     something("tlsDefaults", "there is no TLS yet whose ciphers it could restrict"),
-    something("trustDomainAliases", "there are no identities yet that could be compared"),
     nothing("verifyCertificateAtClient", "a DestinationRule that starts TLS is refused"),
 ];

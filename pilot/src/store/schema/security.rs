@@ -1,5 +1,4 @@
-//! AuthorizationPolicy, PeerAuthentication and RequestAuthentication, as far as they are read: whom they cover, and whether they
-//! can refuse anything.
+//! PeerAuthentication, and RequestAuthentication as far as it is read: whom it covers, and whether it can refuse anything.
 
 use std::collections::BTreeMap;
 
@@ -7,30 +6,6 @@ use serde::Deserialize;
 
 use super::Ignored;
 use super::destination_rule::WorkloadSelector;
-
-/// `spec` of an AuthorizationPolicy.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct AuthorizationPolicy {
-    pub selector: Option<WorkloadSelector>,
-    pub target_ref: Option<Ignored>,
-    pub target_refs: Vec<Ignored>,
-    pub action: Option<Action>,
-    pub rules: Option<Ignored>,
-    pub provider: Option<Ignored>,
-}
-
-/// `action`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[allow(missing_docs)]
-pub enum Action {
-    Allow,
-    Deny,
-    Audit,
-    Custom,
-}
 
 /// `spec` of a PeerAuthentication.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]

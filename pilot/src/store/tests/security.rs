@@ -64,26 +64,55 @@ fn check(rows: &[Row<'_>]) {
     }
 }
 
+/// An AuthorizationPolicy that can't be enforced yet.
+const CUSTOM: &str = "action: CUSTOM, provider: {name: x}, rules: [{}]";
+
+#[test]
+fn authorization_policies_that_cannot_be_enforced_by_selection() {
+    let u = UNSUPPORTED;
+    let custom = |rest: &str| format!("{CUSTOM}, {rest}");
+    check(&[
+        (authorization("shop", "p", CUSTOM), [u, u, ""]),
+        (authorization("shop", "p", "action: DENY"), [u, u, ""]),
+        (authorization("shop", "p", &custom(WEB)), [u, "", ""]),
+        (authorization("shop", "p", &custom("selector: {matchLabels: {}}")), [u, u, ""]),
+        (authorization(ROOT, "p", CUSTOM), [ROOT_POLICY, ROOT_POLICY, ROOT_POLICY]),
+        (authorization(ROOT, "p", &custom(WEB)), [ROOT_POLICY, "", ROOT_POLICY]),
+        (authorization("third", "p", CUSTOM), ["", "", ""]),
+        (authorization("shop", "p", "targetRefs: [{kind: Gateway, name: g}], rules: [{}]"), ["", "", ""]),
+        (authorization("shop", "p", "action: AUDIT, rules: [{}]"), ["", "", ""]),
+    ]);
+}
+
 #[test]
 fn authorization_policies_by_selection() {
-    let u = UNSUPPORTED;
-    check(&[
-        (authorization("shop", "p", ""), [u, u, ""]),
-        (authorization("shop", "p", "action: DENY, rules: [{}]"), [u, u, ""]),
-        (authorization("shop", "p", "action: CUSTOM, provider: {name: x}, rules: [{}]"), [u, u, ""]),
-        (authorization("shop", "p", WEB), [u, "", ""]),
-        (authorization("shop", "p", "selector: {matchLabels: {}}"), [u, u, ""]),
-        (authorization(ROOT, "p", ""), [ROOT_POLICY, ROOT_POLICY, ROOT_POLICY]),
-        (authorization(ROOT, "p", WEB), [ROOT_POLICY, "", ROOT_POLICY]),
+    let held = |store: &Store, namespace: &str, app: &str| -> Vec<String> {
+        let view = view(namespace, [("app", app)].into(), "10.0.0.250");
+        let snapshot = store.snapshot().clone();
+        snapshot.authorizations(&view).iter().map(|(key, _)| key.to_string()).collect()
+    };
+    let (here, root) = ("AuthorizationPolicy shop/p", "AuthorizationPolicy istio-system/p");
+    for (yaml, wanted) in [
+        (authorization("shop", "p", ""), [here, here, ""]),
+        (authorization("shop", "p", WEB), [here, "", ""]),
+        (authorization("shop", "p", "action: AUDIT, rules: [{}]"), [here, here, ""]),
+        (authorization(ROOT, "p", ""), [root, root, root]),
+        (authorization(ROOT, "p", WEB), [root, "", root]),
         (authorization("third", "p", ""), ["", "", ""]),
-        (authorization("shop", "p", "action: AUDIT, rules: [{}]"), ["", "", ""]),
         (authorization("shop", "p", "targetRefs: [{kind: Gateway, name: g}], rules: [{}]"), ["", "", ""]),
-        (
-            authorization("shop", "p", "action: DENY, rules: [{}]")
-                .replace("namespace: shop", "namespace: shop, annotations: {istio.io/dry-run: \"true\"}"),
-            ["", "", ""],
-        ),
-    ]);
+    ] {
+        let mut store = store();
+        store.apply(updates(&yaml));
+        let got = [("shop", "web"), ("shop", "other"), ("else", "web")]
+            .map(|(namespace, app)| held(&store, namespace, app).join(" "));
+        assert_eq!(got, wanted.map(str::to_owned), "{yaml}");
+        store.apply(delete(&yaml));
+        assert!(held(&store, "shop", "web").is_empty(), "{yaml}");
+    }
+    // A workload of the root namespace has each of its policies once.
+    let mut store = store();
+    store.apply(updates(&authorization(ROOT, "p", "")));
+    assert_eq!(held(&store, ROOT, "web"), [root]);
 }
 
 #[test]
@@ -145,7 +174,7 @@ fn peer_authentications_by_level() {
         // the first by age and name wins
         (peer("shop", "p", strict) + &peer("shop", "q", "mtls: {mode: DISABLE}"), [STRICT, STRICT, ""]),
         (peer("shop", "o", "mtls: {mode: DISABLE}") + &peer("shop", "p", strict), ["", "", ""]),
-        (peer("shop", "p", strict) + &authorization("shop", "p", ""), [UNSUPPORTED, UNSUPPORTED, ""]),
+        (peer("shop", "p", strict) + &authorization("shop", "p", CUSTOM), [UNSUPPORTED, UNSUPPORTED, ""]),
     ]);
 }
 
@@ -167,7 +196,7 @@ fn the_labels_of_a_known_workload_count_more_than_what_a_proxy_says() {
         )
     };
     let mut store = store();
-    store.apply(updates(&(authorization("shop", "p", WEB) + &pod("web"))));
+    store.apply(updates(&(authorization("shop", "p", &format!("{CUSTOM}, {WEB}")) + &pod("web"))));
     let liar = view("shop", [("app", "other")].into(), "10.0.0.1");
     assert!(store.snapshot().refusal(&liar, 80).is_some());
     let change = store.apply(updates(&pod("other"))).unwrap();
@@ -199,13 +228,13 @@ fn a_change_reaches_those_whom_it_may_cover() {
 fn states() {
     let mut store = store();
     let all = [
-        authorization("shop", "refused", ""),
+        authorization("shop", "refused", CUSTOM),
         authorization("shop", "audit", "action: AUDIT, rules: [{}]"),
         peer("shop", "strict", "mtls: {mode: STRICT}"),
     ];
     store.apply(updates(&all.concat()));
     assert_eq!(state(&store, "refused"), State::FailsClosed);
-    assert_eq!(state(&store, "audit"), State::Unused);
+    assert_eq!(state(&store, "audit"), State::InForce);
     assert_eq!(state(&store, "strict"), State::InForce);
     // a policy that allowed and can't be read any more is not what it was
     store.apply(updates(&peer("shop", "strict", "mtls: {mode: PERMISSIVE}")));
