@@ -85,6 +85,11 @@ impl Pair {
         Self { envoy: start("envoy"), osier: start("osier"), _backend: backend, _folder: folder }
     }
 
+    /// Where both serve HTTP, Envoy first.
+    pub fn http(&self) -> [SocketAddr; 2] {
+        [self.envoy.http, self.osier.http]
+    }
+
     /// Sends a case to both.
     pub fn observe(&self, case: &Case) -> (Vec<Observed>, Vec<Observed>) {
         (observe(&self.envoy, case), observe(&self.osier, case))

@@ -46,6 +46,13 @@ pub const SUITES: &[Suite] = &[
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "tidy"]),
     },
     Suite {
+        name: "authorization",
+        about: "from the YAML of policies to the verdict: pilot compiles them, the proxy decides; random ones against a naive reading",
+        parts: &[],
+        runs: Runs::Cargo(&["--package", "osier-tests", "--test", "authorization"]),
+        only_named: None,
+    },
+    Suite {
         name: "oracle",
         about: "the same bootstrap and the same requests to osier-proxy and to Envoy, answers compared",
         parts: &[Part::Python],

@@ -14,12 +14,14 @@ mod account;
 pub mod counters;
 mod facts;
 mod filter;
+mod glob;
 mod path_template;
 mod rules;
 
 pub use account::ServiceAccount;
 pub use facts::Facts;
 pub use filter::{Denial, Filter, check, still_allowed};
+pub use glob::Glob;
 pub use path_template::PathTemplate;
 pub use rules::{Action, Condition, NameMatch, Rule, Rules};
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::filter::Denial;
-use super::{Facts, PathTemplate, ServiceAccount};
+use super::{Facts, Glob, PathTemplate, ServiceAccount};
 use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::http::router::{header_holds, values_hold};
 
@@ -82,8 +82,8 @@ pub enum NameMatch {
     Value(ValueMatch),
     /// Any name that isn't empty.
     NotEmpty,
-    /// Begins so and ends so, without overlap.
-    Around(Box<str>, Box<str>),
+    /// Texts in this order, whatever lies between them.
+    Glob(Glob),
     /// A workload's account in a namespace.
     Account(ServiceAccount),
 }
@@ -161,7 +161,7 @@ impl Condition {
             Self::Path(value) | Self::ServerName(value) => of_value(value),
             Self::Principal(NameMatch::Value(value)) => of_value(value),
             Self::Principal(NameMatch::NotEmpty) => 1,
-            Self::Principal(NameMatch::Around(..)) => 3,
+            Self::Principal(NameMatch::Glob(_)) => 4,
             Self::Principal(NameMatch::Account(_)) | Self::Template(_) => 6,
             Self::Header(header) => 5 + of_value(&header.value),
             Self::Not(inner) => inner.cost(),
@@ -176,9 +176,7 @@ impl NameMatch {
         match self {
             Self::Value(value) => value.holds(name.as_bytes()),
             Self::NotEmpty => !name.is_empty(),
-            Self::Around(start, end) => {
-                name.len() >= start.len() + end.len() && name.starts_with(&**start) && name.ends_with(&**end)
-            }
+            Self::Glob(glob) => glob.matches(name),
             Self::Account(account) => account.matches(name),
         }
     }

@@ -156,10 +156,11 @@ fn http_filter<'a>(
     found: &mut Filters,
 ) -> Result<bool, Invalid> {
     not_empty("name", &filter.name)?;
-    if !names.insert(&filter.name) {
+    let FilterConfig::TypedConfig(config) = required("typed_config", filter.config_type.as_ref())?;
+    // Istio gives all its RBAC filters one name, which nothing refers to.
+    if !names.insert(&filter.name) && !config.is::<types::http_rbac::Rbac>() {
         return Err(Invalid::new("name", format!("`{}` is there twice", filter.name)));
     }
-    let FilterConfig::TypedConfig(config) = required("typed_config", filter.config_type.as_ref())?;
     if config.is::<types::http_router::Router>() {
         return Ok(true);
     }

@@ -12,8 +12,9 @@ use osier_proto::types::{
 use super::value::{enumeration, extension, not_empty, range, required, unsupported_extension};
 use super::{At, Invalid, matcher};
 use crate::authz::counters::{ByPolicy, Counters, Place};
-use crate::authz::{Action, Condition, Denial, Filter, NameMatch, PathTemplate, Rule, Rules, ServiceAccount};
-use crate::config::route::ValueMatch;
+use crate::authz::{
+    Action, Condition, Denial, Filter, Glob, NameMatch, PathTemplate, Rule, Rules, ServiceAccount,
+};
 
 /// What a denial is called that no rule made.
 const NO_POLICY: &str = "none";
@@ -195,15 +196,8 @@ fn plain_meaning(regex: &str) -> Option<NameMatch> {
     if let Some(account) = service_account(regex) {
         return Some(NameMatch::Account(account));
     }
-    let text = |value: String| matcher::text(&value, false);
-    let parts: Vec<&str> = regex.split(".*").collect();
-    Some(match parts[..] {
-        ["", middle, ""] => NameMatch::Value(ValueMatch::Contains(text(literal(middle)?))),
-        ["", end] => NameMatch::Value(ValueMatch::Suffix(text(literal(end)?))),
-        [start, ""] => NameMatch::Value(ValueMatch::Prefix(text(literal(start)?))),
-        [start, end] => NameMatch::Around(literal(start)?.into(), literal(end)?.into()),
-        _ => return None,
-    })
+    let parts: Option<Vec<String>> = regex.split(".*").map(literal).collect();
+    Glob::new(&parts?).map(NameMatch::Glob)
 }
 
 /// Istio's regex for a service account of a namespace.
@@ -212,7 +206,7 @@ fn service_account(regex: &str) -> Option<ServiceAccount> {
     Some(ServiceAccount::new(&literal(namespace)?, &literal(name.strip_suffix("(/.+)?")?)?))
 }
 
-/// The text that a part of a regex stands for, if it is one text and not empty.
+/// The text that a part of a regex stands for, if it is one text.
 fn literal(part: &str) -> Option<String> {
     let (mut text, mut chars) = (String::with_capacity(part.len()), part.chars());
     while let Some(c) = chars.next() {
@@ -223,7 +217,7 @@ fn literal(part: &str) -> Option<String> {
             c => c,
         });
     }
-    (!text.is_empty()).then_some(text)
+    Some(text)
 }
 
 #[cfg(test)]
@@ -272,6 +266,6 @@ mod tests {
                 assert_eq!(meaning.matches(name), whole.is_match(name.as_bytes()), "{pattern} {name}");
             }
         }
-        assert_eq!(plain, 9);
+        assert_eq!(plain, 12);
     }
 }

@@ -107,7 +107,8 @@ pub(crate) fn header_holds(matches: &HeaderMatch, head: &RequestHead) -> bool {
 pub(crate) fn values_hold<'v>(matches: &HeaderMatch, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
     let first = values.next();
     if let ValueMatch::Present(present) = matches.value {
-        return (first.is_some() == present) != matches.invert;
+        let there = first.is_some() || matches.missing_as_empty;
+        return (there == present) != matches.invert;
     }
     match first {
         Some(first) => {

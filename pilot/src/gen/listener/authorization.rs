@@ -4,6 +4,7 @@
 //! Opaque connections have no attributes of HTTP. There a rule of ALLOW that tests one matches nothing; in one of DENY or AUDIT such
 //! a test is left out, so that it matches more: either way less gets through. What can't be enforced denies everything.
 
+use osier_proto::Any;
 use osier_proto::types::core::{CidrRange, TypedExtensionConfig};
 use osier_proto::types::http_connection_manager::HttpFilter;
 use osier_proto::types::http_rbac;
@@ -20,7 +21,6 @@ use osier_proto::types::rbac::{
 };
 use osier_proto::types::route::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use osier_proto::types::uri_template::UriTemplateMatchConfig;
-use osier_proto::Any;
 
 use ipnet::IpNet;
 
@@ -28,8 +28,8 @@ use super::filter::http_filter;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
 use crate::model::{
-    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, MeshConfig, PathMatch, ResourceKey, Test,
-    TextMatch, Values,
+    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, MeshConfig, PathMatch,
+    ResourceKey, Test, TextMatch, Values,
 };
 
 /// Istio's prefix for the counts of network filters.
@@ -272,10 +272,7 @@ fn text(value: &TextMatch, before: &str, ignore_case: bool) -> StringMatcher {
 }
 
 fn regex(regex: String) -> StringMatcher {
-    StringMatcher {
-        match_pattern: Some(MatchPattern::SafeRegex(RegexMatcher { regex })),
-        ignore_case: false,
-    }
+    StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(RegexMatcher { regex })), ignore_case: false }
 }
 
 /// A text in a regex, as Go quotes it.

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use super::security::{ROOT, Read};
 use super::{Check, Context, Path};
 use crate::model::{
-    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, PathMatch, Test, TextMatch, Values,
+    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, PathMatch, Test, TextMatch,
+    Values,
 };
 use crate::store::schema::Metadata;
 use crate::store::schema::authorization as schema;
@@ -29,6 +30,12 @@ const MAX_ACCOUNT: usize = 320;
 /// Characters of a segment beside a path template, beside letters and digits.
 const LITERAL: &str = "-._~%!$&'()+,;:@=";
 
+/// Longest path with an operator; Envoy takes no longer ones.
+const MAX_TEMPLATE: usize = 256;
+
+/// Characters of a header's name, beside letters and digits (RFC 9110 5.6.2).
+const TOKEN: &str = "!#$%&'*+-.^_`|~";
+
 /// Reads an AuthorizationPolicy.
 pub fn check(context: &Context, metadata: &Metadata, spec: &schema::AuthorizationPolicy) -> Read {
     let mut check = Check::new(context);
@@ -41,7 +48,10 @@ pub fn check(context: &Context, metadata: &Metadata, spec: &schema::Authorizatio
     };
     check.require(spec.provider.is_none(), ROOT.field("provider"), || "is for action CUSTOM only".into());
     if action == AuthorizationAction::Deny && spec.rules.is_empty() {
-        check.error(ROOT.field("rules"), "must have a rule where action is DENY; `rules: [{}]` denies everything");
+        check.error(
+            ROOT.field("rules"),
+            "must have a rule where action is DENY; `rules: [{}]` denies everything",
+        );
     }
     let rules = check.rules(&spec.rules);
     if action == AuthorizationAction::Deny && !dry_run {
@@ -84,7 +94,9 @@ impl<'k> Key<'k> {
             return (!name.is_empty()).then_some(Self::Header(name));
         }
         let claim = key.strip_prefix("request.auth.claims[").is_some_and(|rest| rest.ends_with(']'));
-        if claim || matches!(key, "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter") {
+        if claim
+            || matches!(key, "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter")
+        {
             return Some(Self::Claims);
         }
         if key.starts_with("experimental.envoy.filters.") && key.ends_with(']') {
@@ -112,7 +124,9 @@ impl Check<'_> {
     fn custom(mut self, spec: &schema::AuthorizationPolicy) -> Read {
         let named = spec.provider.as_ref().is_some_and(|provider| !provider.name.is_empty());
         self.require(named, ROOT.field("provider.name"), || "is required where action is CUSTOM".into());
-        self.require(!spec.rules.is_empty(), ROOT.field("rules"), || "must have a rule where action is CUSTOM".into());
+        self.require(!spec.rules.is_empty(), ROOT.field("rules"), || {
+            "must have a rule where action is CUSTOM".into()
+        });
         self.rules(&spec.rules);
         self.closed(ROOT.field("action"), "CUSTOM", spec)
     }
@@ -152,7 +166,10 @@ impl Check<'_> {
                 let here = at.index(index);
                 let here = here.field("operation");
                 let tests = to.operation.as_ref().map(|it| self.operation(here, it)).unwrap_or_default();
-                self.some_field(here, to.operation.as_ref().is_some_and(|o| *o != schema::Operation::default()));
+                self.some_field(
+                    here,
+                    to.operation.as_ref().is_some_and(|o| *o != schema::Operation::default()),
+                );
                 read.to.push(tests);
             }
         }
@@ -191,10 +208,18 @@ impl Check<'_> {
             self.require(list.is_empty(), at.field(name), || CLAIMS.into());
         }
         let tests = [
-            self.values(at, [("principals", &source.principals), ("notPrincipals", &source.not_principals)], Self::principal)
-                .map(Test::Principal),
-            self.values(at, [("namespaces", &source.namespaces), ("notNamespaces", &source.not_namespaces)], Self::plain)
-                .map(Test::Namespace),
+            self.values(
+                at,
+                [("principals", &source.principals), ("notPrincipals", &source.not_principals)],
+                Self::principal,
+            )
+            .map(Test::Principal),
+            self.values(
+                at,
+                [("namespaces", &source.namespaces), ("notNamespaces", &source.not_namespaces)],
+                Self::plain,
+            )
+            .map(Test::Namespace),
             self.values(
                 at,
                 [
@@ -210,11 +235,18 @@ impl Check<'_> {
                 Self::trust_domain,
             )
             .map(Test::TrustDomain),
-            self.values(at, [("ipBlocks", &source.ip_blocks), ("notIpBlocks", &source.not_ip_blocks)], Self::ip_block)
-                .map(Test::PeerIp),
             self.values(
                 at,
-                [("remoteIpBlocks", &source.remote_ip_blocks), ("notRemoteIpBlocks", &source.not_remote_ip_blocks)],
+                [("ipBlocks", &source.ip_blocks), ("notIpBlocks", &source.not_ip_blocks)],
+                Self::ip_block,
+            )
+            .map(Test::PeerIp),
+            self.values(
+                at,
+                [
+                    ("remoteIpBlocks", &source.remote_ip_blocks),
+                    ("notRemoteIpBlocks", &source.not_remote_ip_blocks),
+                ],
                 Self::ip_block,
             )
             .map(Test::RemoteIp),
@@ -232,10 +264,18 @@ impl Check<'_> {
         let tests = [
             self.values(at, [("hosts", &operation.hosts), ("notHosts", &operation.not_hosts)], Self::text)
                 .map(Test::Host),
-            self.values(at, [("ports", &operation.ports), ("notPorts", &operation.not_ports)], Self::port_text)
-                .map(Test::Port),
-            self.values(at, [("methods", &operation.methods), ("notMethods", &operation.not_methods)], Self::text)
-                .map(Test::Method),
+            self.values(
+                at,
+                [("ports", &operation.ports), ("notPorts", &operation.not_ports)],
+                Self::port_text,
+            )
+            .map(Test::Port),
+            self.values(
+                at,
+                [("methods", &operation.methods), ("notMethods", &operation.not_methods)],
+                Self::text,
+            )
+            .map(Test::Method),
             self.values(at, [("paths", &operation.paths), ("notPaths", &operation.not_paths)], Self::path)
                 .map(Test::Path),
         ];
@@ -248,7 +288,10 @@ impl Check<'_> {
             self.error(at, "needs values or notValues");
         }
         let Some(key) = Key::parse(&condition.key) else {
-            self.error(at.field("key"), format!("{:?} is no attribute that a condition can be on", condition.key));
+            self.error(
+                at.field("key"),
+                format!("{:?} is no attribute that a condition can be on", condition.key),
+            );
             return None;
         };
         match key {
@@ -257,6 +300,8 @@ impl Check<'_> {
                 self.error(at.field("key"), "is not supported: there is no metadata of Envoy filters");
             }
             Key::Header(name) => {
+                let odd = name.chars().find(|c| !c.is_ascii_alphanumeric() && !TOKEN.contains(*c));
+                self.require(odd.is_none(), at.field("key"), || format!("{name:?} is no name of a header"));
                 return self.values(at, lists, Self::text).map(|values| Test::Header(name.into(), values));
             }
             Key::PeerIp => return self.values(at, lists, Self::ip_block).map(Test::PeerIp),
@@ -294,8 +339,16 @@ impl Check<'_> {
         (!any_of.is_empty() || !none_of.is_empty()).then_some(Values { any_of, none_of })
     }
 
-    fn text(&mut self, _: Path<'_>, text: &str) -> Option<TextMatch> {
-        Some(TextMatch::parse(text))
+    fn text(&mut self, at: Path<'_>, text: &str) -> Option<TextMatch> {
+        let value = TextMatch::parse(text);
+        let rest = match &value {
+            TextMatch::Exact(rest) | TextMatch::Prefix(rest) | TextMatch::Suffix(rest) => &**rest,
+            TextMatch::Present => "",
+        };
+        if rest.contains('*') {
+            self.warn(at, format!("{text:?} has a star that is compared as a star: one alone, or first, or else last, stands for others"));
+        }
+        Some(value)
     }
 
     fn plain(&mut self, _: Path<'_>, text: &str) -> Option<Arc<str>> {
@@ -340,7 +393,8 @@ impl Check<'_> {
     }
 
     fn ip_block(&mut self, at: Path<'_>, text: &str) -> Option<IpNet> {
-        let parsed = text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()));
+        let parsed =
+            text.parse::<IpNet>().ok().or_else(|| Some(text.parse::<std::net::IpAddr>().ok()?.into()));
         if parsed.is_none() {
             self.error(at, format!("{text:?} is neither an IP address nor a range of them"));
         }
@@ -359,9 +413,13 @@ impl Check<'_> {
 
     fn path(&mut self, at: Path<'_>, text: &str) -> Option<PathMatch> {
         if !text.contains(['{', '}']) {
-            return Some(PathMatch::Text(TextMatch::parse(text)));
+            return self.text(at, text).map(PathMatch::Text);
         }
         match template(text) {
+            Ok(template) if template.len() > MAX_TEMPLATE => {
+                self.error(at, format!("has {} characters, {MAX_TEMPLATE} are allowed", template.len()));
+                None
+            }
             Ok(template) => Some(PathMatch::Template(template.into())),
             Err(error) => {
                 self.error(at, format!("{text:?} {error}"));

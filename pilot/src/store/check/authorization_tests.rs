@@ -54,7 +54,9 @@ fn what_is_accepted_without_a_word() {
         operation("hosts: [a.com, '*.a.com', '*'], notHosts: [b.com]"),
         operation("ports: ['0', '65535'], notPorts: ['80']"),
         operation("methods: [GET], notMethods: ['P*']"),
-        operation("paths: [/a, '/a*', '*a', '/a/{*}/c', '/a/{**}', '/{*}/b/{**}/c.m3u8'], notPaths: ['/{*}']"),
+        operation(
+            "paths: [/a, '/a*', '*a', '/a/{*}/c', '/a/{**}', '/{*}/b/{**}/c.m3u8'], notPaths: ['/{*}']",
+        ),
         when("key: 'request.headers[x]', values: [a], notValues: [b]"),
         when("key: source.ip, values: [10.0.0.0/8]"),
         when("key: remote.ip, notValues: [10.0.0.1]"),
@@ -89,8 +91,14 @@ fn what_is_refused_fails_closed_and_says_where() {
         (operation(""), format!("{to}: must have a field")),
         (source("principals: ['']"), format!("{from}.principals[0]: is empty")),
         (source("requestPrincipals: [a]"), format!("{from}.requestPrincipals: needs claims of a token")),
-        (source("notRequestPrincipals: [a]"), format!("{from}.notRequestPrincipals: needs claims of a token")),
-        (source("serviceAccounts: [a], namespaces: [b]"), format!("{from}.serviceAccounts: excludes principals")),
+        (
+            source("notRequestPrincipals: [a]"),
+            format!("{from}.notRequestPrincipals: needs claims of a token"),
+        ),
+        (
+            source("serviceAccounts: [a], namespaces: [b]"),
+            format!("{from}.serviceAccounts: excludes principals"),
+        ),
         (source("serviceAccounts: ['a*']"), format!("{from}.serviceAccounts[0]: \"a*\" has a star")),
         (source("serviceAccounts: [a/b/c]"), format!("{from}.serviceAccounts[0]: \"a/b/c\" is neither")),
         (source("serviceAccounts: [/b]"), format!("{from}.serviceAccounts[0]: \"/b\" is neither")),
@@ -106,18 +114,44 @@ fn what_is_refused_fails_closed_and_says_where() {
         (operation("ports: ['8*']"), format!("{to}.ports[0]: \"8*\" is no port number")),
         (operation("paths: ['/a{*}']"), format!("{to}.paths[0]: \"/a{{*}}\" has '{{'")),
         (operation("paths: ['/{id}']"), format!("{to}.paths[0]: \"/{{id}}\" has '{{'")),
-        (operation("paths: ['/{**}/{*}']"), format!("{to}.paths[0]: \"/{{**}}/{{*}}\" has an operator after")),
+        (
+            operation("paths: ['/{**}/{*}']"),
+            format!("{to}.paths[0]: \"/{{**}}/{{*}}\" has an operator after"),
+        ),
         (operation("paths: ['/{*}/b*']"), format!("{to}.paths[0]: \"/{{*}}/b*\" has '*'")),
         (operation("paths: ['a/{*}']"), format!("{to}.paths[0]: \"a/{{*}}\" must begin with a slash")),
         (operation("notPaths: ['/a//{*}']"), format!("{to}.notPaths[0]: \"/a//{{*}}\" has an empty segment")),
         (when("key: source.ip"), "spec.rules[0].when[0]: needs values or notValues".into()),
-        (when("key: 'destination.labels[a]', values: [b]"), "spec.rules[0].when[0].key: \"destination".into()),
+        (
+            when("key: 'destination.labels[a]', values: [b]"),
+            "spec.rules[0].when[0].key: \"destination".into(),
+        ),
         (when("key: 'request.headers[]', values: [b]"), "spec.rules[0].when[0].key: \"request".into()),
+        (
+            when("key: 'request.headers[a b]', values: [b]"),
+            "spec.rules[0].when[0].key: \"a b\" is no name".into(),
+        ),
+        (
+            operation(&format!("paths: ['/{{*}}/{}']", "a".repeat(254))),
+            format!("{to}.paths[0]: has 257 characters"),
+        ),
         (when("key: request.auth.principal, values: [b]"), "spec.rules[0].when[0].key: needs claims".into()),
-        (when("key: 'request.auth.claims[a][b]', values: [b]"), "spec.rules[0].when[0].key: needs claims".into()),
-        (when("key: 'experimental.envoy.filters.a[b]', values: [c]"), "spec.rules[0].when[0].key: is not".into()),
-        (when("key: destination.port, values: [x]"), "spec.rules[0].when[0].values[0]: \"x\" is no port".into()),
-        (when("key: source.ip, notValues: [x]"), "spec.rules[0].when[0].notValues[0]: \"x\" is neither".into()),
+        (
+            when("key: 'request.auth.claims[a][b]', values: [b]"),
+            "spec.rules[0].when[0].key: needs claims".into(),
+        ),
+        (
+            when("key: 'experimental.envoy.filters.a[b]', values: [c]"),
+            "spec.rules[0].when[0].key: is not".into(),
+        ),
+        (
+            when("key: destination.port, values: [x]"),
+            "spec.rules[0].when[0].values[0]: \"x\" is no port".into(),
+        ),
+        (
+            when("key: source.ip, notValues: [x]"),
+            "spec.rules[0].when[0].notValues[0]: \"x\" is neither".into(),
+        ),
     ] {
         let read = read(&format!("{{{yaml}}}"), &[]);
         let said = said(&read);
@@ -130,13 +164,19 @@ fn what_is_refused_fails_closed_and_says_where() {
 
 #[test]
 fn custom_fails_closed_for_whom_it_covers() {
-    let read = read("{action: CUSTOM, provider: {name: a}, selector: {matchLabels: {app: web}}, rules: [{}]}", &[]);
+    let read =
+        read("{action: CUSTOM, provider: {name: a}, selector: {matchLabels: {app: web}}, rules: [{}]}", &[]);
     assert_eq!(
         said(&read),
-        ["error spec.action: CUSTOM is not supported yet: everything that is sent to the workloads that it selects is refused"]
+        [
+            "error spec.action: CUSTOM is not supported yet: everything that is sent to the workloads that it selects is refused"
+        ]
     );
     let policy = read.policy.expect("a policy");
-    assert_eq!((&policy.demands, &policy.covers), (&Demand::Unsupported, &Coverage::Workloads([("app", "web")].into())));
+    assert_eq!(
+        (&policy.demands, &policy.covers),
+        (&Demand::Unsupported, &Coverage::Workloads([("app", "web")].into()))
+    );
     let nameless = self::read("{action: CUSTOM}", &[]);
     assert_eq!(said(&nameless)[0], "error spec.provider.name: is required where action is CUSTOM");
 }
@@ -161,9 +201,14 @@ fn what_is_probably_not_meant_is_said() {
         said(&read(wide, &[])),
         ["warn spec.rules[0]: tests HTTP only and names no ports: on TCP ports it denies every connection"]
     );
+    let star = read(&format!("{{{}}}", source("principals: ['*/ns/a/sa/*']")), &[]);
+    let text = "warn spec.rules[0].from[0].source.principals[0]: \"*/ns/a/sa/*\" has a star that is compared as a star";
+    assert!(said(&star)[0].starts_with(text), "{:?}", said(&star));
     let scheme = read(&format!("{{{}}}", source("principals: ['spiffe://a/ns/b/sa/c']")), &[]);
     assert_eq!(
         said(&scheme),
-        ["warn spec.rules[0].from[0].source.principals[0]: matches nobody: principals are written without spiffe://"]
+        [
+            "warn spec.rules[0].from[0].source.principals[0]: matches nobody: principals are written without spiffe://"
+        ]
     );
 }

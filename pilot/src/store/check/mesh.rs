@@ -34,7 +34,8 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
     let mesh = MeshConfig {
         root_namespace: some_text(&spec.root_namespace).unwrap_or(default.root_namespace),
         trust_domain: some_text(&spec.trust_domain).unwrap_or(default.trust_domain),
-        trust_domain_aliases: check.trust_domains(root.field("trustDomainAliases"), &spec.trust_domain_aliases),
+        trust_domain_aliases: check
+            .trust_domains(root.field("trustDomainAliases"), &spec.trust_domain_aliases),
         outbound: match spec.outbound_traffic_policy.as_ref().map(|p| p.mode) {
             None | Some(Some(schema::OutboundMode::AllowAny)) => OutboundTraffic::AllowAny,
             // the block without a mode is the enum's zero

@@ -56,11 +56,13 @@ async fn a_denied_request_is_answered_as_istio_does_and_goes_nowhere() {
         (reply.get("grpc-status"), reply.get("grpc-message")),
         (Some("7"), Some("RBAC: access denied"))
     );
+    // A target that is no path never gets so far.
+    assert_eq!(proxy.ask("GET \\admin HTTP/1.1\r\nHost: a\r\n\r\n").await.status(), 400);
     assert_eq!(mirror.connections(), 0);
     client.send("GET /other HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(client.reply().await.status(), 200);
     assert_eq!(count.load(Relaxed), 6);
-    let log = proxy.log(7).await;
+    let log = proxy.log(8).await;
     // The route and the cluster are those that it would have had.
     let denied = "403 - rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[0]] 0 19 0 all backend";
     assert_eq!(log[0], denied, "{log:?}");

@@ -1,0 +1,180 @@
+//! A workload with policies: namespace `foo`, label `app: api`, HTTP on port 8080 (service port 80), TCP on port 9000.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use osier_pilot::r#gen;
+use osier_pilot::r#gen::key::{Key, ResourceType};
+use osier_pilot::source::folder::Folder;
+use osier_pilot::store::Store;
+use osier_pilot::xds::node::Client;
+use osier_proto::types::core::Node;
+use osier_proxy::authz::counters::Counters;
+use osier_proxy::authz::{self, Facts};
+use osier_proxy::compile::{self, Context};
+use osier_proxy::config::listener::{ConnectionInputs, Listener, NetworkAction, TransportProtocol};
+use osier_proxy::config::snapshot::Clusters;
+use osier_proxy::http::filters::forwarded;
+use osier_proxy::http::head::RequestHead;
+use osier_proxy::http::normalize::{Normalized, normalize};
+
+/// The HTTP port of the workload.
+pub const HTTP: u16 = 8080;
+/// Its TCP port.
+pub const TCP: u16 = 9000;
+/// Its address.
+pub const ADDRESS: &str = "10.1.0.9";
+
+const WORKLOAD: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: foo}
+spec:
+  clusterIP: 10.96.0.2
+  selector: {app: api}
+  ports:
+  - {name: http, port: 80, targetPort: 8080}
+  - {name: tcp, port: 9000}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api-0, namespace: foo, labels: {app: api}}
+spec: {containers: [{name: app, image: app}]}
+status: {phase: Running, podIP: 10.1.0.9, conditions: [{type: Ready, status: "True"}]}
+---
+"#;
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Port of the workload that the connection was going to.
+    pub port: u16,
+    /// Names of the client's certificate; none for plaintext.
+    pub peer: Vec<Arc<str>>,
+    /// The other end of the connection.
+    pub source: IpAddr,
+    /// SNI.
+    pub server_name: Option<Arc<str>>,
+    /// The request, on an HTTP port.
+    pub method: String,
+    /// Its path.
+    pub path: String,
+    /// Its `Host`.
+    pub host: String,
+    /// Its other header lines.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Default for Question {
+    fn default() -> Self {
+        Self {
+            port: HTTP,
+            peer: Vec::new(),
+            source: [10, 0, 0, 9].into(),
+            server_name: None,
+            method: "GET".into(),
+            path: "/".into(),
+            host: "api.foo".into(),
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// What is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Allowed,
+    /// 403, or the connection is closed.
+    Denied,
+}
+
+/// The workload's listener as its proxy has it.
+pub struct Shop {
+    listener: Listener,
+    /// What was counted.
+    pub counters: Counters,
+}
+
+impl Shop {
+    /// The workload under these policies (and mesh configuration).
+    pub fn new(policies: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("mesh.yaml"), format!("{WORKLOAD}{policies}")).expect("a file");
+        let scan = Folder::new(folder.path(), "cluster.local".into()).scan().expect("a scan");
+        let mut store = Store::new("cluster.local".into());
+        store.apply(scan.updates);
+        let node = serde_json::json!({
+            "id": format!("sidecar~{ADDRESS}~api-0.foo~foo.svc.cluster.local"),
+            "metadata": {"NAMESPACE": "foo", "INSTANCE_IPS": ADDRESS, "OSIER_SCHEMA": "1"},
+        });
+        let node: Node = osier_proto::json::from_value(&node).expect("a node");
+        let view = Client::parse(Some(&node)).expect("a client").view;
+        let key = Key { kind: ResourceType::Listener, name: "virtualInbound".into(), view };
+        let made = r#gen::generate(&key, store.snapshot(), |_| None).expect("a listener");
+        let counters = Counters::default();
+        let compiled = compile::listener::compile(
+            "virtualInbound",
+            &made.resource.body,
+            Context {
+                clusters: &Clusters::default(),
+                secrets: &Default::default(),
+                on_demand: None,
+                counters: &counters,
+                cluster_exists: &|_| true,
+            },
+        );
+        Self { listener: compiled.expect("the proxy takes what pilot makes").listener, counters }
+    }
+
+    /// What becomes of a request or connection.
+    pub fn verdict(&self, question: &Question) -> Verdict {
+        match self.denial(question) {
+            None => Verdict::Allowed,
+            Some(_) => Verdict::Denied,
+        }
+    }
+
+    /// The policy that denies it.
+    pub fn denial(&self, question: &Question) -> Option<String> {
+        let destination = SocketAddr::new(ADDRESS.parse().expect("an address"), question.port);
+        let source = SocketAddr::new(question.source, 40000);
+        let http = question.port != TCP;
+        let inputs = ConnectionInputs {
+            source,
+            destination,
+            transport: TransportProtocol::RawBuffer,
+            server_name: question.server_name.clone(),
+            application_protocols: if http { vec!["http/1.1".into()] } else { Vec::new() },
+        };
+        let chain = self.listener.chain_for(&inputs).expect("a chain");
+        let facts = Facts {
+            principals: &question.peer,
+            encrypted: !question.peer.is_empty(),
+            direct_remote: question.source,
+            remote: question.source,
+            destination,
+            server_name: question.server_name.as_deref().unwrap_or_default(),
+            head: None,
+        };
+        let manager = match &chain.action {
+            NetworkAction::Tcp(proxy) => {
+                return authz::check(&proxy.authorization, &facts, 0).err().map(|d| d.policy.to_string());
+            }
+            NetworkAction::Http(manager) => manager,
+        };
+        let mut head = RequestHead::new();
+        assert!(head.set_method(question.method.as_bytes()), "a method");
+        head.set_authority(question.host.as_bytes());
+        for (name, value) in &question.headers {
+            head.fields.append(name.as_str(), value.as_bytes());
+        }
+        let origin = forwarded::settle(manager, source, facts.encrypted, &mut head);
+        let Normalized::Path(path) = normalize(question.path.as_bytes(), manager.normalize) else {
+            return Some("the path is refused".into());
+        };
+        head.set_path(&path);
+        let facts = Facts { remote: origin.remote.ip(), head: Some(&head), ..facts };
+        authz::check(&manager.authorization, &facts, 0).err().map(|denial| denial.policy.to_string())
+    }
+}
