@@ -104,7 +104,7 @@ pub fn status_says_what_is_refused(cluster: &Cluster) {
     };
     let accepted = || accepted_of("virtualservice");
     // A policy that can't be enforced yet, and so closes what it covers, says that too.
-    namespace.apply("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web}\nspec: {rules: [{to: [{operation: {methods: [GET]}}]}]}\n");
+    namespace.apply("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web}\nspec: {action: CUSTOM, provider: {name: x}, rules: [{}]}\n");
     cluster.until("the policy says so", || {
         accepted_of("authorizationpolicy").filter(|c| c["status"] == "False")
     });

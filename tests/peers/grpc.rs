@@ -1,6 +1,7 @@
 //! Python's gRPC as a proxyless client (`xds:///`) of osier-pilot.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use osier_tests::process::{self, Program};
 use serde::Deserialize;
@@ -8,9 +9,11 @@ use serde::Deserialize;
 use crate::mesh::Mesh;
 
 #[derive(Deserialize)]
-struct Outcome {
-    answers: HashMap<String, u32>,
-    errors: Vec<String>,
+pub struct Outcome {
+    /// How often each server answered.
+    pub answers: HashMap<String, u32>,
+    /// What the other calls came to.
+    pub errors: Vec<String>,
 }
 
 fn peer(arguments: &[&str]) -> std::process::Command {
@@ -32,7 +35,8 @@ fn servers(mesh: &Mesh) -> Vec<Program> {
         .into()
 }
 
-fn call(mesh: &Mesh, target: &str, count: u32) -> Outcome {
+/// The bootstrap of a gRPC library beside a workload.
+fn bootstrap(mesh: &Mesh, ip: IpAddr, name: &str) -> String {
     let bootstrap = serde_json::json!({
         "xds_servers": [{
             "server_uri": mesh.xds.to_string(),
@@ -40,12 +44,28 @@ fn call(mesh: &Mesh, target: &str, count: u32) -> Outcome {
             "server_features": ["xds_v3"],
         }],
         "node": {
-            "id": "sidecar~127.0.0.1~client.default~default.svc.cluster.local",
-            "metadata": {"NAMESPACE": "default", "GENERATOR": "grpc"},
+            "id": format!("sidecar~{ip}~{name}.default~default.svc.cluster.local"),
+            "metadata": {"NAMESPACE": "default", "GENERATOR": "grpc", "INSTANCE_IPS": ip.to_string()},
         },
+        "server_listener_resource_name_template": "xds.istio.io/grpc/lds/inbound/%s",
     });
+    bootstrap.to_string()
+}
+
+/// A server that pilot configures, at an address of its own.
+pub fn xds_server(mesh: &Mesh, name: &str, address: SocketAddr) -> Program {
+    let mut command = peer(&["serve-xds", name, &address.to_string()]);
+    command.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap(mesh, address.ip(), &format!("echo-{name}")));
+    let mut program = Program::start(name, &mut command, mesh.folder.path());
+    program.wait_listening(address);
+    program
+}
+
+/// Calls a target, again and again.
+pub fn call(mesh: &Mesh, target: &str, count: u32) -> Outcome {
+    let bootstrap = bootstrap(mesh, Ipv4Addr::LOCALHOST.into(), "client");
     let output = peer(&["call", target, &count.to_string()])
-        .env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string())
+        .env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap)
         .output()
         .expect("Python starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

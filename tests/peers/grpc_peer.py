@@ -1,6 +1,7 @@
 """A gRPC server and client for the peers suite; messages are plain bytes, so no generated code is needed.
 
 serve NAME ADDRESS        answers each call with NAME
+serve-xds NAME ADDRESS    the same, configured over xDS
 call TARGET COUNT         makes COUNT calls and prints {"NAME": how often, ..., "errors": [...]} as JSON
 """
 
@@ -24,9 +25,14 @@ class Echo(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self.name)
 
 
-def serve(name, address):
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=4), handlers=[Echo(name)])
-    if server.add_insecure_port(address) == 0:
+def serve(name, address, xds):
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=4), handlers=[Echo(name)], xds=xds)
+    if xds:
+        fallback = grpc.insecure_server_credentials()
+        port = server.add_secure_port(address, grpc.xds_server_credentials(fallback))
+    else:
+        port = server.add_insecure_port(address)
+    if port == 0:
         sys.exit(f"cannot listen on {address}")
     server.start()
     print("serving", flush=True)
@@ -45,7 +51,7 @@ def call(target, count):
     print(json.dumps({"answers": answers, "errors": errors}))
 
 
-if sys.argv[1] == "serve":
-    serve(sys.argv[2], sys.argv[3])
+if sys.argv[1] in ("serve", "serve-xds"):
+    serve(sys.argv[2], sys.argv[3], sys.argv[1] == "serve-xds")
 else:
     call(sys.argv[2], int(sys.argv[3]))

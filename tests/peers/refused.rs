@@ -19,8 +19,9 @@ kind: AuthorizationPolicy
 metadata: {name: echo, namespace: default}
 spec:
   selector: {matchLabels: {version: v1}}
-  action: DENY
-  rules: [{from: [{source: {namespaces: [other]}}]}]
+  action: CUSTOM
+  provider: {name: somebody}
+  rules: [{from: [{source: {ipBlocks: [192.0.2.1]}}]}]
 ";
 
 /// Lines that are short enough to be told.
@@ -34,8 +35,8 @@ data:
 ";
 
 /// What a client of the workload sees: status and body, or nothing where the connection is closed.
-fn ask(workload: SocketAddr) -> Option<(u16, String)> {
-    let request = format!("GET / HTTP/1.1\r\nhost: {workload}\r\nconnection: close\r\n\r\n");
+pub fn ask(workload: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {workload}\r\nconnection: close\r\n\r\n");
     let answer = raw::exchange(workload, "GET", request.as_bytes()).filter(|a| a.status() > 0)?;
     Some((answer.status(), answer.text()))
 }
@@ -43,10 +44,10 @@ fn ask(workload: SocketAddr) -> Option<(u16, String)> {
 fn is_closed_and_opened_again(mesh: &Mesh, proxy: &Program, refused: Option<(u16, String)>) {
     let workload = mesh.endpoint(1);
     let _application = Backend::start_at("app", ([127, 0, 0, 1], mesh.port).into());
-    let serves = || ask(workload).is_some_and(|(status, _)| status == 200).then_some(());
+    let serves = || ask(workload, "/").is_some_and(|(status, _)| status == 200).then_some(());
     wait::until("the workload answers", serves);
     mesh.save("policy.yaml", POLICY);
-    wait::until("the policy closes it", || (ask(workload) == refused).then_some(()));
+    wait::until("the policy closes it", || (ask(workload, "/") == refused).then_some(()));
     let line = format!("log {} {CAUSE}\n", refused.map_or(0, |(status, _)| status));
     wait::until(&line, || proxy.output().contains(&line).then_some(()));
     assert!(mesh.get("/debug/configz").1.contains("fails-closed"));
@@ -55,18 +56,24 @@ fn is_closed_and_opened_again(mesh: &Mesh, proxy: &Program, refused: Option<(u16
     mesh.assert_nothing_refused();
 }
 
-fn forbidden() -> Option<(u16, String)> {
+/// What Istio answers where a policy denies.
+pub fn forbidden() -> Option<(u16, String)> {
     Some((403, "RBAC: access denied".into()))
 }
 
 /// osier-proxy as the sidecar of version 1.
-fn osier(mesh: &Mesh) -> Program {
+pub fn osier(mesh: &Mesh) -> Program {
+    osier_with_admin(mesh, process::free_address())
+}
+
+/// The same with its admin interface at an address.
+pub fn osier_with_admin(mesh: &Mesh, admin: SocketAddr) -> Program {
     let workload = mesh.endpoint(1);
     let mut command = process::own("osier-proxy");
     command
         .arg("sidecar")
         .args(["--pilot-address", &mesh.xds.to_string()])
-        .args(["--admin-address", &process::free_address().to_string()])
+        .args(["--admin-address", &admin.to_string()])
         .args(["--readiness-address", &process::free_address().to_string()])
         .args(["--concurrency", "1"])
         .env("INSTANCE_IP", workload.ip().to_string())
