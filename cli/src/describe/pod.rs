@@ -39,6 +39,7 @@ pub fn describe(page: &mut Page, view: &View, pod: &Pod, services: &[Written]) {
         addresses: addresses(pod).into(),
         ..View::seen_from(&namespace.as_str().into())
     };
+    show_policies(page, view, &seen);
     warn_of_ports(page, view, &seen);
     let root = &*view.snapshot.mesh.root_namespace;
     let covering: Vec<_> =
@@ -122,6 +123,22 @@ fn warn_of_pod(page: &mut Page, view: &View, pod: &Pod, injected: bool) {
         if user == Some(PROXY_USER) {
             page.warn(format!("container {} of {name} runs as user {PROXY_USER}, the proxy's own: its traffic is not captured", container.name));
         }
+    }
+}
+
+/// The AuthorizationPolicies that hold for it, in the order in which they are asked.
+fn show_policies(page: &mut Page, view: &View, seen: &ProxyView) {
+    let mut policies = view.snapshot.authorizations(seen);
+    if policies.is_empty() {
+        return;
+    }
+    policies.sort_by_key(|(key, policy)| (policy.action, (*key).clone()));
+    page.rule();
+    page.line(0, "AuthorizationPolicies:");
+    for (key, policy) in policies {
+        let action = format!("{:?}", policy.action).to_uppercase();
+        let dry_run = if policy.dry_run { ", dry run" } else { "" };
+        page.line(1, format!("{}.{} ({action}{dry_run})", key.name, key.namespace));
     }
 }
 

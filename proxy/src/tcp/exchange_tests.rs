@@ -340,7 +340,8 @@ async fn an_open_connection_ends_when_a_policy_comes_that_denies_it_and_only_the
         assert_eq!(&got, text);
     }
     setup.publish_denying("192.0.2.1/32");
-    let cut = client.read(&mut got).await.expect_err("cut, and not ended");
+    let read = tokio::time::timeout(Duration::from_secs(20), client.read(&mut got));
+    let cut = read.await.expect("within the deadline").expect_err("cut, and not ended");
     assert_eq!(cut.kind(), std::io::ErrorKind::ConnectionReset);
     task.await.expect("task");
     assert_eq!(setup.log(), "- c 4 6 rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[0]] 1\n");
