@@ -294,7 +294,7 @@ impl Kind {
                 .filter(move |(n, _)| n.eq_ignore_ascii_case(&name))
                 .map(|(_, v)| v.clone())
         };
-        let forwarded = || headers("x-forwarded-for").last().and_then(|value| value.parse().ok());
+        let forwarded = || headers("x-forwarded-for").next_back().and_then(|value| value.parse().ok());
         match self {
             Self::Principals => question.peer.iter().any(|peer| match value.strip_suffix("/*") {
                 // cluster.local/ns/bar/*

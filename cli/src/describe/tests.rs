@@ -218,7 +218,9 @@ fn what_is_refused_is_told_with_its_reason() {
 #[test]
 fn policies_of_a_pod_are_listed_in_the_order_in_which_they_are_asked() {
     let policy = |name: &str, spec: &str| {
-        format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n")
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n"
+        )
     };
     let (allow, deny) = (policy("a", "rules: [{}]"), policy("b", "action: DENY, rules: [{}]"));
     let text = of_pod(&view(&[SERVICE, POD, &allow, &deny]), POD, &[SERVICE]);

@@ -96,6 +96,9 @@ fn joined(part: &str) -> String {
     }
 }
 
+/// A count that several filters share.
+pub type Count = Arc<AtomicU64>;
+
 /// What was counted by policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ByPolicy {
@@ -111,7 +114,7 @@ pub enum ByPolicy {
 #[derive(Debug, Default)]
 pub struct Counters {
     tallies: Mutex<BTreeMap<Place, Arc<Tally>>>,
-    policies: Mutex<BTreeMap<(ByPolicy, Arc<str>), Arc<AtomicU64>>>,
+    policies: Mutex<BTreeMap<(ByPolicy, Arc<str>), Count>>,
 }
 
 impl Counters {
@@ -121,7 +124,7 @@ impl Counters {
     }
 
     /// The count of a policy.
-    pub fn policy(&self, what: ByPolicy, name: &str) -> Arc<AtomicU64> {
+    pub fn policy(&self, what: ByPolicy, name: &str) -> Count {
         self.policies.lock().entry((what, name.into())).or_default().clone()
     }
 

@@ -1,9 +1,9 @@
 //! The filters of a chain, in order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::counters::Tally;
+use super::counters::{Count, Tally};
 use super::{Action, Facts, Rules};
 
 /// One RBAC filter: what it enforces, and what it would enforce.
@@ -23,12 +23,12 @@ pub struct Denial {
     /// The same as access logs have it.
     pub details: Box<str>,
     /// How often it was said.
-    pub count: Arc<AtomicU64>,
+    pub count: Count,
 }
 
 impl Denial {
     /// A denial by the policy called `name`.
-    pub fn new(name: &str, count: Arc<AtomicU64>) -> Self {
+    pub fn new(name: &str, count: Count) -> Self {
         // A line of an access log is split at spaces.
         let policy: String =
             name.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }).collect();
