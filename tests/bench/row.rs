@@ -1,5 +1,6 @@
 //! The rows: what is measured, for whom, and with which load.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ const FOLLOWERS: u8 = 20;
 /// Edits that they follow.
 const EDITS: u32 = 50;
 
+/// Rules of the row `authorization`.
+const RULES: u32 = 100;
+
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Row {
@@ -36,6 +40,8 @@ pub enum Row {
     Http164k,
     /// A new connection for each request.
     Http1NewConnection,
+    /// One hop as in `http1`, behind 100 rules of an AuthorizationPolicy, of which the last matches.
+    Authorization,
     /// HTTP/2 on both sides, 64 connections with one stream each.
     Http2,
     /// gRPC unary calls, 4 connections with 16 streams each.
@@ -86,6 +92,7 @@ impl Row {
             (Row::Http2 | Row::Grpc, Kind::Nginx) => {
                 Some("nginx has no HTTP/2 upstream with prior knowledge")
             }
+            (Row::Authorization, Kind::Haproxy | Kind::Nginx | Kind::Relay) => Some("takes no such rules"),
             (Row::Idle, Kind::Relay) => Some("a relay has nothing to keep alive"),
             (Row::Memory5000Services | Row::Convergence, Kind::Haproxy | Kind::Nginx | Kind::Relay)
             | (Row::FirstRequest | Row::FirstRequest2ms, Kind::Haproxy | Kind::Nginx | Kind::Relay) => {
@@ -216,12 +223,36 @@ fn start_line(
     if let (Kind::Osier | Kind::Envoy, Some(mesh)) = (kind, mesh) {
         return Ok(vec![Subject::start_in_mesh(kind, mesh)?]);
     }
-    let last = Subject::start(kind, backend.targets, row.cluster(), folder)?;
+    let rules = if row == Row::Authorization { rules() } else { String::new() };
+    let last = Subject::start(kind, backend.targets, row.cluster(), &rules, folder)?;
     if row != Row::Http1TwoHops {
         return Ok(vec![last]);
     }
     let targets = Targets { http1: last.http, ..backend.targets };
-    Ok(vec![Subject::start(kind, targets, row.cluster(), folder)?, last])
+    Ok(vec![Subject::start(kind, targets, row.cluster(), "", folder)?, last])
+}
+
+/// Rules in the shape that pilot gives them: a method, a path and a client each.
+fn rules() -> String {
+    let mut text = String::from(
+        "          - name: envoy.filters.http.rbac
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              rules:
+                policies:\n",
+    );
+    for number in 0..RULES {
+        let path = if number + 1 == RULES { "/".to_owned() } else { format!("/service-{number}/") };
+        let _ = writeln!(
+            text,
+            "                  'ns[bench]-policy[p]-rule[{number:03}]':
+                    permissions: [{{and_rules: {{rules: [
+                      {{or_rules: {{rules: [{{header: {{name: ':method', string_match: {{exact: GET}}}}}}]}}}},
+                      {{or_rules: {{rules: [{{url_path: {{path: {{prefix: '{path}'}}}}}}]}}}}]}}}}]
+                    principals: [{{and_ids: {{ids: [{{or_ids: {{ids: [{{direct_remote_ip: {{address_prefix: 0.0.0.0, prefix_len: 0}}}}]}}}}]}}}}]"
+        );
+    }
+    text
 }
 
 /// What one round measured.
@@ -274,7 +305,7 @@ fn round(row: Row, line: &[Subject], backend: &Backend, folder: &Path, time: Dur
     let done = send(row, first, folder, time)?;
     let usage = Usage::of(&pids)?.since(before);
     let opened = backend.accepted().saturating_sub(accepted + 1);
-    let kept = matches!(row, Row::Http1 | Row::Http1TwoHops | Row::Http164k | Row::Latency1000rps);
+    let kept = matches!(row, Row::Http1 | Row::Authorization | Row::Http1TwoHops | Row::Http164k | Row::Latency1000rps);
     if kept && opened > 256 + done.requests / 100 {
         bail!(
             "{}: {opened} backend connections for {} requests: they are not kept",
@@ -294,7 +325,7 @@ fn bulk(subject: &Subject, pids: &[u32], time: Duration) -> Result<Bulk> {
 
 fn send(row: Row, subject: &Subject, folder: &Path, time: Duration) -> Result<Done> {
     match row {
-        Row::Http1 | Row::Http1TwoHops => load::http1(subject.http, "/", time),
+        Row::Http1 | Row::Authorization | Row::Http1TwoHops => load::http1(subject.http, "/", time),
         Row::Http164k => load::http1(subject.http, "/64k", time),
         Row::Http1NewConnection => load::new_connections(subject.http, time),
         Row::Http2 => load::http2(subject.http, 64, 1, None, time),

@@ -65,8 +65,9 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Starts one in front of `targets`; `cluster` (`http1` or `http2`) is the protocol towards the backend.
-    pub fn start(kind: Kind, targets: Targets, cluster: &str, folder: &Path) -> Result<Self> {
+    /// Starts one in front of `targets`; `cluster` (`http1` or `http2`) is the protocol towards the backend, `rules` are filters
+    /// of Envoy before the router.
+    pub fn start(kind: Kind, targets: Targets, cluster: &str, rules: &str, folder: &Path) -> Result<Self> {
         let (http, tcp, admin) = (process::free_address(), process::free_address(), process::free_address());
         let fill = |text: &str| {
             let folder = folder.display().to_string();
@@ -79,6 +80,7 @@ impl Subject {
                 ("{{ECHO}}", targets.echo.port().to_string()),
                 ("{{CLUSTER}}", cluster.to_owned()),
                 ("{{FOLDER}}", folder),
+                ("{{RULES}}", rules.to_owned()),
             ];
             values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
         };
