@@ -148,15 +148,7 @@ impl Shop {
             application_protocols: if http { vec!["http/1.1".into()] } else { Vec::new() },
         };
         let chain = self.listener.chain_for(&inputs).expect("a chain");
-        let facts = Facts {
-            principals: &question.peer,
-            encrypted: !question.peer.is_empty(),
-            direct_remote: question.source,
-            remote: question.source,
-            destination,
-            server_name: question.server_name.as_deref().unwrap_or_default(),
-            head: None,
-        };
+        let facts = Facts::new(&inputs, &question.peer, !question.peer.is_empty());
         let manager = match &chain.action {
             NetworkAction::Tcp(proxy) => {
                 return authz::check(&proxy.authorization, &facts, 0).err().map(|d| d.policy.to_string());
@@ -169,12 +161,12 @@ impl Shop {
         for (name, value) in &question.headers {
             head.fields.append(name.as_str(), value.as_bytes());
         }
-        let origin = forwarded::settle(manager, source, facts.encrypted, &mut head);
+        let origin = forwarded::settle(manager, source, !question.peer.is_empty(), &mut head);
         let Normalized::Path(path) = normalize(question.path.as_bytes(), manager.normalize) else {
             return Some("the path is refused".into());
         };
         head.set_path(&path);
-        let facts = Facts { remote: origin.remote.ip(), head: Some(&head), ..facts };
+        let facts = facts.with_request(&head, origin.remote.ip());
         authz::check(&manager.authorization, &facts, 0).err().map(|denial| denial.policy.to_string())
     }
 }

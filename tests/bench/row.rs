@@ -305,7 +305,10 @@ fn round(row: Row, line: &[Subject], backend: &Backend, folder: &Path, time: Dur
     let done = send(row, first, folder, time)?;
     let usage = Usage::of(&pids)?.since(before);
     let opened = backend.accepted().saturating_sub(accepted + 1);
-    let kept = matches!(row, Row::Http1 | Row::Authorization | Row::Http1TwoHops | Row::Http164k | Row::Latency1000rps);
+    let kept = matches!(
+        row,
+        Row::Http1 | Row::Authorization | Row::Http1TwoHops | Row::Http164k | Row::Latency1000rps
+    );
     if kept && opened > 256 + done.requests / 100 {
         bail!(
             "{}: {opened} backend connections for {} requests: they are not kept",

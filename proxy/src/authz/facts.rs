@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::Workload;
+use crate::config::listener::ConnectionInputs;
 use crate::http::head::RequestHead;
 use crate::listener::connection::Connection;
 
@@ -10,40 +12,58 @@ use crate::listener::connection::Connection;
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
     /// What the client has proved to be called; empty for plaintext and where it showed no certificate.
-    pub principals: &'a [Arc<str>],
+    pub(super) principals: &'a [Arc<str>],
     /// The client speaks TLS with us.
-    pub encrypted: bool,
+    pub(super) encrypted: bool,
     /// The other end of the connection.
-    pub direct_remote: IpAddr,
+    pub(super) direct_remote: IpAddr,
     /// The client, as `x-forwarded-for` says where that is trusted.
-    pub remote: IpAddr,
+    pub(super) remote: IpAddr,
     /// Where the connection was going before it was captured.
-    pub destination: SocketAddr,
+    pub(super) destination: SocketAddr,
     /// SNI; empty without.
-    pub server_name: &'a str,
+    pub(super) server_name: &'a str,
+    /// The same where it is one name in the usual form, and that name.
+    pub(super) workload: Option<(Workload<'a>, &'a str)>,
     /// The request; `None` for an opaque connection.
-    pub head: Option<&'a RequestHead>,
+    pub(super) request: Option<Request<'a>>,
+}
+
+/// A request, with what every rule would have to look for.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) head: &'a RequestHead,
+    /// Without query.
+    pub(super) path: &'a [u8],
 }
 
 impl<'a> Facts<'a> {
-    /// Of an opaque connection.
-    pub fn of_connection(connection: &'a Connection) -> Self {
-        let inputs = &connection.inputs;
+    /// Of a connection between these inputs, with a client that has proved to be called so.
+    pub fn new(inputs: &'a ConnectionInputs, principals: &'a [Arc<str>], encrypted: bool) -> Self {
         let source = inputs.source.ip().to_canonical();
         let destination = inputs.destination;
+        let only = if let [name] = principals { Some(&**name) } else { None };
         Self {
-            principals: connection.peer.as_ref().map_or(&[], |peer| peer.principals()),
-            encrypted: connection.encrypted,
+            principals,
+            workload: only.and_then(|name| Some((Workload::of(name)?, name))),
+            encrypted,
             direct_remote: source,
             remote: source,
             destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
             server_name: inputs.server_name.as_deref().unwrap_or_default(),
-            head: None,
+            request: None,
         }
     }
 
-    /// Of a request that came over a connection, from the client `remote`.
-    pub fn of_request(connection: &'a Connection, head: &'a RequestHead, remote: IpAddr) -> Self {
-        Self { remote: remote.to_canonical(), head: Some(head), ..Self::of_connection(connection) }
+    /// Of an opaque connection.
+    pub fn of_connection(connection: &'a Connection) -> Self {
+        let principals = connection.peer.as_ref().map_or(&[][..], |peer| peer.principals());
+        Self::new(&connection.inputs, principals, connection.encrypted)
+    }
+
+    /// Of a request that came over the connection, from the client `remote`.
+    pub fn with_request(self, head: &'a RequestHead, remote: IpAddr) -> Self {
+        let request = Some(Request { head, path: head.path_only() });
+        Self { remote: remote.to_canonical(), request, ..self }
     }
 }

@@ -16,6 +16,11 @@ impl Glob {
         Some(Self { start: start.as_str().into(), middle, end: end.as_str().into() })
     }
 
+    /// Of a text that may lie anywhere.
+    pub fn around(text: &str) -> Self {
+        Self { start: "".into(), middle: Box::new([text.into()]), end: "".into() }
+    }
+
     /// True for a name that is so.
     pub fn matches(&self, name: &str) -> bool {
         let inner = name.strip_prefix(&*self.start).and_then(|rest| rest.strip_suffix(&*self.end));

@@ -18,7 +18,7 @@ mod glob;
 mod path_template;
 mod rules;
 
-pub use account::ServiceAccount;
+pub use account::{Namespace, ServiceAccount, Workload};
 pub use facts::Facts;
 pub use filter::{Denial, Filter, check, still_allowed};
 pub use glob::Glob;

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::filter::Denial;
-use super::{Facts, Glob, PathTemplate, ServiceAccount};
+use super::{Facts, Glob, Namespace, PathTemplate, ServiceAccount, Workload};
 use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::http::router::{header_holds, values_hold};
 
@@ -31,13 +31,11 @@ pub struct Rules {
     pub unmatched: Denial,
 }
 
-/// One rule: a permission and a principal, both of which must hold.
+/// One rule.
 #[derive(Debug)]
 pub struct Rule {
-    /// What is asked for.
-    pub permission: Condition,
-    /// Who asks.
-    pub principal: Condition,
+    /// Who asks, and what for.
+    pub condition: Condition,
     /// What is said where the rule denies, and counted where it denies or logs.
     pub denial: Denial,
 }
@@ -84,6 +82,8 @@ pub enum NameMatch {
     NotEmpty,
     /// Texts in this order, whatever lies between them.
     Glob(Glob),
+    /// A workload's namespace.
+    Namespace(Namespace),
     /// A workload's account in a namespace.
     Account(ServiceAccount),
 }
@@ -91,7 +91,7 @@ pub enum NameMatch {
 impl Rules {
     /// The denial, if these rules deny.
     pub fn deny(&self, facts: &Facts<'_>) -> Option<&Denial> {
-        let matched = self.rules.iter().find(|rule| rule.holds(facts));
+        let matched = self.rules.iter().find(|rule| rule.condition.holds(facts));
         match (self.action, matched) {
             (Action::Allow, None) => Some(&self.unmatched),
             (Action::Deny, Some(rule)) => Some(&rule.denial),
@@ -104,12 +104,6 @@ impl Rules {
     }
 }
 
-impl Rule {
-    fn holds(&self, facts: &Facts<'_>) -> bool {
-        self.permission.holds(facts) && self.principal.holds(facts)
-    }
-}
-
 impl Condition {
     /// True where the facts are so.
     pub fn holds(&self, facts: &Facts<'_>) -> bool {
@@ -118,16 +112,19 @@ impl Condition {
             Self::Not(inner) => !inner.holds(facts),
             Self::AllOf(all) => all.iter().all(|condition| condition.holds(facts)),
             Self::AnyOf(any) => any.iter().any(|condition| condition.holds(facts)),
-            Self::Header(header) => match facts.head {
-                Some(head) => header_holds(header, head),
+            Self::Header(header) => match facts.request {
+                Some(request) => header_holds(header, request.head),
                 None => values_hold(header, std::iter::empty()),
             },
-            Self::Path(value) => facts.head.is_some_and(|head| value.holds(head.path_only())),
-            Self::Template(template) => facts.head.is_some_and(|head| template.matches(head.path_only())),
+            Self::Path(value) => facts.request.is_some_and(|request| value.holds(request.path)),
+            Self::Template(template) => facts.request.is_some_and(|request| template.matches(request.path)),
             Self::DestinationIp(net) => net.contains(&facts.destination.ip()),
             Self::DestinationPort(ports) => ports.contains(&facts.destination.port()),
             Self::ServerName(value) => value.holds(facts.server_name.as_bytes()),
-            Self::Principal(name) => facts.principals.iter().any(|principal| name.matches(principal)),
+            Self::Principal(name) => match &facts.workload {
+                Some((workload, principal)) => name.holds(workload, principal),
+                None => facts.principals.iter().any(|principal| name.matches(principal)),
+            },
             Self::Encrypted => facts.encrypted,
             Self::DirectRemoteIp(net) => net.contains(&facts.direct_remote),
             Self::RemoteIp(net) => net.contains(&facts.remote),
@@ -135,20 +132,29 @@ impl Condition {
     }
 
     /// Of these, all; the cheap ones first. Conditions have no effects, so their order changes nothing else.
-    pub fn all_of(mut conditions: Vec<Condition>) -> Self {
-        conditions.sort_by_key(Self::cost);
-        match <[Condition; 1]>::try_from(conditions) {
-            Ok([only]) => only,
-            Err(several) => Self::AllOf(several.into()),
+    pub fn all_of(conditions: Vec<Condition>) -> Self {
+        let mut flat = Vec::with_capacity(conditions.len());
+        for condition in conditions {
+            match condition {
+                Self::AllOf(inner) => flat.extend(inner),
+                Self::Any => {}
+                other => flat.push(other),
+            }
+        }
+        flat.sort_by_key(Self::cost);
+        match flat.len() {
+            0 => Self::Any,
+            1 => flat.remove(0),
+            _ => Self::AllOf(flat.into()),
         }
     }
 
     /// Of these, one; the cheap ones first.
     pub fn any_of(mut conditions: Vec<Condition>) -> Self {
         conditions.sort_by_key(Self::cost);
-        match <[Condition; 1]>::try_from(conditions) {
-            Ok([only]) => only,
-            Err(several) => Self::AnyOf(several.into()),
+        match conditions.len() {
+            1 => conditions.remove(0),
+            _ => Self::AnyOf(conditions.into()),
         }
     }
 
@@ -162,7 +168,8 @@ impl Condition {
             Self::Principal(NameMatch::Value(value)) => of_value(value),
             Self::Principal(NameMatch::NotEmpty) => 1,
             Self::Principal(NameMatch::Glob(_)) => 4,
-            Self::Principal(NameMatch::Account(_)) | Self::Template(_) => 6,
+            Self::Principal(NameMatch::Namespace(_) | NameMatch::Account(_)) => 1,
+            Self::Template(_) => 6,
             Self::Header(header) => 5 + of_value(&header.value),
             Self::Not(inner) => inner.cost(),
             Self::AllOf(several) | Self::AnyOf(several) => several.iter().map(Self::cost).sum(),
@@ -177,7 +184,17 @@ impl NameMatch {
             Self::Value(value) => value.holds(name.as_bytes()),
             Self::NotEmpty => !name.is_empty(),
             Self::Glob(glob) => glob.matches(name),
+            Self::Namespace(namespace) => namespace.matches(name),
             Self::Account(account) => account.matches(name),
+        }
+    }
+
+    /// The same for a name that was taken apart.
+    fn holds(&self, workload: &Workload<'_>, name: &str) -> bool {
+        match self {
+            Self::Namespace(namespace) => namespace.holds(workload),
+            Self::Account(account) => account.holds(workload),
+            Self::Value(_) | Self::NotEmpty | Self::Glob(_) => self.matches(name),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::value::{enumeration, extension, not_empty, range, required, unsupport
 use super::{At, Invalid, matcher};
 use crate::authz::counters::{ByPolicy, Counters, Place};
 use crate::authz::{
-    Action, Condition, Denial, Filter, Glob, NameMatch, PathTemplate, Rule, Rules, ServiceAccount,
+    Action, Condition, Denial, Filter, Glob, NameMatch, Namespace, PathTemplate, Rule, Rules, ServiceAccount,
 };
 
 /// What a denial is called that no rule made.
@@ -74,11 +74,9 @@ fn rules(message: &xds::Rbac, shadow: bool, counters: &Counters) -> Result<Rules
     };
     let rule = |(name, policy): (&String, &xds::Policy)| {
         let compile = || {
-            Ok(Rule {
-                permission: one_of("permissions", &policy.permissions, permission, Condition::any_of)?,
-                principal: one_of("principals", &policy.principals, principal, Condition::any_of)?,
-                denial: denial(name),
-            })
+            let permission = one_of("permissions", &policy.permissions, permission, Condition::any_of)?;
+            let principal = one_of("principals", &policy.principals, principal, Condition::any_of)?;
+            Ok(Rule { condition: Condition::all_of(vec![permission, principal]), denial: denial(name) })
         };
         compile().at(&format!("policies[\"{name}\"]"))
     };
@@ -196,8 +194,18 @@ fn plain_meaning(regex: &str) -> Option<NameMatch> {
     if let Some(account) = service_account(regex) {
         return Some(NameMatch::Account(account));
     }
-    let parts: Option<Vec<String>> = regex.split(".*").map(literal).collect();
-    Glob::new(&parts?).map(NameMatch::Glob)
+    let parts = regex.split(".*").map(literal).collect::<Option<Vec<String>>>()?;
+    if let Some(namespace) = namespace(&parts) {
+        return Some(NameMatch::Namespace(namespace));
+    }
+    Glob::new(&parts).map(NameMatch::Glob)
+}
+
+/// Istio's regex for a namespace without stars, by its parts.
+fn namespace(parts: &[String]) -> Option<Namespace> {
+    let [start, middle, end] = parts else { return None };
+    let name = middle.strip_prefix("/ns/").and_then(|rest| rest.strip_suffix('/'))?;
+    (start.is_empty() && end.is_empty() && !name.contains('/')).then(|| Namespace::new(name))
 }
 
 /// Istio's regex for a service account of a namespace.

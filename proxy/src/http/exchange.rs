@@ -208,7 +208,8 @@ impl<'a> Exchange<'a> {
         if manager.authorization.is_empty() {
             return None;
         }
-        let facts = Facts::of_request(connection, incoming.head, answer.record.downstream.remote.ip());
+        let remote = answer.record.downstream.remote.ip();
+        let facts = Facts::of_connection(connection).with_request(incoming.head, remote);
         let denial = authz::check(&manager.authorization, &facts, worker.id).err()?;
         // Metrics and logs show where it was going, though it doesn't get there.
         if let Some(route) = route_at_hand(&answer.arrival, incoming.head) {

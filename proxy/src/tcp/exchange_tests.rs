@@ -131,8 +131,7 @@ fn here() -> SocketAddr {
 /// A filter that denies clients of `net`.
 fn denying(net: &str) -> Filter {
     let rule = Rule {
-        permission: Condition::Any,
-        principal: Condition::DirectRemoteIp(net.parse().expect("a range")),
+        condition: Condition::DirectRemoteIp(net.parse().expect("a range")),
         denial: Denial::new("ns[a]-policy[b]-rule[0]", Default::default()),
     };
     let unmatched = Denial::new("none", Default::default());

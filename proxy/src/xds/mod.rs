@@ -114,7 +114,8 @@ enum Command {
 
 /// Puts the bootstrap's resources in force and starts the task on the current runtime.
 pub fn start(options: Options) -> Result<Xds, Rejected> {
-    let Options { bootstrap, clusters, secrets, counters, snapshot, resolver, mode, directory, sockets } = options;
+    let Options { bootstrap, clusters, secrets, counters, snapshot, resolver, mode, directory, sockets } =
+        options;
     let mut state = State::new(clusters, secrets, counters, snapshot, resolver, sockets);
     let now = tokio::time::Instant::now();
     for cluster in &bootstrap.clusters {

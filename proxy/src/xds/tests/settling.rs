@@ -20,7 +20,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let (clusters, snapshot) = (Arc::<Clusters>::default(), SharedSnapshot::default());
-        let state = State::new(clusters.clone(), Default::default(), Arc::default(), snapshot.clone(), None, None);
+        let state =
+            State::new(clusters.clone(), Default::default(), Arc::default(), snapshot.clone(), None, None);
         Self { state, clusters, snapshot, now: Instant::now() }
     }
 
@@ -272,8 +273,14 @@ async fn a_listener_whose_port_is_taken_is_refused_and_what_was_in_force_stays()
     let mut bench = Bench::new();
     let worker = crate::worker::Worker::here(Arc::default());
     let sockets = Arc::new(Acceptors::new(&[worker], crate::listener::arrival::serve));
-    bench.state =
-        State::new(bench.clusters.clone(), Default::default(), Arc::default(), bench.snapshot.clone(), None, Some(sockets));
+    bench.state = State::new(
+        bench.clusters.clone(),
+        Default::default(),
+        Arc::default(),
+        bench.snapshot.clone(),
+        None,
+        Some(sockets),
+    );
     let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let good = free().local_addr().unwrap();
     bench.accept(Kind::Listener, "l", tcp_listener("l", &good.to_string(), "c", ""));

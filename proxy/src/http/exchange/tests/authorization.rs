@@ -16,7 +16,7 @@ fn on_path(exact: &str) -> Condition {
 
 fn rules(action: Action, path: &str, count: &Arc<AtomicU64>) -> Rules {
     let denial = Denial::new("ns[a]-policy[b]-rule[0]", count.clone());
-    let rule = Rule { permission: on_path(path), principal: Condition::Any, denial };
+    let rule = Rule { condition: on_path(path), denial };
     Rules { action, rules: Box::new([rule]), unmatched: Denial::new("none", count.clone()) }
 }
 
