@@ -99,9 +99,6 @@ enum Source {
     ApiServer(kube::Client),
 }
 
-/// The trust domain of the mesh.
-const TRUST_DOMAIN: &str = "cluster.local";
-
 /// What follows a source; ends when dropped.
 #[allow(dead_code, reason = "held for their end")]
 enum Follower {
@@ -271,7 +268,7 @@ impl Pilot {
             let certificates = Certificates {
                 authority,
                 authenticate: callers.clone(),
-                trust_domain: TRUST_DOMAIN.into(),
+                mesh: snapshot.clone(),
                 metrics: shared.metrics.clone(),
             };
             let discovery = transport::service(Discovery { shared, authenticate: Some(callers) });

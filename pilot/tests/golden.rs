@@ -1,7 +1,7 @@
 //! Golden files: a folder of YAML and a client in, resources out. Differences are reviewed like code.
 //!
-//! Each folder of `golden/` is a case: `mesh.yaml`, `node.yaml` (the client's xDS node, and under `ask` what it asks for by
-//! name; without that, it subscribes as Envoy does), `resources.json`, and `reports.txt` where there is something to say. To write the expected files anew:
+//! Each folder of `golden/` is a case: `mesh.yaml`, `node.yaml` (the client's xDS node, under `ask` what it asks for by
+//! name, without which it subscribes as Envoy does, and under `identity` its service account where it has proved one), `resources.json`, and `reports.txt` where there is something to say. To write the expected files anew:
 //!
 //! ```sh
 //! OSIER_UPDATE=1 cargo test -p osier-pilot --test golden
@@ -65,9 +65,10 @@ fn resources_of(case: &Path) -> String {
     let snapshot = snapshot(case);
     let text = std::fs::read_to_string(case.join("node.yaml")).unwrap();
     let mut node: Map<String, Value> = serde_saphyr::from_str(&text).unwrap();
-    let ask = node.remove("ask");
+    let (ask, identity) = (node.remove("ask"), node.remove("identity"));
     let node: Node = osier_proto::json::from_value(&Value::Object(node)).unwrap();
-    let view = Client::parse(Some(&node)).unwrap().view;
+    let mut view = Client::parse(Some(&node)).unwrap().view;
+    Arc::make_mut(&mut view).proxy.mutual_tls = identity.is_some();
     let asked = match ask {
         Some(ask) => serde_json::from_value(ask).unwrap(),
         None => BTreeMap::new(),

@@ -8,6 +8,7 @@ mod api;
 mod cluster;
 mod faults;
 mod figures;
+mod identity;
 mod injection;
 mod kinds;
 mod leftovers;
@@ -105,6 +106,7 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     run.check("faults: trust is mended", || faults::trust_is_mended(cluster));
     run.check("faults: odd workloads", || faults::odd_workloads(cluster));
     run.check("traffic: blue/green without a failed request", || traffic::blue_green(cluster));
+    run.check("identity: a namespace of its own", || identity::a_namespace_of_its_own(cluster));
     let (pods, rps, times) = if full { (10, 500, 5) } else { (4, 200, 1) };
     run.check("traffic: rolling restarts without a failed request", || {
         traffic::rolling_restarts(cluster, pods, rps, times);

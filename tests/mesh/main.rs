@@ -5,6 +5,7 @@ mod bad_input;
 mod changes;
 mod disk;
 mod faults;
+mod identity;
 mod load;
 mod not_processed;
 mod ports;

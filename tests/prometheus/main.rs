@@ -105,6 +105,8 @@ fn send(client: &Sidecar, host: &str, count: usize) -> [f64; 2] {
 const KNOWN: &[(&str, &str)] = &[
     ("galley_validation_failed", "counter metrics should have \"_total\" suffix"),
     ("galley_validation_passed", "counter metrics should have \"_total\" suffix"),
+    ("citadel_server_", "counter metrics should have \"_total\" suffix"),
+    ("citadel_server_", "non-histogram and non-summary metrics should not have \"_count\" suffix"),
     ("envoy_", "counter metrics should have \"_total\" suffix"),
     ("pilot_", "counter metrics should have \"_total\" suffix"),
     ("xds_cache_reads", "counter metrics should have \"_total\" suffix"),

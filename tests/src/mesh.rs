@@ -5,12 +5,19 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use osier_core::registration::{ADMIN_PORT, EXPLICIT_PROXY_PORT, METADATA_KEY, READINESS_PORT, Registration};
+
+use osier_pilot::ca::local::{Local, ROOT};
+use osier_pilot::xds::identity::Identity;
 
 use crate::process::{self, Program};
 use crate::raw::{self, Response};
 use crate::wait;
+
+/// Folder of a pilot's keys, below that of the test.
+pub const IDENTITY: &str = "identity";
 
 /// Pilot's own ports, on an address of its own.
 const XDS_PORT: u16 = 15010;
@@ -32,16 +39,44 @@ pub struct Pilot {
 impl Pilot {
     /// Starts one on these files, with further flags.
     pub fn start(files: &[(&str, &str)], options: &[&str]) -> Self {
+        let mut pilot = Self::prepare(files);
+        pilot.options = options.iter().map(|option| (*option).to_owned()).collect();
+        pilot.restart();
+        pilot
+    }
+
+    fn prepare(files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("source")).expect("the test's folder can be written");
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
         let address = free_loopback(&[XDS_PORT, MONITORING_PORT]).into();
         let (xds, monitoring) =
             (SocketAddr::new(address, XDS_PORT), SocketAddr::new(address, MONITORING_PORT));
-        let mut pilot = Self { xds, monitoring, folder, options, program: None, starts: 0 };
+        let pilot = Self { xds, monitoring, folder, options: Vec::new(), program: None, starts: 0 };
         files.iter().for_each(|(name, text)| pilot.save(name, text));
+        pilot
+    }
+
+    /// Starts one that gives certificates.
+    pub fn with_identity(files: &[(&str, &str)]) -> Self {
+        let encrypted = process::free_address().to_string();
+        let mut pilot = Self::prepare(files);
+        let folder = pilot.path().join(IDENTITY);
+        let options = ["--encrypted-xds-address", &encrypted, "--identity-folder", &folder.to_string_lossy()];
+        pilot.options = options.map(str::to_owned).to_vec();
         pilot.restart();
         pilot
+    }
+
+    /// Where it serves encrypted xDS, and a file with a token of `keys` for a workload of a service account.
+    pub fn proof(&self, keys: &Local, registration: &Registration, account: &str) -> (SocketAddr, PathBuf) {
+        let own = Local::open(&self.path().join(IDENTITY)).expect("a pilot with an identity");
+        let identity =
+            Identity { namespace: registration.namespace.as_str().into(), service_account: account.into() };
+        let tokens = keys.tokens().expect("a key for tokens");
+        let token = tokens.mint(&identity, Duration::from_secs(3600)).expect("a token");
+        let file = self.path().join(format!("token-{}", registration.name));
+        std::fs::write(&file, token).expect("the test's folder can be written");
+        (own.address().expect("an address"), file)
     }
 
     /// Starts it at the addresses that it has always had.
@@ -117,7 +152,20 @@ impl Sidecar {
     /// Starts one, and waits until it is ready. `app` is the program behind it, on 127.0.0.1; `None` for a pure client.
     pub fn start(pilot: &Pilot, service: &str, version: &str, app: Option<SocketAddr>) -> Self {
         let registration = register(service, version, app.map(|app| app.port()));
-        let mut command = sidecar(pilot.xds, &registration);
+        Self::run(pilot, sidecar(pilot.xds, &registration), registration)
+    }
+
+    /// Starts one whose service account is called as its service, with a certificate.
+    pub fn secured(pilot: &Pilot, service: &str, app: Option<SocketAddr>) -> Self {
+        let registration = register(service, "v1", app.map(|app| app.port()));
+        let keys = Local::open(&pilot.path().join(IDENTITY)).expect("a pilot with an identity");
+        let (address, token) = pilot.proof(&keys, &registration, service);
+        let mut command = sidecar(address, &registration);
+        command.arg("--pilot-root-file").arg(keys.file(ROOT)).arg("--token-file").arg(token);
+        Self::run(pilot, command, registration)
+    }
+
+    fn run(pilot: &Pilot, mut command: std::process::Command, registration: Registration) -> Self {
         let mut program = Program::start(&registration.name, &mut command, pilot.path());
         let readiness = SocketAddr::new(registration.address, READINESS_PORT);
         program.wait_listening(readiness);

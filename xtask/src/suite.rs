@@ -50,7 +50,6 @@ pub const SUITES: &[Suite] = &[
         about: "from the YAML of policies to the verdict: pilot compiles them, the proxy decides; random ones against a naive reading",
         parts: &[],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "authorization"]),
-        only_named: None,
     },
     Suite {
         name: "oracle",

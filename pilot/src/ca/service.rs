@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::authority::{Authority, SignError};
 use crate::metrics::Metrics;
+use crate::snapshot::MeshSnapshot;
 use crate::xds::identity::{Authenticate, of_call};
 
 /// Largest request.
@@ -27,8 +28,8 @@ pub struct Certificates {
     pub authority: watch::Receiver<Option<Arc<Authority>>>,
     /// Who callers are.
     pub authenticate: Arc<dyn Authenticate>,
-    /// The trust domain of this mesh.
-    pub trust_domain: Arc<str>,
+    /// Says what the trust domain is.
+    pub mesh: watch::Receiver<Arc<MeshSnapshot>>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -60,7 +61,7 @@ impl Certificates {
         call: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let identity = of_call(&*self.authenticate, call.metadata()).await?;
-        let spiffe = identity.spiffe(&self.trust_domain);
+        let spiffe = identity.spiffe(&self.mesh.borrow().mesh.trust_domain);
         let request = call.into_inner();
         let life = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds > 0);
         let authority = self.authority.borrow().clone();
@@ -105,7 +106,7 @@ mod tests {
         let certificates = Certificates {
             authority: receiver,
             authenticate: Arc::new(Known),
-            trust_domain: "cluster.local".into(),
+            mesh: watch::channel(Arc::default()).1,
             metrics: Arc::new(Metrics::new()),
         };
         let mut call = Request::new(IstioCertificateRequest {

@@ -210,11 +210,10 @@ fn secure(
     }
     let known = scope.snapshot.identities(&service.key);
     let takes = known.iter().filter(|identity| identity.tls == TlsMode::Istio);
-    let accounts = takes.clone().filter(|identity| !identity.service_account.is_empty()).map(|identity| {
-        format!("spiffe://{}/ns/{}/sa/{}", tls::TRUST_DOMAIN, identity.namespace, identity.service_account)
-    });
+    let accounts = takes.clone().map(|identity| (&*identity.namespace, &*identity.service_account));
+    let accounts = accounts.filter(|(_, account)| !account.is_empty());
     let server_name = format!("outbound_.{}_.{}_.{}", name.port, name.subset, name.host);
-    let socket = tls::client(server_name, accounts, offered(scope, cluster, port.protocol));
+    let socket = tls::client(scope.mesh(), server_name, accounts, offered(scope, cluster, port.protocol));
     if cluster.lb_policy == LbPolicy::ClusterProvided as i32 {
         // Nobody says of these endpoints what they take: all of them must.
         let all = takes.count() == known.len() && !known.is_empty();

@@ -10,35 +10,42 @@ use osier_proto::types::core::{
 };
 use osier_proto::types::matcher::{StringMatcher, string_matcher::MatchPattern};
 use osier_proto::types::tls::{
-    CertificateValidationContext, CombinedCertificateValidationContext, CommonTlsContext,
-    DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
-    common_tls_context::ValidationContextType, subject_alt_name_matcher::SanType,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
+    SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
+    common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+    subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
 use prost::{Message, Name};
 
-/// The trust domain of the mesh.
-pub const TRUST_DOMAIN: &str = "cluster.local";
+use crate::model::MeshConfig;
 
 /// Mutual TLS towards clients of the mesh. `http`: what is within is HTTP.
-pub fn server(http: bool) -> TransportSocket {
+pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
     // What a client of the mesh offers besides is no protocol of ours: `istio` only says that it is one.
     let protocols: &[&str] = if http { &["h2", "http/1.1"] } else { &[] };
-    let clients = name(MatchPattern::Prefix(format!("spiffe://{TRUST_DOMAIN}/")));
+    let of_domain = |domain: &str| name(MatchPattern::Prefix(format!("spiffe://{domain}/")));
     let context = DownstreamTlsContext {
-        common_tls_context: Some(common(protocols, vec![clients])),
+        common_tls_context: Some(common(protocols, mesh.trust_domains().map(of_domain).collect())),
         require_client_certificate: Some(true),
     };
     socket(&context)
 }
 
-/// Mutual TLS towards servers of the mesh: `accounts` are their SPIFFE IDs, empty where none is known.
-pub fn client(
+/// Mutual TLS towards servers of the mesh. `accounts`: namespace and service account of each; empty where none is known.
+pub fn client<'a>(
+    mesh: &MeshConfig,
     server_name: String,
-    accounts: impl IntoIterator<Item = String>,
+    accounts: impl Iterator<Item = (&'a str, &'a str)>,
     protocols: &[&str],
 ) -> TransportSocket {
-    let servers = accounts.into_iter().map(|account| name(MatchPattern::Exact(account))).collect();
+    let of_account = |(namespace, account): (&str, &str)| {
+        let of_domain = |domain: &str| {
+            name(MatchPattern::Exact(format!("spiffe://{domain}/ns/{namespace}/sa/{account}")))
+        };
+        mesh.trust_domains().map(of_domain).collect::<Vec<_>>()
+    };
+    let servers = accounts.flat_map(of_account).collect();
     let context =
         UpstreamTlsContext { common_tls_context: Some(common(protocols, servers)), sni: server_name };
     socket(&context)

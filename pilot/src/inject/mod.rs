@@ -142,7 +142,7 @@ impl Injector {
         }
         let suffix =
             if self.revision == DEFAULT_REVISION { String::new() } else { format!("-{}", self.revision) };
-        format!("osier-pilot{suffix}.{}.svc:15010", self.values.global.istio_namespace)
+        format!("osier-pilot{suffix}.{}.svc:15012", self.values.global.istio_namespace)
     }
 
     fn apply_templates(&self, pod: &mut Pod, plan: &Plan) {
@@ -169,6 +169,10 @@ impl Injector {
     /// Labels and annotations that say what the pod is.
     fn describe(&self, pod: &mut Pod, before: &Pod, overrides: &Overrides, plan: &Plan) {
         workload::canonical_labels(pod, &plan.workload.name);
+        if plan.encrypted() {
+            // By this callers know that the pod takes mutual TLS.
+            pod.default_label("security.istio.io/tlsMode", "istio");
+        }
         for (key, value) in &self.values.sidecar_injector_webhook.injected_annotations {
             pod.default_annotation(key, value);
         }

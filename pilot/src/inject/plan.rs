@@ -61,7 +61,15 @@ pub(super) struct Plan<'v> {
     pub mounts: Vec<Value>,
 }
 
+/// Port on which a control plane serves xDS as it is, and gives no certificates.
+const PLAINTEXT_PORT: &str = ":15010";
+
 impl<'v> Plan<'v> {
+    /// The control plane is reached by TLS, and the proxy gets a certificate of the mesh.
+    pub(super) fn encrypted(&self) -> bool {
+        !self.config["discoveryAddress"].as_str().is_some_and(|address| address.ends_with(PLAINTEXT_PORT))
+    }
+
     /// Decides for `pod`, whose containers are the user's own.
     pub(super) fn new(
         injector: &'v Injector,

@@ -48,7 +48,7 @@ fn spec(plan: &Plan) -> Map<String, Value> {
         json!({"name": "istio-token", "projected": {"sources": [
             {"serviceAccountToken": {"path": "istio-token", "audience": "istio-ca", "expirationSeconds": 43200}},
         ]}}),
-        json!({"name": "istiod-ca-cert", "configMap": {"name": "istio-ca-root-cert", "optional": true}}),
+        json!({"name": "istiod-ca-cert", "configMap": {"name": "istio-ca-root-cert", "optional": !plan.encrypted()}}),
     ];
     volumes.extend(plan.volumes.iter().cloned());
     let mut spec = Map::from_iter([("volumes".to_owned(), Value::Array(volumes))]);
@@ -168,6 +168,9 @@ fn environment(plan: &Plan, mode: &str) -> Vec<Value> {
         text("ISTIO_META_OWNER", &plan.workload.owner),
         text("ISTIO_META_MESH_ID", &plan.mesh_id),
     ];
+    if plan.encrypted() {
+        env.push(text("XDS_ROOT_CA", "/var/run/secrets/istio/root-cert.pem"));
+    }
     if mode == "sidecar" {
         env.push(text("ISTIO_META_INTERCEPTION_MODE", plan.mode.text()));
         env.push(text("ISTIO_META_POD_PORTS", &plan.ports.to_string()));

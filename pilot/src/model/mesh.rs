@@ -54,6 +54,13 @@ pub struct MeshConfig {
     pub ingress: IngressPolicy,
 }
 
+impl MeshConfig {
+    /// The mesh's own trust domain, then its aliases: whoever is of one of them is of the mesh.
+    pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.trust_domain).chain(self.trust_domain_aliases.iter().map(|alias| &**alias))
+    }
+}
+
 impl Default for MeshConfig {
     fn default() -> Self {
         Self {

@@ -161,7 +161,7 @@ async fn another_injector_holds_from_the_next_request_on() {
     let made = patched(pod(), &answer(&webhook, "/inject", review("Pod", "", pod())).await);
     assert_eq!(made["spec"]["initContainers"][1]["image"], "example.org/osier/proxy:9");
     assert_eq!(made["metadata"]["annotations"]["istio.io/rev"], "canary");
-    assert!(made.to_string().contains("osier-pilot-canary.osier-system.svc:15010"));
+    assert!(made.to_string().contains("osier-pilot-canary.osier-system.svc:15012"));
 }
 
 #[tokio::test]

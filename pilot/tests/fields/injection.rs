@@ -107,7 +107,10 @@ const VALUE_NOTES: &[(&str, &str)] = &[
     ("global.network", "the pod's label `topology.istio.io/network` and the path `/inject/net/<name>` win"),
     ("global.proxy.autoInject", "default `enabled`"),
     ("global.proxy.clusterDomain", "default `cluster.local`"),
-    ("global.proxy.discoveryAddress", "default `osier-pilot[-<revision>].<istioNamespace>.svc:15010`"),
+    (
+        "global.proxy.discoveryAddress",
+        "default `osier-pilot[-<revision>].<istioNamespace>.svc:15012`; a sidecar whose control plane is at port 15010 has no certificate, and speaks plaintext",
+    ),
     ("global.proxy.image", "a name below `hub`, or a whole reference; default `proxy`"),
     ("global.proxy.lifecycle.<name>", "instead of the drain before the application stops"),
     ("global.proxy.nativeSidecar", "default `true`; Kubernetes has them from 1.29 on"),

@@ -94,12 +94,12 @@ pub const NOTES: &[Note] = &[
     note(
         "PeerAuthentication",
         "spec.mtls.mode",
-        "STRICT refuses everything, since there is no mutual TLS yet",
+        "STRICT refuses everything where the workload has no certificate",
     ),
     note(
         "PeerAuthentication",
         "spec.portLevelMtls.<name>.mode",
-        "STRICT refuses everything, since there is no mutual TLS yet",
+        "STRICT refuses everything where the workload has no certificate",
     ),
     note("RequestAuthentication", "spec.selector.matchLabels.<name>", "says which workloads are closed"),
     state(

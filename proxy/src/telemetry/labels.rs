@@ -253,16 +253,15 @@ mod tests {
         pairs.collect::<Vec<_>>().join(" ")
     }
 
-    const NOTHING: Facts<'static> =
-        Facts {
-            inbound: false,
-            peer: None,
-            service: None,
-            workload: None,
-            identity: None,
-            own_identity: None,
-            stand_in: None,
-        };
+    const NOTHING: Facts<'static> = Facts {
+        inbound: false,
+        peer: None,
+        service: None,
+        workload: None,
+        identity: None,
+        own_identity: None,
+        stand_in: None,
+    };
 
     fn reviews() -> Arc<ServiceLabels> {
         Arc::new(ServiceLabels {

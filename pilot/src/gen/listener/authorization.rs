@@ -315,11 +315,6 @@ fn trust_domain(domain: &str) -> StringMatcher {
     }
 }
 
-/// The mesh's own trust domain and its aliases.
-fn bundle(mesh: &MeshConfig) -> impl Iterator<Item = &str> {
-    std::iter::once(&*mesh.trust_domain).chain(mesh.trust_domain_aliases.iter().map(|alias| &**alias))
-}
-
 /// A principal in each of the mesh's trust domains, where it is written in one of them.
 fn with_aliases(mesh: &MeshConfig, principal: &TextMatch) -> Vec<TextMatch> {
     // The star is part of what is compared, so the text is taken as it was written.
@@ -332,12 +327,13 @@ fn with_aliases(mesh: &MeshConfig, principal: &TextMatch) -> Vec<TextMatch> {
     let parts: Vec<&str> = written.split('/').collect();
     let [domain, rest @ ..] = &parts[..] else { return vec![principal.clone()] };
     let ends_alike = |own: &str| domain.strip_prefix('*').is_some_and(|end| own.ends_with(end));
-    let ours = *domain == "cluster.local" || bundle(mesh).any(|own| own == *domain || ends_alike(own));
+    let ours =
+        *domain == "cluster.local" || mesh.trust_domains().any(|own| own == *domain || ends_alike(own));
     if rest.len() != 4 || *domain == "*" || !ours {
         return vec![principal.clone()];
     }
     let mut found = Vec::new();
-    for own in bundle(mesh) {
+    for own in mesh.trust_domains() {
         let one = match ends_alike(own) {
             true => principal.clone(),
             false => TextMatch::parse(&format!("{own}/{}", rest.join("/"))),
@@ -350,8 +346,8 @@ fn with_aliases(mesh: &MeshConfig, principal: &TextMatch) -> Vec<TextMatch> {
 }
 
 fn domain_with_aliases(mesh: &MeshConfig, domain: &str) -> Vec<String> {
-    match bundle(mesh).any(|own| own == domain) {
-        true => bundle(mesh).map(str::to_owned).collect(),
+    match mesh.trust_domains().any(|own| own == domain) {
+        true => mesh.trust_domains().map(str::to_owned).collect(),
         false => vec![domain.to_owned()],
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn chains(
     let plain = || matching("raw_buffer", Vec::new());
     let plain_http = || matching("raw_buffer", http_protocols(scope));
     let secured = |mut chain: FilterChain, is_http: bool, matches: FilterChainMatch| {
-        chain.transport_socket = Some(tls::server(is_http));
+        chain.transport_socket = Some(tls::server(scope.mesh(), is_http));
         with(chain, matches)
     };
     match (protocol, mode) {

@@ -47,10 +47,6 @@ pub fn peer_authentication(context: &Context, spec: &schema::PeerAuthentication)
             None => check.error(at.key(port), format!("{port:?} is no port number (1 to 65535)")),
         }
     }
-    let strict = mode.iter().chain(ports.values()).any(|mode| *mode == MutualTls::Strict);
-    if strict {
-        check.warn(ROOT, "mutual TLS is not supported yet: STRICT refuses everything");
-    }
     check.read(covers, Demand::MutualTls { mode, ports })
 }
 

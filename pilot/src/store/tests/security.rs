@@ -42,7 +42,7 @@ const ROOT: &str = "istio-system";
 const WEB: &str = "selector: {matchLabels: {app: web}}";
 const UNSUPPORTED: &str = "AuthorizationPolicy shop/p is not supported";
 const ROOT_POLICY: &str = "AuthorizationPolicy istio-system/p is not supported";
-const STRICT: &str = "PeerAuthentication shop/p demands mutual TLS, which is not supported";
+const STRICT: &str = "PeerAuthentication shop/p demands mutual TLS, and the workload has no certificate";
 
 /// Refused in the whole namespace.
 fn shop(cause: &str) -> [&str; 3] {
@@ -155,7 +155,7 @@ fn request_authentications_with_and_without_rules() {
 #[test]
 fn peer_authentications_by_level() {
     let strict = "mtls: {mode: STRICT}";
-    let root = "PeerAuthentication istio-system/p demands mutual TLS, which is not supported";
+    let root = "PeerAuthentication istio-system/p demands mutual TLS, and the workload has no certificate";
     check(&[
         (peer("shop", "p", strict), [STRICT, STRICT, ""]),
         (peer("shop", "p", "mtls: {mode: PERMISSIVE}"), ["", "", ""]),
@@ -210,7 +210,8 @@ fn the_labels_of_a_known_workload_count_more_than_what_a_proxy_says() {
 fn a_change_reaches_those_whom_it_may_cover() {
     for (yaml, everybody) in [
         (authorization("shop", "p", WEB), false),
-        (peer("shop", "p", "mtls: {mode: STRICT}"), false),
+        // Callers elsewhere find in endpoints who takes mutual TLS.
+        (peer("shop", "p", "mtls: {mode: STRICT}"), true),
         (authorization(ROOT, "p", WEB), true),
         ("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: 5}}".into(), true),
     ] {
