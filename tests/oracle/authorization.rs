@@ -65,8 +65,9 @@ fn a_denied_connection_gets_nothing_from_either() {
     let ask = Case {
         name: "rbac",
         listener: "tcp",
-        requests: vec![b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()],
-        half_close: true,
+        requests: vec![b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_vec()],
+        // Envoy gives up a connection whose client has sent its end before the upstream was there, now and then.
+        half_close: false,
     };
     for (range, answered) in [("127.0.0.0", false), ("10.0.0.0", true)] {
         let pair = Pair::start(&BOOTSTRAP.replace(tcp, &format!("{}{tcp}", filter(range))));
