@@ -30,6 +30,8 @@ pub struct Client {
     pub version: String,
     /// Cluster that it says it is in, for status; may be empty.
     pub cluster: String,
+    /// Service account that it says it has.
+    pub service_account: Option<String>,
     /// Workload that the client registers for as long as its stream lives.
     pub registration: Option<Registration>,
 }
@@ -114,6 +116,7 @@ impl Client {
             id: id.as_str().into(),
             view: Arc::new(view),
             user_agent: node.user_agent_name.clone(),
+            service_account: metadata.text("SERVICE_ACCOUNT").filter(|account| !account.is_empty()),
             cluster: metadata.text("CLUSTER_ID").unwrap_or_default(),
             version: metadata.text("ISTIO_VERSION").or_else(|| user_agent_version(node)).unwrap_or_default(),
             registration,

@@ -435,14 +435,22 @@ impl Served {
     }
 }
 
-/// A client that has proved who it is. It can't be of another namespace, and gets the secrets of its own if it is a gateway.
+/// A client that has proved who it is. It can't be of another namespace or service account, and gets the secrets of its own namespace if
+/// it is a gateway.
 fn proven(mut client: Client, identity: &Identity) -> Result<Client, Status> {
+    let Identity { namespace, service_account } = identity;
+    let refused = |claimed: String| {
+        Status::permission_denied(format!(
+            "service account {namespace}/{service_account} can't speak for a workload of {claimed}"
+        ))
+    };
     let claimed = &client.view.proxy.namespace;
-    if *claimed != identity.namespace {
-        let Identity { namespace, service_account } = identity;
-        return Err(Status::permission_denied(format!(
-            "service account {namespace}/{service_account} can't speak for a workload of namespace {claimed}"
-        )));
+    if claimed != namespace {
+        return Err(refused(format!("namespace {claimed}")));
+    }
+    if let Some(claimed) = client.service_account.as_deref().filter(|claimed| *claimed != &**service_account)
+    {
+        return Err(refused(format!("service account {claimed}")));
     }
     let secrets_of = client.view.proxy.gateway.then(|| identity.namespace.clone());
     let mut view = View { secrets_of, ..(*client.view).clone() };

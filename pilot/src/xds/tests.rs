@@ -706,7 +706,7 @@ async fn only_who_proves_where_it_lives_gets_certificates_and_those_of_that_plac
         transport::server().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
     );
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    let open = async |token: Option<&str>, id: &str| {
+    let open = async |token: Option<&str>, node: Node| {
         let (requests, receiver) = mpsc::channel(64);
         let mut call = tonic::Request::new(ReceiverStream::new(receiver));
         if let Some(token) = token {
@@ -714,20 +714,22 @@ async fn only_who_proves_where_it_lives_gets_certificates_and_those_of_that_plac
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel.clone());
         let responses = client.delta_aggregated_resources(call).await.unwrap().into_inner();
-        Delta { requests, responses, node: Some(node(id, &[])), version: BTreeMap::new() }
+        Delta { requests, responses, node: Some(node), version: BTreeMap::new() }
     };
     let names = ["kubernetes://edge/web", "kubernetes://shop/web"];
     let gateway = "router~10.0.0.1~gateway.edge~x";
-    for (token, id, code) in [
-        (None, gateway, Code::Unauthenticated),
-        (Some("bad"), gateway, Code::Unauthenticated),
-        (Some("good"), "router~10.0.0.1~gateway.shop~x", Code::PermissionDenied),
+    let as_account = |account: &'static str| node(gateway, &[("SERVICE_ACCOUNT", account)]);
+    for (token, claimed, code) in [
+        (None, node(gateway, &[]), Code::Unauthenticated),
+        (Some("bad"), node(gateway, &[]), Code::Unauthenticated),
+        (Some("good"), node("router~10.0.0.1~gateway.shop~x", &[]), Code::PermissionDenied),
+        (Some("good"), as_account("other"), Code::PermissionDenied),
     ] {
-        let mut client = open(token, id).await;
+        let mut client = open(token, claimed.clone()).await;
         client.subscribe(osier_proto::types::SECRET, &names).await;
-        assert_eq!(client.receive().await.unwrap_err().code(), code, "{token:?} {id}");
+        assert_eq!(client.receive().await.unwrap_err().code(), code, "{token:?} {claimed:?}");
     }
-    let mut client = open(Some("good"), gateway).await;
+    let mut client = open(Some("good"), as_account("gateway")).await;
     client.subscribe(osier_proto::types::SECRET, &names).await;
     let answer = client.receive().await.unwrap();
     let got: Vec<_> = answer.resources.iter().map(|r| r.name.as_str()).collect();
