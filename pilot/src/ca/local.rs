@@ -16,7 +16,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::authority::{Authority, Unusable, new_root};
-use crate::xds::identity::{Authenticate, Denied, Identity};
+use crate::xds::identity::{AUDIENCE, Authenticate, Denied, Identity};
 
 /// The root certificate: what workloads know the control plane by.
 pub const ROOT: &str = "root-cert.pem";
@@ -25,9 +25,6 @@ const AUTHORITY: &str = "ca.pem";
 const TOKEN_KEY: &str = "token-key";
 /// Where the control plane serves encrypted xDS.
 const ADDRESS: &str = "address";
-/// For whom tokens are made, as in Kubernetes.
-const AUDIENCE: &str = "istio-ca";
-const ACCOUNT: &str = "system:serviceaccount:";
 
 /// Why the folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +176,7 @@ impl LocalTokens {
     pub fn mint(&self, identity: &Identity, life: Duration) -> Result<String, LocalError> {
         let end = SystemTime::now() + life;
         let claims = Claims {
-            sub: format!("{ACCOUNT}{}:{}", identity.namespace, identity.service_account),
+            sub: identity.user(),
             aud: AUDIENCE.into(),
             exp: end.duration_since(UNIX_EPOCH).map_or(0, |end| end.as_secs()),
         };
@@ -194,10 +191,7 @@ impl LocalTokens {
         let key = DecodingKey::from_secret(&self.0);
         let decoded = jsonwebtoken::decode::<Claims>(token, &key, &validation);
         let claims = decoded.map_err(|error| Denied::Token(error.to_string()))?.claims;
-        let account = claims.sub.strip_prefix(ACCOUNT).and_then(|account| account.split_once(':'));
-        let (namespace, service_account) =
-            account.ok_or_else(|| Denied::Token(format!("{:?} is no service account", claims.sub)))?;
-        Ok(Identity { namespace: namespace.into(), service_account: service_account.into() })
+        Identity::of_user(&claims.sub)
     }
 }
 

@@ -7,11 +7,11 @@ use tokio::time::sleep;
 use super::authority::{Authority, SERVER_LIFE};
 use crate::webhook::certificate::Current;
 
-/// Puts a certificate for these names in force, and another one each time that half of its life is over.
+/// Puts another certificate in force each time that half of the life of the one before is over.
 pub async fn keep(authority: Arc<Authority>, current: Arc<Current>, names: Vec<String>) {
     loop {
-        renew(&authority, &current, &names);
         sleep(SERVER_LIFE / 2).await;
+        renew(&authority, &current, &names);
     }
 }
 

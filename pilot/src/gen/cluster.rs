@@ -30,7 +30,6 @@ use osier_proto::types::value::Percent;
 use prost_types::Struct;
 
 use super::endpoint;
-use super::endpoint::{TLS_MODE, TLS_MODE_ISTIO};
 use super::name::{self, OutboundName, OutsideName};
 use super::route;
 use super::scope::Scope;
@@ -138,7 +137,8 @@ fn outbound(scope: &Scope<'_>, name: &OutboundName) -> Option<Cluster> {
         http(scope, &mut cluster, port.protocol, effective.connection_pool.as_deref());
     }
     cluster.metadata = Some(service_metadata(service, port, subset, policy.map(|p| &p.key)));
-    secure(scope, &mut cluster, service, port, name);
+    let http2 = speaks_http2(scope, port.protocol, effective.connection_pool.as_deref());
+    secure(scope, &mut cluster, service, name, offered(scope, port.protocol, http2));
     Some(cluster)
 }
 
@@ -201,8 +201,8 @@ fn secure(
     scope: &Scope<'_>,
     cluster: &mut Cluster,
     service: &Service,
-    port: &ServicePort,
     name: &OutboundName,
+    protocols: &[&str],
 ) {
     let applies = scope.view().proxy.mutual_tls && !scope.view().is_grpc();
     if !applies || service.location == Location::External {
@@ -213,18 +213,17 @@ fn secure(
     let accounts = takes.clone().map(|identity| (&*identity.namespace, &*identity.service_account));
     let accounts = accounts.filter(|(_, account)| !account.is_empty());
     let server_name = format!("outbound_.{}_.{}_.{}", name.port, name.subset, name.host);
-    let socket = tls::client(scope.mesh(), server_name, accounts, offered(scope, cluster, port.protocol));
+    let socket = tls::client(scope.mesh(), server_name, accounts, protocols);
     if cluster.lb_policy == LbPolicy::ClusterProvided as i32 {
         // Nobody says of these endpoints what they take: all of them must.
         let all = takes.count() == known.len() && !known.is_empty();
         cluster.transport_socket = all.then_some(socket);
         return;
     }
-    let istio = Struct { fields: BTreeMap::from([(TLS_MODE.to_string(), wire::text(TLS_MODE_ISTIO))]) };
     cluster.transport_socket_matches = vec![
         TransportSocketMatch {
             name: "tlsMode-istio".into(),
-            r#match: Some(istio),
+            r#match: Some(endpoint::takes_mutual_tls()),
             transport_socket: Some(socket),
         },
         TransportSocketMatch {
@@ -236,23 +235,23 @@ fn secure(
 }
 
 /// What the ClientHello offers. osier-proxy adds the version of HTTP itself, for each connection; others can't.
-fn offered(scope: &Scope<'_>, cluster: &Cluster, protocol: Protocol) -> &'static [&'static str] {
+fn offered(scope: &Scope<'_>, protocol: Protocol, http2: bool) -> &'static [&'static str] {
     if scope.view().schema.is_some() || !protocol.is_http() {
         return &["istio"];
     }
-    match is_http2(cluster) {
+    match http2 {
         true => &["istio-h2", "istio", "h2"],
         false => &["istio-http/1.1", "istio", "http/1.1"],
     }
 }
 
 /// True where HTTP/2 is spoken whatever the client speaks.
-fn is_http2(cluster: &Cluster) -> bool {
-    let options = cluster.typed_extension_protocol_options.get(HTTP_PROTOCOL_OPTIONS);
-    let options = options.and_then(|options| options.unpack::<HttpProtocolOptions>().ok());
-    let version = options.and_then(|options| options.upstream_protocol_options);
-    let Some(UpstreamProtocolOptions::ExplicitHttpConfig(version)) = version else { return false };
-    matches!(version.protocol_config, Some(ProtocolConfig::Http2ProtocolOptions(_)))
+fn speaks_http2(scope: &Scope<'_>, protocol: Protocol, pool: Option<&ConnectionPool>) -> bool {
+    let upgrade = match pool.and_then(|pool| pool.http.upgrade) {
+        Some(policy) => policy == UpgradePolicy::Upgrade,
+        None => scope.mesh().upgrade == UpgradePolicy::Upgrade && protocol == Protocol::Http,
+    };
+    protocol.is_http2() || upgrade
 }
 
 /// How an endpoint is picked.
@@ -333,12 +332,8 @@ fn http(scope: &Scope<'_>, cluster: &mut Cluster, protocol: Protocol, pool: Opti
         max_concurrent_streams: http.and_then(|h| h.max_concurrent_streams),
         ..Default::default()
     };
-    let upgrade = match http.and_then(|h| h.upgrade) {
-        Some(policy) => policy == UpgradePolicy::Upgrade,
-        None => scope.mesh().upgrade == UpgradePolicy::Upgrade && protocol == Protocol::Http,
-    };
     let as_downstream = protocol == Protocol::Auto || http.is_some_and(|h| h.use_client_protocol);
-    let version = if protocol.is_http2() || upgrade {
+    let version = if speaks_http2(scope, protocol, pool) {
         UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2)),
         })

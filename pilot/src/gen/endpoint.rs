@@ -23,10 +23,6 @@ const CLUSTER_ID: &str = "Kubernetes";
 
 /// Metadata by which clusters choose how bytes are secured.
 const TRANSPORT: &str = "envoy.transport_socket_match";
-/// Key in it.
-pub(super) const TLS_MODE: &str = "tlsMode";
-/// Its value where mutual TLS is taken.
-pub(super) const TLS_MODE_ISTIO: &str = "istio";
 
 /// The endpoints of a cluster; `None` where the client has no such cluster, or one that needs no EDS.
 pub fn generate(scope: &Scope<'_>, name: &str) -> Option<ClusterLoadAssignment> {
@@ -130,14 +126,18 @@ fn lb_endpoint(scope: &Scope<'_>, service: &ServiceKey, endpoint: &Endpoint) -> 
     }
 }
 
+/// What the metadata [`TRANSPORT`] of endpoints say that take mutual TLS.
+pub(super) fn takes_mutual_tls() -> Struct {
+    wire::structure([("tlsMode", wire::text("istio"))])
+}
+
 /// What there is to say of an endpoint, if anything.
 fn metadata(scope: &Scope<'_>, service: &ServiceKey, endpoint: &Endpoint) -> Option<Metadata> {
     let mut metadata = endpoint.workload.as_deref().map(workload).unwrap_or_default();
     let takes_tls = endpoint.tls == TlsMode::Istio
         && scope.snapshot.mutual_tls_at(service, endpoint) != MutualTls::Disable;
     if takes_tls {
-        let hints = Struct { fields: BTreeMap::from([(TLS_MODE.to_string(), wire::text(TLS_MODE_ISTIO))]) };
-        metadata.filter_metadata.insert(TRANSPORT.to_string(), hints);
+        metadata.filter_metadata.insert(TRANSPORT.to_string(), takes_mutual_tls());
     }
     (!metadata.filter_metadata.is_empty()).then_some(metadata)
 }

@@ -107,7 +107,8 @@ pub fn list(values: Vec<Value>) -> Value {
     Value { kind: Some(Kind::ListValue(ListValue { values })) }
 }
 
-fn structure(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Struct {
+/// A struct.
+pub fn structure(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Struct {
     Struct { fields: fields.into_iter().map(|(key, value)| (key.to_string(), value)).collect() }
 }
 

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::lease::while_leading;
 use crate::model::ResourceKey;
 use crate::snapshot::MeshSnapshot;
 use crate::source::kubernetes::{chain, said};
@@ -37,16 +38,11 @@ pub struct IngressStatus {
 
 impl IngressStatus {
     /// Runs while there is somebody to lead.
-    pub async fn run(mut self, mut leads: watch::Receiver<bool>) {
-        while leads.wait_for(|leads| *leads).await.is_ok() {
-            tokio::select! {
-                () = self.follow() => return,
-                _ = leads.wait_for(|leads| !*leads) => {}
-            }
-        }
+    pub async fn run(self, leads: watch::Receiver<bool>) {
+        while_leading(leads, || self.follow(self.snapshot.clone())).await;
     }
 
-    async fn follow(&mut self) {
+    async fn follow(&self, mut snapshot: watch::Receiver<Arc<MeshSnapshot>>) {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut events = pin!(watcher(api, watcher::Config::default()));
         let mut services = BTreeMap::new();
@@ -64,13 +60,14 @@ impl IngressStatus {
                     }
                     None => return,
                 },
-                changed = self.snapshot.changed() => if changed.is_err() {
+                changed = snapshot.changed() => if changed.is_err() {
                     return;
                 },
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
             }
             if listed {
-                let complete = self.write(&services, &mut written).await;
+                let mesh = snapshot.borrow_and_update().clone();
+                let complete = self.write(&mesh, &services, &mut written).await;
                 again = (!complete).then(|| Instant::now() + RETRY);
             }
         }
@@ -78,11 +75,11 @@ impl IngressStatus {
 
     /// False where something has to be tried again.
     async fn write(
-        &mut self,
+        &self,
+        snapshot: &MeshSnapshot,
         services: &BTreeMap<String, Service>,
         written: &mut BTreeMap<ResourceKey, Vec<Value>>,
     ) -> bool {
-        let snapshot = self.snapshot.borrow_and_update().clone();
         let policy = &snapshot.mesh.ingress;
         let addresses =
             service_of(services, &policy.service, &policy.selector).map(addresses).unwrap_or_default();

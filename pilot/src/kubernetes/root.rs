@@ -17,6 +17,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::lease::while_leading;
+use crate::model::LabelSelector;
 use crate::snapshot::MeshSnapshot;
 use crate::source::kubernetes::{chain, said};
 
@@ -60,20 +62,15 @@ struct Known {
 
 impl Roots {
     /// Runs while there is somebody to lead.
-    pub async fn run(mut self, mut leads: watch::Receiver<bool>) {
+    pub async fn run(mut self, leads: watch::Receiver<bool>) {
         // Before the mesh was read nobody knows which namespaces count.
         if self.snapshot.wait_for(|mesh| mesh.version > 0).await.is_err() {
             return;
         }
-        while leads.wait_for(|leads| *leads).await.is_ok() {
-            tokio::select! {
-                () = self.follow() => return,
-                _ = leads.wait_for(|leads| !*leads) => {}
-            }
-        }
+        while_leading(leads, || self.follow(self.snapshot.clone())).await;
     }
 
-    async fn follow(&mut self) {
+    async fn follow(&self, mut snapshot: watch::Receiver<Arc<MeshSnapshot>>) {
         let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
         let maps: Api<ConfigMap> = Api::all(self.client.clone());
         let named = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
@@ -85,7 +82,7 @@ impl Roots {
             let failed = tokio::select! {
                 Some(event) = namespaces.next() => event.map(|event| known.note_namespace(event)).err(),
                 Some(event) = maps.next() => event.map(|event| known.note_map(event)).err(),
-                Ok(()) = self.snapshot.changed() => None,
+                Ok(()) = snapshot.changed() => None,
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => None,
                 else => return,
             };
@@ -94,15 +91,15 @@ impl Roots {
                 sleep(RETRY).await;
             }
             if known.namespaces_listed && known.maps_listed {
-                let complete = self.write(&mut known).await;
+                let mesh = snapshot.borrow_and_update().mesh.clone();
+                let complete = self.write(&mesh.discovery_selectors, &mut known).await;
                 again = (!complete).then(|| Instant::now() + RETRY);
             }
         }
     }
 
     /// False where something has to be tried again.
-    async fn write(&mut self, known: &mut Known) -> bool {
-        let selectors = self.snapshot.borrow_and_update().mesh.discovery_selectors.clone();
+    async fn write(&self, selectors: &[LabelSelector], known: &mut Known) -> bool {
         let counts = |labels: &Labels| selectors.is_empty() || selectors.iter().any(|s| s.matches(labels));
         let Known { namespaces, maps, foreign, .. } = known;
         let mut complete = true;

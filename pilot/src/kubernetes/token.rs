@@ -7,10 +7,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use crate::source::kubernetes::chain;
-use crate::xds::identity::{Authenticate, Denied, Identity};
-
-/// For whom tokens have to be made: Istio's audience, which injection writes into pods.
-const AUDIENCE: &str = "istio-ca";
+use crate::xds::identity::{AUDIENCE, Authenticate, Denied, Identity};
 
 /// Asks the API server.
 #[derive(Clone)]
@@ -45,11 +42,7 @@ fn identity(status: TokenReviewStatus) -> Result<Identity, Denied> {
         return Err(Denied::Token(format!("it is not for {AUDIENCE}")));
     }
     let name = status.user.and_then(|user| user.username).unwrap_or_default();
-    let account = name.strip_prefix("system:serviceaccount:").and_then(|name| name.split_once(':'));
-    let Some((namespace, service_account)) = account else {
-        return Err(Denied::Token(format!("{name:?} is no service account")));
-    };
-    Ok(Identity { namespace: namespace.into(), service_account: service_account.into() })
+    Identity::of_user(&name)
 }
 
 #[cfg(test)]

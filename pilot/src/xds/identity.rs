@@ -7,6 +7,11 @@ use futures_util::future::BoxFuture;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+/// For whom tokens have to be made: Istio's audience, which injection writes into pods.
+pub const AUDIENCE: &str = "istio-ca";
+/// What Kubernetes calls a service account as a user begins with.
+const USER: &str = "system:serviceaccount:";
+
 /// A service account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -17,6 +22,19 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The service account that a token's user is.
+    pub fn of_user(user: &str) -> Result<Self, Denied> {
+        let account = user.strip_prefix(USER).and_then(|account| account.split_once(':'));
+        let (namespace, service_account) =
+            account.ok_or_else(|| Denied::Token(format!("{user:?} is no service account")))?;
+        Ok(Self { namespace: namespace.into(), service_account: service_account.into() })
+    }
+
+    /// It as the user of a token.
+    pub fn user(&self) -> String {
+        format!("{USER}{}:{}", self.namespace, self.service_account)
+    }
+
     /// The name of it in a trust domain, as certificates have it. `@` in a trust domain (an account of a cloud) becomes a dot.
     pub fn spiffe(&self, trust_domain: &str) -> String {
         let trust_domain = trust_domain.replace('@', ".");

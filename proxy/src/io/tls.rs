@@ -123,11 +123,6 @@ impl TlsStream {
         session.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned())
     }
 
-    /// The protocol that both have agreed on (ALPN).
-    pub fn protocol(&self) -> Option<Vec<u8>> {
-        self.session.lock().alpn_protocol().map(<[u8]>::to_vec)
-    }
-
     /// Moves the connection to the caller's runtime. Nothing may be reading or writing it.
     pub fn rehome(mut self) -> io::Result<Self> {
         // The socket under another number: what is registered with the other runtime goes with the old one.

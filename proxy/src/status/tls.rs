@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::config::tls::provider;
 
 /// Speaks TLS over `stream`; with HTTP/2 where the server likes it.
 pub async fn connect(stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
@@ -26,7 +28,7 @@ pub async fn connect(stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpS
 }
 
 fn config() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()

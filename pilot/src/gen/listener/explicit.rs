@@ -10,7 +10,7 @@ use osier_proto::types::core::TrafficDirection;
 use osier_proto::types::listener::{FilterChainMatch, Listener, filter_chain_match::ConnectionSourceType};
 
 use super::filter::{self, Routes, Side, TcpTimes};
-use super::{inbound, inspect, virtual_listener, wildcards};
+use super::{inbound, inspect, mutual_tls, virtual_listener, wildcards};
 use crate::r#gen::name::{self, OutsideName};
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
@@ -85,7 +85,7 @@ fn local(scope: &Scope<'_>, address: SocketAddr, port: &InboundPort<'_>) -> List
         filter_chains: inbound::chains(scope, port),
         ..Default::default()
     };
-    let encrypted = listener.filter_chains.iter().any(|chain| chain.transport_socket.is_some());
+    let encrypted = mutual_tls::any_encrypted(&listener.filter_chains);
     inspect(scope, &mut listener, encrypted, port.protocol == Protocol::Auto);
     listener
 }

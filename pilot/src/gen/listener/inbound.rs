@@ -48,23 +48,24 @@ pub(super) fn captured(scope: &Scope<'_>) -> Listener {
     // What is declared needs no look, and servers there may speak first: nobody may wait for what their clients send.
     let declared = ports.iter().filter(|p| p.protocol != Protocol::Auto).map(|p| p.port);
     let declared: Vec<u16> = declared.chain([name::INBOUND_PORT]).collect();
-    let encrypted = listener.filter_chains.iter().any(|chain| chain.transport_socket.is_some());
+    let encrypted = mutual_tls::any_encrypted(&listener.filter_chains);
     inspect(scope, &mut listener, encrypted, true);
     if encrypted {
         let modes = ports.iter().map(|port| (port.port, mode(scope, port.port)));
         let plain: Vec<u16> =
             modes.filter(|(_, mode)| *mode == MutualTls::Disable).map(|(port, _)| port).collect();
         let never: Vec<u16> = plain.into_iter().chain([name::INBOUND_PORT]).collect();
-        let inspector = listener.listener_filters.iter_mut().find(|f| f.name == TLS_INSPECTOR);
-        if let Some(inspector) = inspector {
-            inspector.filter_disabled = Some(to(&never));
-        }
+        disable(&mut listener, TLS_INSPECTOR, &never);
     }
-    let inspector = listener.listener_filters.iter_mut().find(|f| f.name == HTTP_INSPECTOR);
-    if let Some(inspector) = inspector {
-        inspector.filter_disabled = Some(to(&declared));
-    }
+    disable(&mut listener, HTTP_INSPECTOR, &declared);
     listener
+}
+
+/// Keeps an inspector off connections to these ports.
+fn disable(listener: &mut Listener, inspector: &str, ports: &[u16]) {
+    if let Some(inspector) = listener.listener_filters.iter_mut().find(|f| f.name == inspector) {
+        inspector.filter_disabled = Some(to(ports));
+    }
 }
 
 /// Connections to these ports.

@@ -62,6 +62,11 @@ pub(super) fn chains(
     }
 }
 
+/// True where one of the chains is for TLS of ours, so that somebody has to look whether clients speak it.
+pub(super) fn any_encrypted(chains: &[FilterChain]) -> bool {
+    chains.iter().any(|chain| chain.transport_socket.is_some())
+}
+
 fn matching(transport: &str, application_protocols: Vec<String>) -> FilterChainMatch {
     FilterChainMatch {
         transport_protocol: transport.to_string(),
