@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use osier_pilot::r#gen;
 use osier_pilot::r#gen::key::{Key, ResourceType};
@@ -17,6 +18,8 @@ use osier_proxy::config::snapshot::Clusters;
 use osier_proxy::http::filters::forwarded;
 use osier_proxy::http::head::RequestHead;
 use osier_proxy::http::normalize::{Normalized, normalize};
+use osier_proxy::jwt::Tokens;
+use osier_proxy::jwt::cache::TokenCache;
 
 /// The HTTP port of the workload.
 pub const HTTP: u16 = 8080;
@@ -135,7 +138,7 @@ impl Shop {
         }
     }
 
-    /// The policy that denies it.
+    /// The policy that denies it, or status and text of the answer to its token.
     pub fn denial(&self, question: &Question) -> Option<String> {
         let destination = SocketAddr::new(ADDRESS.parse().expect("an address"), question.port);
         let source = SocketAddr::new(question.source, 40000);
@@ -166,7 +169,15 @@ impl Shop {
             return Some("the path is refused".into());
         };
         head.set_path(&path);
-        let facts = facts.with_request(&head, origin.remote.ip());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+        let tokens = match &manager.authentication {
+            Some(filter) => match filter.check(&mut head, &TokenCache::default(), now, 0) {
+                Ok(tokens) => tokens,
+                Err(refusal) => return Some(format!("{} {refusal}", refusal.status())),
+            },
+            None => Tokens::new(),
+        };
+        let facts = facts.with_request(&head, origin.remote.ip(), &tokens);
         authz::check(&manager.authorization, &facts, 0).err().map(|denial| denial.policy.to_string())
     }
 }
