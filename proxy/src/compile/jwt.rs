@@ -216,12 +216,12 @@ impl Requirements<'_> {
                 Requirement::AllOf(all.into())
             }
             RequiresType::AllowMissing(_) => {
-                return Err(Invalid::new("allow_missing", "is supported beside one provider only"));
+                return Err(Invalid::new("allow_missing", "is supported within requires_any only"));
             }
         })
     }
 
-    /// One of several; no token is as good as a valid one where only one provider could have had it.
+    /// One of several, or no token.
     fn any(&mut self, list: &[xds::JwtRequirement], depth: usize) -> Result<Requirement, Invalid> {
         at_least_two(list)?;
         let is_missing = |message: &&xds::JwtRequirement| {
@@ -233,13 +233,10 @@ impl Requirements<'_> {
         for (index, message) in others {
             any.push(self.read(message, depth + 1).at_index("requirements", index)?);
         }
-        match (optional, &any[..]) {
-            (false, _) => Ok(Requirement::AnyOf(any.into())),
-            (true, [Requirement::Valid(check)]) => Ok(Requirement::ValidOrMissing(*check)),
-            (true, _) => Err(Invalid::new(
-                "requirements",
-                "have allow_missing, which is supported beside one provider only",
-            )),
+        match (optional, any.is_empty()) {
+            (_, true) => Err(Invalid::new("requirements", "must name a provider beside allow_missing")),
+            (true, false) => Ok(Requirement::AnyOfOrMissing(any.into())),
+            (false, false) => Ok(Requirement::AnyOf(any.into())),
         }
     }
 

@@ -5,7 +5,10 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Serialize, Serializer};
 
 /// Deepest nesting that is read (Envoy's limit for JSON).
 const MAX_DEPTH: usize = 100;
@@ -75,7 +78,7 @@ impl Claims {
 }
 
 impl fmt::Display for Claim {
-    /// As a header has it: texts, numbers and flags; nothing else is written.
+    /// As a header has it: texts, numbers and flags as they are, lists and objects as JSON in Base64, nothing for nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Envoy writes other numbers with the six digits of C++.
         const BOUND: f64 = u64::MAX as f64;
@@ -86,7 +89,30 @@ impl fmt::Display for Claim {
             }
             Self::Number(number) => write!(f, "{number:.6}"),
             Self::Flag(flag) => write!(f, "{flag}"),
-            Self::List(_) | Self::Map(_) | Self::Null => Ok(()),
+            Self::List(_) | Self::Map(_) => {
+                let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+                // Such as they come out of Envoy; within JSON they stand in texts only.
+                f.write_str(&STANDARD.encode(json.replace('<', "\\u003c").replace('>', "\\u003e")))
+            }
+            Self::Null => Ok(()),
+        }
+    }
+}
+
+impl Serialize for Claim {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Integers that a double holds exactly are written as such.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Number(number) if number.fract() == 0.0 && number.abs() <= EXACT => {
+                serializer.serialize_i64(*number as i64)
+            }
+            Self::Number(number) => serializer.serialize_f64(*number),
+            Self::Flag(flag) => serializer.serialize_bool(*flag),
+            Self::List(list) => serializer.collect_seq(list),
+            Self::Map(Claims(map)) => serializer.collect_map(map.iter().map(|(name, claim)| (name, claim))),
+            Self::Null => serializer.serialize_unit(),
         }
     }
 }
@@ -211,7 +237,11 @@ mod tests {
             (Claim::Number(1.5), "1.500000"),
             (Claim::Flag(false), "false"),
             (Claim::Null, ""),
-            (Claim::List([Claim::Flag(true)].into()), ""),
+            (
+                Claim::List([Claim::Flag(true), Claim::Number(-2.0), Claim::Null].into()),
+                "W3RydWUsLTIsbnVsbF0=",
+            ),
+            (Claim::Map(Claims([("a".into(), Claim::Text("~?".into()))].into())), "eyJhIjoifj8ifQ=="),
         ] {
             assert_eq!(claim.to_string(), text);
         }

@@ -16,10 +16,10 @@ use crate::http::head::RequestHead;
 pub enum Requirement {
     /// A token, and all that the provider finds are valid.
     Valid(usize),
-    /// All that the provider finds are valid, if it finds any.
-    ValidOrMissing(usize),
     /// One of these.
     AnyOf(Box<[Requirement]>),
+    /// One of these, or that none of them finds a token.
+    AnyOfOrMissing(Box<[Requirement]>),
     /// All of these.
     AllOf(Box<[Requirement]>),
 }
@@ -33,7 +33,7 @@ pub struct Check {
     pub audiences: Option<Audiences>,
 }
 
-/// The tokens at a provider's places, all valid; empty without any.
+/// The tokens at a provider's places, all valid, in the order in which they were verified; empty without any.
 type Valid = SmallVec<[(Place, Arc<Token>); 1]>;
 
 /// The tokens that satisfied a requirement, with the places that they were at.
@@ -52,7 +52,7 @@ pub(super) struct Evaluation<'a, 'r> {
 }
 
 impl<'a> Evaluation<'a, '_> {
-    /// True where it is satisfied, with the tokens that did it; else why the last way to do so failed.
+    /// Adds the tokens that satisfy it, or says why it isn't satisfied.
     pub fn require(
         &mut self,
         requirement: &Requirement,
@@ -63,32 +63,34 @@ impl<'a> Evaluation<'a, '_> {
                 valid if valid.is_empty() => Err(Refusal::Missing),
                 valid => self.accept(*check, valid, satisfied),
             },
-            Requirement::ValidOrMissing(check) => {
-                let valid = self.valid(*check)?;
-                self.accept(*check, valid, satisfied)
-            }
-            Requirement::AnyOf(any) => {
-                let (before, mut refusal) = (satisfied.len(), Refusal::Missing);
-                for requirement in any {
-                    match self.require(requirement, satisfied) {
-                        Ok(()) => return Ok(()),
-                        Err(error) => refusal = error,
-                    }
-                    satisfied.truncate(before);
-                }
-                Err(refusal)
-            }
+            Requirement::AnyOf(any) => self.any(any, satisfied),
+            Requirement::AnyOfOrMissing(any) => match self.any(any, satisfied) {
+                Err(Refusal::Missing) => Ok(()),
+                decided => decided,
+            },
             Requirement::AllOf(all) => {
                 all.iter().try_for_each(|requirement| self.require(requirement, satisfied))
             }
         }
     }
 
-    /// The first place comes last, because of several tokens the last one counts.
+    /// Of several reasons, the last that says more than that a token is missing, or is somebody else's.
+    fn any(&mut self, any: &[Requirement], satisfied: &mut Satisfied<'a>) -> Result<(), Refusal> {
+        let (before, mut refusal) = (satisfied.len(), Refusal::Missing);
+        for requirement in any {
+            match self.require(requirement, satisfied) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Missing | Refusal::Issuer) if refusal != Refusal::Missing => {}
+                Err(error) => refusal = error,
+            }
+            satisfied.truncate(before);
+        }
+        Err(refusal)
+    }
+
     fn accept(&self, check: usize, valid: Valid, satisfied: &mut Satisfied<'a>) -> Result<(), Refusal> {
         let provider = &self.providers[self.checks[check].provider];
-        let accepted = valid.into_iter().rev();
-        satisfied.extend(accepted.map(|(place, token)| (Accepted { provider, token }, place)));
+        satisfied.extend(valid.into_iter().map(|(place, token)| (Accepted { provider, token }, place)));
         Ok(())
     }
 
@@ -98,7 +100,8 @@ impl<'a> Evaluation<'a, '_> {
         }
         let Check { provider, audiences } = &self.checks[check];
         let provider = &self.providers[*provider];
-        let verified = provider.places.find(self.head).into_iter().map(|found| {
+        // Like Envoy from the last place to the first, whose token then counts.
+        let verified = provider.places.find(self.head).into_iter().rev().map(|found| {
             let token = provider.check(&found.token, audiences.as_ref(), self.cache, self.now)?;
             Ok((found.place, token))
         });

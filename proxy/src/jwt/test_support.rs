@@ -1,4 +1,5 @@
-//! An issuer of tokens for tests: keys of every kind, what they are in a key set, and what they sign.
+//! An issuer of tokens for tests: keys of every kind, what they are in a key set, and what they sign. The suites that cross crates
+//! use it as well, by its path.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
@@ -13,21 +14,28 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// A key pair, or a secret.
 pub enum Signer {
+    /// RSA.
     Rsa(Box<RsaKeyPair>),
+    /// A curve by its name in key sets, and a key on it.
     Curve(&'static str, Box<EcdsaKeyPair>),
+    /// Ed25519.
     Ed25519(Box<Ed25519KeyPair>),
+    /// A secret.
     Secret(Vec<u8>),
 }
 
+/// A part of a token.
 pub fn part(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 impl Signer {
+    /// A new RSA key.
     pub fn rsa() -> Self {
         Self::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).expect("a key")))
     }
 
+    /// A new key on a curve.
     pub fn curve(curve: &'static str) -> Self {
         let algorithm = match curve {
             "P-256" => &ECDSA_P256_SHA256_FIXED_SIGNING,
@@ -37,10 +45,12 @@ impl Signer {
         Self::Curve(curve, Box::new(EcdsaKeyPair::generate(algorithm).expect("a key")))
     }
 
+    /// A new Ed25519 key.
     pub fn ed25519() -> Self {
         Self::Ed25519(Box::new(Ed25519KeyPair::generate().expect("a key")))
     }
 
+    /// This secret.
     pub fn secret(text: &str) -> Self {
         Self::Secret(text.as_bytes().to_vec())
     }
@@ -77,6 +87,7 @@ impl Signer {
         format!("{signed}.{}", part(signature))
     }
 
+    /// Signs, as far as the key can.
     pub fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Rsa(pair) => {

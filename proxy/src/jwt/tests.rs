@@ -53,10 +53,11 @@ fn filter(providers: Vec<Provider>, requirement: Requirement) -> Authentication 
 
 /// Istio's requirement for several rules.
 fn istios(count: usize) -> Requirement {
+    let optional = |check| Requirement::AnyOfOrMissing([Requirement::Valid(check)].into());
     if count == 1 {
-        return Requirement::ValidOrMissing(0);
+        return optional(0);
     }
-    let all = Requirement::AllOf((0..count).map(Requirement::ValidOrMissing).collect());
+    let all = Requirement::AllOf((0..count).map(optional).collect());
     Requirement::AnyOf((0..count).map(Requirement::Valid).chain([all]).collect())
 }
 
@@ -313,6 +314,7 @@ fn istios_requirement_of_one_rule() {
         (&[("a", &*good), ("b", &*bad)], Err(Refusal::Issuer)),
         (&[("a", &*bad), ("b", &*good)], Err(Refusal::Issuer)),
         (&[("a", &*good), ("a", "x")], Err(Refusal::Form)),
+        (&[("a", "x"), ("b", &*bad)], Err(Refusal::Issuer)),
     ] {
         let mut head = request(lines);
         assert_eq!(ask(&filter, &mut head).map(|tokens| tokens.len()), wanted, "{lines:?}");
@@ -336,6 +338,9 @@ fn istios_requirement_of_two_rules() {
         (&[("a", "x"), ("b", &*second)], Ok("2")),
         (&[("a", "x")], Err(Refusal::Form)),
         (&[("b", &*first)], Err(Refusal::Issuer)),
+        // What says more than whose a token is not.
+        (&[("a", "x"), ("b", &*first)], Err(Refusal::Form)),
+        (&[("a", &*second), ("b", "x")], Err(Refusal::Form)),
     ] {
         let mut head = request(lines);
         assert_eq!(accepted(ask(&apart, &mut head)), wanted.map(str::to_owned), "{lines:?}");
@@ -393,7 +398,7 @@ fn the_upstream_is_told_and_clients_tell_nothing() {
     head.fields.append("authorization", bearer.as_bytes());
     assert_eq!(ask(&filter, &mut head).unwrap().len(), 1);
     let names: Vec<_> = head.fields.iter().map(|field| String::from_utf8_lossy(field.name)).collect();
-    assert_eq!(names, ["x-payload", "x-sub", "x-deep"]);
+    assert_eq!(names, ["x-payload", "x-sub", "x-deep", "x-list"]);
     assert_eq!(value(&head, "x-payload"), part(payload));
     assert_eq!((value(&head, "x-sub"), value(&head, "x-deep")), ("joe".into(), "true".into()));
 

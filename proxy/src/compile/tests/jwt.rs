@@ -62,7 +62,8 @@ fn istios_filter() {
     assert_eq!(*p.claim_headers[0].1, ["a".into(), "b".into()]);
     assert_eq!(*p.words, ["scope".into(), "permission".into()]);
     assert_eq!(*authentication.told_headers, ["x-payload".into(), "x-sub".into()]);
-    let all = Requirement::AllOf([Requirement::ValidOrMissing(0), Requirement::ValidOrMissing(1)].into());
+    let optional = |check| Requirement::AnyOfOrMissing([Requirement::Valid(check)].into());
+    let all = Requirement::AllOf([optional(0), optional(1)].into());
     let wanted = Requirement::AnyOf([Requirement::Valid(0), Requirement::Valid(1), all].into());
     assert_eq!(authentication.rules[0].requirement, Some(wanted));
     assert_eq!(authentication.checks.len(), 2);
@@ -144,9 +145,9 @@ fn what_cannot_be_done_is_refused_by_name() {
         ),
         (
             format!(
-                "providers: {{p: {{{KEYS}}}, q: {{{KEYS}}}}}, rules: [{{match: {{prefix: /}}, requires: {{requires_any: {{requirements: [{{provider_name: p}}, {{provider_name: q}}, {{allow_missing: {{}}}}]}}}}}}]"
+                "providers: {{p: {{{KEYS}}}}}, rules: [{{match: {{prefix: /}}, requires: {{requires_any: {{requirements: [{{allow_missing: {{}}}}, {{allow_missing: {{}}}}]}}}}}}]"
             ),
-            "typed_config.rules[0].requires.requires_any.requirements: have allow_missing",
+            "typed_config.rules[0].requires.requires_any.requirements: must name",
         ),
         (
             format!(

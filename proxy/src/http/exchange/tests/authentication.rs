@@ -136,7 +136,8 @@ async fn who_is_not_believed_is_answered_as_envoy_does_and_goes_nowhere() {
 #[tokio::test]
 async fn claims_reach_policies_routes_and_the_upstream() {
     let (mirror, signer, tally) = (mirror().await, Signer::secret("s"), Arc::<Tally>::default());
-    let filter = authentication(&signer, Requirement::ValidOrMissing(0), tally.clone());
+    let filter =
+        authentication(&signer, Requirement::AnyOfOrMissing([Requirement::Valid(0)].into()), tally.clone());
     let proxy = proxy(filter, vec![joe_only()], &mirror).await;
     assert_eq!(proxy.ask(&get("/", "")).await.status(), 403);
     assert_eq!(proxy.ask(&get("/", &bearer(&signer, ", \"sub\": \"eve\""))).await.status(), 403);
