@@ -11,4 +11,5 @@ mod not_processed;
 mod ports;
 mod restarts;
 mod skew;
+mod tokens;
 mod web;
