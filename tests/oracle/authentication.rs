@@ -410,8 +410,11 @@ fn nobodys_key_verifies_nothing_and_spoils_nothing() {
     let nobody = NOBODYS_KEY.to_owned();
     let start = BOOTSTRAP.find("            virtual_hosts:").expect("the bootstrap has virtual hosts");
     let end = BOOTSTRAP.find("          http_filters:\n").expect("the bootstrap has filters");
-    let sets =
-        [set(&[nobody.clone()]), set(&[signer.jwk(""), junk.clone(), nobody.clone()]), set(&[junk, nobody])];
+    let sets = [
+        set(std::slice::from_ref(&nobody)),
+        set(&[signer.jwk(""), junk.clone(), nobody.clone()]),
+        set(&[junk, nobody]),
+    ];
     let mut providers = String::new();
     let mut rules = String::new();
     for (number, keys) in sets.iter().enumerate() {

@@ -10,6 +10,9 @@ use super::token::{Parsed, Token};
 use crate::config::route::HeaderName;
 use crate::http::head::RequestHead;
 
+/// A header, and the names on the way to its claim.
+pub type ClaimHeader = (HeaderName, Box<[Box<str>]>);
+
 /// An issuer.
 #[derive(Debug)]
 pub struct Provider {
@@ -29,8 +32,8 @@ pub struct Provider {
     pub payload_header: Option<HeaderName>,
     /// With its padding.
     pub pad_payload: bool,
-    /// Headers that get claims, by the names on the way to them.
-    pub claim_headers: Box<[(HeaderName, Box<[Box<str>]>)]>,
+    /// Headers that get claims.
+    pub claim_headers: Box<[ClaimHeader]>,
     /// What policies and routes call its claims; `None`: they don't see them.
     pub metadata: Option<Box<str>>,
     /// Claims that are lists of words.
