@@ -12,6 +12,7 @@ pub mod compile;
 pub mod config;
 pub mod dns;
 pub mod error;
+pub mod ext_authz;
 pub mod http;
 pub mod identity;
 pub mod io;

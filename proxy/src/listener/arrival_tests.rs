@@ -52,6 +52,7 @@ fn chain(name: &'static str, matches: ChainMatch) -> Arc<FilterChain> {
         idle_timeout: None,
         max_duration: None,
         max_connect_attempts: 1,
+        authorizers: Arc::default(),
         authorization: Arc::default(),
         access_log: Vec::new(),
     };
