@@ -117,6 +117,7 @@ fn tokens_and_what_they_let_through() {
         (32, one(", audiences: [us]"), mesh.bearer("one", ", \"aud\": [\"https://us/\"]"), ALLOWED),
         (33, both.clone(), mesh.bearer("two", ""), ALLOWED),
         (33, both.clone(), mesh.bearer("one", ""), ALLOWED),
+        (33, both.clone(), plain(), ALLOWED),
         (33, both, bad(), form),
         (34, apart.clone(), with(&[("a", &first), ("b", "x")]), ALLOWED),
         (34, apart.clone(), with(&[("a", "x"), ("b", &second)]), ALLOWED),
