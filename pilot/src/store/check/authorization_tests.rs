@@ -1,7 +1,7 @@
 //! Rules of AuthorizationPolicies: YAML in, problems out.
 
 use super::*;
-use crate::model::{Coverage, Kind, Severity};
+use crate::model::{Kind, Severity};
 use crate::source::decode::decode;
 use crate::source::yaml::parse;
 
