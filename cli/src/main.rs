@@ -5,6 +5,8 @@
 //! file is all that `osier demo` and `osier run` need. Commands fail with one sentence that says what to do; exit status 2
 //! is wrong usage, 1 any other failure.
 
+#![deny(clippy::print_stdout, reason = "`osier_core::say!` ends politely where nobody reads")]
+
 mod admin;
 /// The proxy's own, with its settings: this program is a sidecar, too.
 #[path = "../../proxy/src/allocator.rs"]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use osier_core::logging::Logging;
 use osier_core::readiness::Readiness;
 use osier_proto::transport;
@@ -29,9 +29,11 @@ use crate::ca::{self, own};
 use crate::debug::{self, ConfigView, Pages};
 use crate::kubernetes::{self, Citizen, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
+use crate::preface::Prefaced;
 use crate::push::PushRequest;
 use crate::push::debounce::{self, Debounced, Timing};
 use crate::push::fanout::Fanout;
+use crate::server;
 use crate::settings::Settings;
 use crate::snapshot::Change;
 use crate::source::folder::Folder;
@@ -48,6 +50,9 @@ use crate::xds::registration::Leases;
 use crate::xds::service::Discovery;
 use crate::xds::status::Connected;
 use crate::xds::stream::Shared;
+
+/// What clients have to end after they were told that we go.
+const END_TIME: Duration = Duration::from_secs(8);
 
 /// Why the control plane could not start, or went down.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +131,8 @@ pub async fn run(settings: Settings, logging: Logging, shutdown: CancellationTok
         let pages = Admin { logging: Arc::new(logging) };
         beside.spawn(osier_core::admin::serve(listener, Arc::new(pages)));
     }
-    pilot.run(shutdown).await
+    // Once in the life of the process.
+    Box::pin(pilot.run(shutdown)).await
 }
 
 impl Pilot {
@@ -208,9 +214,9 @@ impl Pilot {
         let config = Arc::new(Config { status: status.clone() });
         let pages =
             Pages { metrics: metrics.clone(), shared: shared.clone(), config, readiness: readiness.clone() };
-        let monitoring = axum::serve(self.monitoring, debug::router(pages))
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let monitoring = tokio::spawn(async move { monitoring.await });
+        let monitoring =
+            server::serve("monitoring", self.monitoring, debug::router(pages), None, shutdown.clone());
+        let monitoring = tokio::spawn(monitoring);
         if let Source::ApiServer(client) = &self.source {
             let cluster = self.settings.cluster.clone();
             let webhook = self.webhook.map(|listener| {
@@ -256,7 +262,7 @@ impl Pilot {
         drop(reading);
         tracing::info!(xds = %xds_address, monitoring = %monitoring_address, source = %self.source, "ready");
 
-        let incoming = patient(TcpIncoming::from(self.xds).with_nodelay(Some(true)));
+        let incoming = patient(TcpIncoming::from(self.xds).with_nodelay(Some(true))).map_ok(Prefaced::new);
         let service = transport::service(Discovery { shared: shared.clone(), authenticate: None });
         let xds = transport::server()
             .add_service(service)
@@ -274,19 +280,35 @@ impl Pilot {
             let discovery = transport::service(Discovery { shared, authenticate: Some(callers) });
             let server =
                 transport::server().add_service(discovery).add_service(ca::service::service(certificates));
-            let incoming = encrypted::incoming(listener, tls);
-            let served = server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
+            let incoming = encrypted::incoming(listener, tls).map_ok(Prefaced::new);
+            let served = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
             served.await.map_err(|e| ended("encrypted xDS")(e.to_string()))
         };
-        tokio::try_join!(encrypted, async { xds.await.map_err(|e| ended("xDS")(e.to_string())) }, async {
-            let served = monitoring.await.map_err(io::Error::other).flatten();
-            served.map_err(|e| ended("monitoring")(e.to_string()))
-        },)?;
-        if let Some(citizen) = citizen {
-            let _ = citizen.await;
-        }
+        let servers = async {
+            tokio::try_join!(
+                encrypted,
+                async { xds.await.map_err(|e| ended("xDS")(e.to_string())) },
+                async { monitoring.await.map_err(|e| ended("monitoring")(e.to_string())) },
+            )?;
+            if let Some(citizen) = citizen {
+                let _ = citizen.await;
+            }
+            Ok(())
+        };
+        // Who doesn't hear that we go is left behind.
+        let late = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(END_TIME).await;
+        };
+        let ended = tokio::select! {
+            ended = servers => ended,
+            () = late => {
+                tracing::info!("connections are left that did not end");
+                Ok(())
+            }
+        };
         tasks.shutdown().await;
-        Ok(())
+        ended
     }
 }
 

@@ -1,7 +1,8 @@
 //! `osier` as a person uses it: a mesh of `osier up` and `osier run`, looked into with `proxy-status` and `proxy-config`;
-//! and `osier inject`.
+//! `osier inject` and `osier install`.
 
 mod inject;
+mod install;
 
 use std::net::SocketAddr;
 use std::process::Output;
@@ -209,6 +210,16 @@ fn log_levels_of_pilot_are_changed_while_it_runs() {
     assert!(!pilot.output().contains("second.yaml"), "{}", pilot.output());
     pilot.signal(Signal::SIGTERM);
     assert!(pilot.wait_end().success());
+}
+
+#[test]
+fn a_proxy_by_its_address_is_no_matter_of_a_mesh() {
+    let nobody = process::free_address().to_string();
+    let mut command = process::own("osier");
+    command.args(["proxy-config", "listeners", &nobody]).env("KUBECONFIG", "/nowhere");
+    let output = command.output().expect("osier can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&nobody) && !said.contains("mesh"), "{said}");
 }
 
 #[test]

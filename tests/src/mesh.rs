@@ -5,7 +5,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use osier_core::registration::{ADMIN_PORT, EXPLICIT_PROXY_PORT, METADATA_KEY, READINESS_PORT, Registration};
 
@@ -100,6 +103,13 @@ impl Pilot {
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
         self.program = None;
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn end(&mut self, signal: Signal) -> ExitStatus {
+        let mut program = self.program.take().expect("pilot is running");
+        program.signal(signal);
+        program.wait_end()
     }
 
     /// Folder for files of the test.

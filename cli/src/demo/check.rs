@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use osier_core::say;
 use serde::Serialize;
 
 use super::load::{Load, Reading};
@@ -37,10 +38,10 @@ impl Report {
     fn add(&mut self, name: &'static str, measured: f64, wanted: impl Into<String>, ok: bool) -> Result<()> {
         let figure = Figure { name, measured, wanted: wanted.into(), ok };
         if self.json {
-            println!("{}", serde_json::to_string(&figure)?);
+            say!("{}", serde_json::to_string(&figure)?);
         } else {
             let verdict = if ok { "ok" } else { "NOT OK" };
-            println!("{:<34}{:>10.1}   wanted {:<16}{verdict}", figure.name, figure.measured, figure.wanted);
+            say!("{:<34}{:>10.1}   wanted {:<16}{verdict}", figure.name, figure.measured, figure.wanted);
         }
         self.figures.push(figure);
         Ok(())

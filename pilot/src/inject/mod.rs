@@ -121,7 +121,7 @@ impl Injector {
         }
         if has_proxy {
             if rewrites && plan.status_port != 0 {
-                let originals = probe::rewrite(&mut pod, plan.status_port, &[PROXY, INIT]);
+                let originals = probe::rewrite(&mut pod, plan.status_port, &[PROXY, INIT]).map_err(one)?;
                 tell_proxy(&mut pod, probe::VARIABLE, originals);
             }
             if merge_metrics.unwrap_or(self.mesh.merge_metrics) && plan.status_port != 0 {
@@ -195,7 +195,9 @@ fn evasions(pod: &Pod) -> Vec<String> {
     let mut warnings = Vec::new();
     for list in CONTAINER_LISTS {
         for container in pod.list(list) {
-            if container["securityContext"]["runAsUser"] == sidecar::PROXY_ID && !is_ours(container) {
+            let own = &container["securityContext"]["runAsUser"];
+            let user = if own.is_null() { &pod.spec("securityContext")["runAsUser"] } else { own };
+            if *user == sidecar::PROXY_ID && !is_ours(container) {
                 warnings.push(format!(
                     "container {} runs as user {}, which is the proxy's: what it sends is not captured",
                     container["name"].as_str().unwrap_or_default(),

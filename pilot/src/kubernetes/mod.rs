@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ca::authority::Authority;
 use crate::ca::own;
+use crate::server;
 use crate::settings::Cluster;
 use crate::snapshot::MeshSnapshot;
 use crate::source::kubernetes::{chain, named};
@@ -137,7 +138,8 @@ impl Citizen {
                     Ok(config) => config,
                     Err(error) => return tracing::error!("webhooks can't be served: {error}"),
                 };
-                tasks.spawn(webhook::serve(listener, webhook::router(webhook), config, shutdown.clone()));
+                let router = webhook::router(webhook);
+                tasks.spawn(server::serve("webhook", listener, router, Some(config), shutdown.clone()));
                 let Cluster { namespace, revision, .. } = cluster.clone();
                 tasks.spawn(Webhooks { client, namespace, revision, root }.run(leadership));
             }

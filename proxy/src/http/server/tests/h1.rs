@@ -442,6 +442,6 @@ async fn a_waiting_connection_is_small_and_holds_no_buffer() {
     let (note, _events) = mpsc::unbounded_channel();
     let handler = Paths { note };
     let future = serve(&worker, &connection, client.0.into(), BytesMut::new(), &handler);
-    println!("{} bytes", size_of_val(&future));
+    eprintln!("{} bytes", size_of_val(&future));
     assert!(size_of_val(&future) <= 2048, "{} bytes", size_of_val(&future));
 }

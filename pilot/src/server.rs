@@ -1,4 +1,5 @@
-//! HTTPS for API servers. A handshake that is slow or fails holds up nobody else, and has a deadline.
+//! HTTP for API servers (the webhooks, by TLS) and for whoever looks at the monitoring port. A client that is slow or silent holds up
+//! nobody else and has a deadline, and so has the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,27 +9,32 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use osier_proto::transport::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use rustls::{AlertDescription, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// API servers keep a handful open.
+use crate::preface::Prefaced;
+
+/// API servers keep a handful open, and so do people and Prometheus.
 const MAX_CONNECTIONS: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longer than API servers keep an idle connection, so that it is they who close it.
+/// Longer than API servers keep an idle connection, so that it is they who close it; also without any request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// Serves until `shutdown` is cancelled; requests that have begun get their answer.
+/// Serves until `shutdown` is cancelled; requests that have begun get their answer. `purpose` is how logs call it.
 pub async fn serve(
+    purpose: &'static str,
     listener: TcpListener,
     router: Router,
-    tls: Arc<ServerConfig>,
+    tls: Option<Arc<ServerConfig>>,
     shutdown: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
+    let acceptor = tls.map(TlsAcceptor::from);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     loop {
@@ -44,12 +50,12 @@ pub async fn serve(
             Ok((stream, _)) => {
                 let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
                 tokio::spawn(async move {
-                    connection(stream, acceptor, router, watcher).await;
+                    arrived(purpose, stream, acceptor, router, watcher).await;
                     drop(place);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "webhook: cannot accept");
+                tracing::warn!(%error, "{purpose}: cannot accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -59,24 +65,57 @@ pub async fn serve(
     let _ = tokio::time::timeout(DRAIN_TIME, graceful.shutdown()).await;
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, watcher: Watcher) {
+async fn arrived(
+    purpose: &'static str,
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    router: Router,
+    watcher: Watcher,
+) {
     let _ = stream.set_nodelay(true);
+    let Some(acceptor) = acceptor else {
+        return connection(purpose, stream, builder().http1_only(), router, watcher).await;
+    };
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return failed(&error),
-        Err(_) => return tracing::debug!("webhook: no handshake in time"),
+        Ok(Err(error)) => return failed(purpose, &error),
+        Err(_) => return tracing::debug!("{purpose}: no handshake in time"),
     };
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => {
+            connection(purpose, Prefaced::new(stream), builder().http2_only(), router, watcher).await
+        }
+        _ => connection(purpose, stream, builder().http1_only(), router, watcher).await,
+    }
+}
+
+/// A server of one version each: to find out by itself it would wait without limit.
+fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    builder
+}
+
+async fn connection(
+    purpose: &'static str,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    builder: auto::Builder<TokioExecutor>,
+    router: Router,
+    watcher: Watcher,
+) {
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(served.into_owned()).await {
-        tracing::debug!(%error, "webhook: connection ended");
+        tracing::debug!(%error, "{purpose}: connection ended");
     }
 }
 
 /// An API server that doesn't trust us creates no pods: that is worth a word.
-fn failed(error: &std::io::Error) {
+fn failed(purpose: &'static str, error: &std::io::Error) {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     let distrust = matches!(
         cause,
@@ -87,8 +126,8 @@ fn failed(error: &std::io::Error) {
         ))
     );
     if distrust {
-        tracing::warn!(%error, "webhook: a client does not trust our certificate; is the caBundle of the webhook configuration ours?");
+        tracing::warn!(%error, "{purpose}: a client does not trust our certificate; is the caBundle of the webhook configuration ours?");
     } else {
-        tracing::debug!(%error, "webhook: handshake failed");
+        tracing::debug!(%error, "{purpose}: handshake failed");
     }
 }
