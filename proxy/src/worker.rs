@@ -28,6 +28,7 @@ use crate::http::peer_metadata::PeerCache;
 use crate::identity::known::KnownPeers;
 use crate::identity::renewal::OwnIdentity;
 use crate::listener::orig_dst::OriginalDestination;
+use crate::listener::plaintext_callers::PlaintextCallers;
 use crate::listener::self_check::SelfCheck;
 use crate::node::Node;
 use crate::tcp::splice::Pipe;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub identity: Arc<OwnIdentity>,
     /// Peers by their certificates.
     pub known_peers: KnownPeers,
+    /// Who comes without one.
+    pub plaintext_callers: PlaintextCallers,
     /// What all workers count.
     pub metrics: Metrics,
     /// What was allowed and denied.

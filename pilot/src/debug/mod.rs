@@ -15,6 +15,8 @@ use osier_core::readiness::Readiness;
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
+use crate::model::{MutualTls, TlsMode};
+use crate::snapshot::WorkloadMutualTls;
 use crate::xds::stream::Shared;
 
 /// What the pages show.
@@ -43,6 +45,7 @@ const INDEX: &str = "\
 /debug/syncz     clients, and how far each one is
 /debug/configz   resources in force, and what was refused
 /debug/registryz services and their endpoints
+/debug/workloadz workloads, and what mutual TLS is demanded of their clients
 ";
 
 /// All pages.
@@ -56,6 +59,7 @@ pub fn router(pages: Pages) -> Router {
         .route("/debug/syncz", get(syncz))
         .route("/debug/configz", get(configz))
         .route("/debug/registryz", get(registryz))
+        .route("/debug/workloadz", get(workloadz))
         .with_state(pages)
 }
 
@@ -78,6 +82,32 @@ async fn syncz(State(pages): State<Pages>) -> Json<Value> {
 
 async fn configz(State(pages): State<Pages>) -> Json<Value> {
     Json(pages.config.show())
+}
+
+async fn workloadz(State(pages): State<Pages>) -> Json<Value> {
+    let snapshot = pages.shared.fanout.snapshot();
+    let mode = |mode: MutualTls| match mode {
+        MutualTls::Disable => "DISABLE",
+        MutualTls::Permissive => "PERMISSIVE",
+        MutualTls::Strict => "STRICT",
+    };
+    let workloads = snapshot.workloads.iter().map(|workload| {
+        let WorkloadMutualTls { mode: elsewhere, policy, ports } = snapshot.mutual_tls_of(workload);
+        let ports: serde_json::Map<String, Value> =
+            ports.into_iter().map(|(port, at)| (port.to_string(), mode(at).into())).collect();
+        json!({
+            "namespace": workload.namespace(),
+            "name": workload.key.name,
+            "workload": workload.names.workload,
+            "service_account": workload.service_account,
+            "addresses": workload.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "takes_mutual_tls": workload.tls == TlsMode::Istio,
+            "mode": mode(elsewhere),
+            "policy": policy.map(|key| format!("{}/{}", key.namespace, key.name)),
+            "port_modes": ports,
+        })
+    });
+    Json(Value::Array(workloads.collect()))
 }
 
 async fn registryz(State(pages): State<Pages>) -> Json<Value> {

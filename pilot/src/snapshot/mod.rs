@@ -34,8 +34,8 @@ use osier_core::host::Host;
 
 use crate::model::{
     BackendPort, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, IngressBackend,
-    MeshConfig, MutualTls, Protocol, ProxyView, Refusal, RouteRule, Service, ServiceKey, ServiceKind,
-    TlsSecret, Workload,
+    MeshConfig, MutualTls, Protocol, ProxyView, Refusal, ResourceKey, RouteRule, Service, ServiceKey,
+    ServiceKind, TlsSecret, Workload,
 };
 
 /// Certificates by namespace and name.
@@ -84,6 +84,17 @@ impl Default for MeshSnapshot {
             workloads: Arc::new([]),
         }
     }
+}
+
+/// What of the clients of a workload is asked.
+#[derive(Debug)]
+pub struct WorkloadMutualTls<'s> {
+    /// On ports that no PeerAuthentication names.
+    pub mode: MutualTls,
+    /// The PeerAuthentication that says so.
+    pub policy: Option<&'s ResourceKey>,
+    /// On those where it is another.
+    pub ports: BTreeMap<u16, MutualTls>,
 }
 
 impl MeshSnapshot {
@@ -242,6 +253,20 @@ impl MeshSnapshot {
     /// Why nothing may reach a port of a proxy's workload, if so.
     pub fn refusal(&self, view: &ProxyView, port: u16) -> Option<Refusal<'_>> {
         self.security.refusal(&self.mesh.root_namespace, view, port)
+    }
+
+    /// The same for a workload: on ports that no PeerAuthentication names, and on those that one does.
+    pub fn mutual_tls_of(&self, workload: &Workload) -> WorkloadMutualTls<'_> {
+        let (root, namespace) = (&self.mesh.root_namespace, workload.namespace());
+        let at = |port| self.security.mode_at(root, namespace, &workload.labels, port);
+        let ports = self.security.ports_named_in(namespace).into_iter();
+        // No port has the number 0.
+        let elsewhere = at(0);
+        WorkloadMutualTls {
+            mode: elsewhere,
+            policy: self.security.decides_on_mode(root, namespace, &workload.labels),
+            ports: ports.map(|port| (port, at(port))).filter(|(_, mode)| *mode != elsewhere).collect(),
+        }
     }
 
     /// Whether clients of a port of a proxy's workload must, may or can't speak mutual TLS.

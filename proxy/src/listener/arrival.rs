@@ -16,7 +16,10 @@ use socket2::SockRef;
 use super::accept::{Accepted, canonical};
 use super::connection::{Connection, ListenerSource};
 use super::detect::{DetectError, Detected, detect};
-use crate::config::listener::{ConnectionInputs, DownstreamTransport, FilterChain, Listener, NetworkAction};
+use super::plaintext_callers::PlaintextCall;
+use crate::config::listener::{
+    ConnectionInputs, Direction, DownstreamTransport, FilterChain, Listener, NetworkAction,
+};
 use crate::config::snapshot::Snapshot;
 use crate::http::exchange::Exchanges;
 use crate::http::server::{self, Ended};
@@ -82,6 +85,8 @@ struct Arrived {
     chain: Arc<FilterChain>,
     stream: Stream,
     received: BytesMut,
+    /// For as long as it is open.
+    plaintext: Option<PlaintextCall>,
 }
 
 /// Serves a connection on the worker that it was handed to; returns at once.
@@ -122,7 +127,7 @@ async fn run(
 
 impl Arrived {
     async fn run(self, worker: &Arc<Worker>) -> Ended {
-        let Self { connection, chain, stream, received } = self;
+        let Self { connection, chain, stream, received, plaintext: _plaintext } = self;
         match &chain.action {
             NetworkAction::Tcp(proxy) => {
                 let copying = crate::tcp::exchange::run(worker, &connection, proxy, stream, received);
@@ -243,6 +248,10 @@ async fn admit(
         log_unmatched(worker, &listener, &inputs);
         return Err(ArrivalError::NoChain);
     };
+    let unproved = listener.direction == Direction::Inbound && matches!(stream, Stream::Plain(_));
+    let unproved = unproved && matches!(chain.transport, DownstreamTransport::Plaintext);
+    let callers = &worker.shared.plaintext_callers;
+    let plaintext = unproved.then(|| callers.arrived(ends.peer.ip(), inputs.destination.port()));
     let (stream, received) = match &chain.transport {
         DownstreamTransport::Plaintext => (stream, received),
         // Apart: who speaks plaintext doesn't carry its size.
@@ -256,7 +265,7 @@ async fn admit(
         Connection::new(worker, &listener, source, chain.clone(), generation, inputs, ends.local);
     let own_name = peer.as_ref().and_then(|_| worker.shared.identity.name());
     let connection = connection.with_peer(peer, own_name);
-    Ok(Arrived { connection: Arc::new(connection), chain, stream, received })
+    Ok(Arrived { connection: Arc::new(connection), chain, stream, received, plaintext })
 }
 
 /// Whom the client has proved to be, where it was asked.

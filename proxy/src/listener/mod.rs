@@ -7,4 +7,5 @@ pub mod connection;
 pub mod detect;
 pub mod filter_chain;
 pub mod orig_dst;
+pub mod plaintext_callers;
 pub mod self_check;
