@@ -13,7 +13,8 @@ use osier_proto::types::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::authority::{Authority, SignError};
+use super::authority::SignError;
+use super::in_force::Signs;
 use crate::metrics::Metrics;
 use crate::snapshot::MeshSnapshot;
 use crate::xds::identity::{Authenticate, of_call};
@@ -24,8 +25,8 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// Signs for callers.
 #[derive(Debug)]
 pub struct Certificates {
-    /// Who signs; `None` until there is a root.
-    pub authority: watch::Receiver<Option<Arc<Authority>>>,
+    /// Who signs.
+    pub authority: Signs,
     /// Who callers are.
     pub authenticate: Arc<dyn Authenticate>,
     /// Says what the trust domain is.

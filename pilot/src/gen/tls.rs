@@ -20,6 +20,9 @@ use prost::{Message, Name};
 
 use crate::model::MeshConfig;
 
+/// What the roots of the mesh are called.
+pub const ROOTS: &str = "ROOTCA";
+
 /// Mutual TLS towards clients of the mesh. `http`: what is within is HTTP.
 pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
     // What a client of the mesh offers besides is no protocol of ours: `istio` only says that it is one.
@@ -57,7 +60,7 @@ fn common(protocols: &[&str], names: Vec<SubjectAltNameMatcher>) -> CommonTlsCon
             trusted_ca: None,
             match_typed_subject_alt_names: names,
         }),
-        validation_context_sds_secret_config: Some(secret("ROOTCA")),
+        validation_context_sds_secret_config: Some(secret(ROOTS)),
     };
     CommonTlsContext {
         tls_params: Some(TlsParameters {

@@ -64,6 +64,8 @@ pub struct MeshSnapshot {
     pub ingresses: Arc<IngressIndex>,
     /// Certificates of gateways, by namespace and name.
     pub secrets: Arc<SecretIndex>,
+    /// The roots of the mesh, as PEM; `None` where it has no authority, or none yet.
+    pub roots: Option<Arc<str>>,
     /// All Pods and WorkloadEntries.
     pub workloads: Arc<[Arc<Workload>]>,
 }
@@ -81,6 +83,7 @@ impl Default for MeshSnapshot {
             security: Arc::default(),
             ingresses: Arc::default(),
             secrets: Arc::default(),
+            roots: None,
             workloads: Arc::new([]),
         }
     }

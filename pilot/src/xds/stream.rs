@@ -371,7 +371,7 @@ impl Served {
             return Touched::Everything;
         }
         let Some(client) = &self.client else { return Touched::Nothing };
-        if kind == ResourceType::Secret && !change.secrets.is_empty() {
+        if kind == ResourceType::Secret && (change.roots || !change.secrets.is_empty()) {
             return Touched::Everything;
         }
         // Which clusters a gateway has follows from its routes.
