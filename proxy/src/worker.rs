@@ -66,7 +66,7 @@ pub struct Shared {
     /// Who it is to peers, by its certificate.
     pub identity: Arc<OwnIdentity>,
     /// Peers by their certificates.
-    pub known_peers: KnownPeers,
+    pub known_peers: Arc<KnownPeers>,
     /// What all workers count.
     pub metrics: Metrics,
     /// What was allowed and denied.

@@ -6,5 +6,7 @@
 pub mod authority;
 pub mod known;
 pub mod peer;
+pub mod pem;
 pub mod renewal;
 pub mod request;
+pub mod vouch;

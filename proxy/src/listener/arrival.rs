@@ -265,7 +265,7 @@ fn peer(worker: &Worker, stream: &Stream) -> Result<Option<Arc<Peer>>, ArrivalEr
         Stream::Plain(_) => None,
         Stream::Tls(tls) => tls.peer_certificate(),
     };
-    let peer = certificate.map(|certificate| worker.shared.known_peers.of(&certificate)).transpose();
+    let peer = certificate.map(|certificate| worker.shared.known_peers.of(&certificate, &[])).transpose();
     peer.map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
