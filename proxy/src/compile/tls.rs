@@ -104,12 +104,12 @@ fn client(context: &xds::UpstreamTlsContext, secrets: &Secrets) -> Result<Client
                 "is needed: without it any server would be believed",
             ));
         };
-        let trust = check.trust.clone();
+        let believed = (check.trust.clone(), check.known.clone());
         let config = client_config(&versions, own.clone(), check);
         let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
         config.alpn_protocols = alpn(common);
         config.enable_sni = server_name.is_some();
-        Ok(ClientTls::new(config, server_name, own, trust))
+        Ok(ClientTls::new(config, server_name, own, believed))
     };
     compiled().at("common_tls_context")
 }

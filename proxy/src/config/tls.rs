@@ -120,6 +120,8 @@ pub struct ClientTls {
     own: Option<Arc<SecretHandle>>,
     /// Who vouches for the server.
     trust: Arc<SecretHandle>,
+    /// Peers that were read already.
+    known: Arc<KnownPeers>,
 }
 
 /// What is spoken within a connection.
@@ -142,7 +144,7 @@ impl ClientTls {
         config: ClientConfig,
         server_name: Option<ServerName<'static>>,
         own: Option<Arc<SecretHandle>>,
-        trust: Arc<SecretHandle>,
+        (trust, known): (Arc<SecretHandle>, Arc<KnownPeers>),
     ) -> Self {
         let mesh = config.alpn_protocols.iter().any(|protocol| protocol == MESH);
         let offering = |protocols: [&[u8]; 3]| {
@@ -155,7 +157,12 @@ impl ClientTls {
             true => [offering([b"istio-http/1.1", MESH, b"http/1.1"]), offering([b"istio-h2", MESH, b"h2"])],
             false => [opaque.clone(), opaque.clone()],
         };
-        Self { opaque, http1, http2, server_name, own, trust }
+        Self { opaque, http1, http2, server_name, own, trust, known }
+    }
+
+    /// Peers that were read already.
+    pub fn known(&self) -> &KnownPeers {
+        &self.known
     }
 
     /// A handshake begins.

@@ -11,6 +11,11 @@ use rustls::pki_types::UnixTime;
 use super::peer::Peer;
 use crate::config::tls::{Role, SecretHandle, Trust};
 
+/// What access logs say of what ended because nobody vouches for the client any more.
+pub const DISTRUSTED_CLIENT: &str = "downstream_peer_no_longer_trusted";
+/// The same of a server.
+pub const DISTRUSTED_SERVER: &str = "upstream_peer_no_longer_trusted";
+
 /// The ground of one connection.
 #[derive(Debug)]
 pub struct Vouch {
