@@ -22,7 +22,6 @@ use tokio::sync::mpsc;
 
 use crate::admin::{Admin, OnePage, Order};
 use crate::config::snapshot::Clusters;
-use crate::config::tls::Secrets;
 use crate::dns::{self, Directory, Dns};
 use crate::identity::renewal::Renewal;
 use crate::listener::accept::Acceptors;
@@ -69,7 +68,7 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     let dns = pod.as_mut().and_then(|pod| pod.dns.take());
     let directory = dns.as_ref().map(|settings| Arc::new(Directory::new(settings)));
     let node = bootstrap.node.clone();
-    let secrets = Arc::new(Secrets::new(shared.known_peers.clone()));
+    let secrets = shared.secrets.clone();
     if let Some(server) =
         bootstrap.dynamic.as_ref().map(|dynamic| &dynamic.server).filter(|s| s.tls.is_some())
     {

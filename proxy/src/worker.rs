@@ -23,9 +23,9 @@ use self::shelf::Shelf;
 use self::slot::Slot;
 use crate::authz::counters::Counters;
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
+use crate::config::tls::Secrets;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
-use crate::identity::known::KnownPeers;
 use crate::identity::renewal::OwnIdentity;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::listener::self_check::SelfCheck;
@@ -65,8 +65,8 @@ pub struct Shared {
     pub node: Arc<Node>,
     /// Who it is to peers, by its certificate.
     pub identity: Arc<OwnIdentity>,
-    /// Peers by their certificates.
-    pub known_peers: Arc<KnownPeers>,
+    /// Certificates and roots, and the peers that they vouch for.
+    pub secrets: Arc<Secrets>,
     /// What all workers count.
     pub metrics: Metrics,
     /// What was allowed and denied.

@@ -28,6 +28,7 @@ use rustls::{
 
 use super::route::ValueMatch;
 use crate::identity::known::KnownPeers;
+use crate::identity::peer::{fingerprint, hash};
 use crate::identity::vouch::Before;
 
 /// The cryptography of all TLS of ours.
@@ -283,19 +284,22 @@ pub enum Role {
 pub struct Trust {
     roots: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
+    /// SHA-256 of the first root, in hexadecimal digits.
+    first: Box<str>,
 }
 
 impl Trust {
     /// Trust in these roots; an error where there is none, or one is no certificate.
     pub fn new(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, String> {
-        let mut store = RootCertStore::empty();
+        let (mut store, mut first) = (RootCertStore::empty(), None);
         for root in roots {
+            first.get_or_insert_with(|| fingerprint(&hash(&root)).into());
             store.add(root).map_err(|error| error.to_string())?;
         }
-        let roots = Arc::new(store);
+        let (roots, first) = (Arc::new(store), first.unwrap_or_default());
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
         let clients = clients.build().map_err(|error| error.to_string())?;
-        Ok(Self { roots, clients })
+        Ok(Self { roots, clients, first })
     }
 
     /// True where one of the roots vouches for a chain (the leaf first), as at `time`.
@@ -319,6 +323,11 @@ impl Trust {
     /// True where the same roots are believed, told in the same order.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.roots.roots == other.roots.roots
+    }
+
+    /// SHA-256 of the root that comes first, in lower-case hexadecimal digits.
+    pub fn first(&self) -> &str {
+        &self.first
     }
 
     /// The roots.
@@ -484,17 +493,13 @@ pub const ROOTS: &str = "ROOTCA";
 
 impl Default for Secrets {
     fn default() -> Self {
-        Self::new(Arc::default())
+        let (own, roots) = (SecretHandle::empty(OWN), SecretHandle::empty(ROOTS));
+        let (told, known) = (AtomicBool::new(false), Arc::default());
+        Self { named: Mutex::default(), own, roots, told, known }
     }
 }
 
 impl Secrets {
-    /// No secrets yet; peers will be among `known`.
-    pub fn new(known: Arc<KnownPeers>) -> Self {
-        let (own, roots) = (SecretHandle::empty(OWN), SecretHandle::empty(ROOTS));
-        Self { named: Mutex::default(), own, roots, told: AtomicBool::new(false), known }
-    }
-
     /// Roots of the mesh that came with a certificate. False where they are not what holds.
     pub fn answer_roots(&self, roots: &Arc<Trust>) -> bool {
         let told = self.told.load(Ordering::Acquire);
@@ -515,6 +520,13 @@ impl Secrets {
     /// The control plane doesn't tell roots (any more): those that come with certificates hold.
     pub fn forget_told(&self) {
         self.told.store(false, Ordering::Release);
+    }
+
+    /// True where the workload's certificate is of the root that comes first, which is the one that signs.
+    pub fn is_of_first_root(&self) -> bool {
+        let (own, roots) = (self.own.certificate(), self.roots.trust());
+        let vouching = own.zip(roots).and_then(|(own, roots)| roots.vouching(&own.cert, UnixTime::now()));
+        vouching == Some(0)
     }
 
     /// True while the control plane tells the roots.

@@ -77,7 +77,7 @@ impl Peer {
 
     /// SHA-256 of the certificate, in lower-case hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        fingerprint(&self.hash)
     }
 
     /// What policies take it for: its URI names, else its DNS names, else its subject.
@@ -90,8 +90,13 @@ impl Peer {
     }
 }
 
+/// A hash in lower-case hexadecimal digits.
+pub fn fingerprint(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// SHA-256 of a certificate.
-pub(super) fn hash(certificate: &CertificateDer<'_>) -> [u8; 32] {
+pub fn hash(certificate: &CertificateDer<'_>) -> [u8; 32] {
     digest(&SHA256, certificate).as_ref().try_into().unwrap_or_default()
 }
 

@@ -264,7 +264,7 @@ async fn admit(
 fn vouch(worker: &Worker, stream: &Stream, before: Before) -> Result<Option<Arc<Vouch>>, ArrivalError> {
     let Some(chain) = stream.peer_certificates() else { return Ok(None) };
     let [leaf, between @ ..] = &*chain else { return Ok(None) };
-    let peer = worker.shared.known_peers.of(leaf, between);
+    let peer = worker.shared.secrets.known.of(leaf, between);
     let peer =
         peer.map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))?;
     Ok(Some(before.believed(peer)))

@@ -278,7 +278,10 @@ impl State {
         });
         let secret = compiled.map_err(|e| self.secrets.refuse(name, source.clone(), e))?;
         match secret {
-            Secret::Trust(roots) if of_mesh => self.secret_handles.tell_roots(roots),
+            Secret::Trust(roots) if of_mesh => {
+                tracing::info!(roots = roots.roots().len(), "roots of the mesh in force");
+                self.secret_handles.tell_roots(roots);
+            }
             secret => self.secret_handles.handle(name).publish(secret),
         }
         // Connections that stand on what is gone now have to hear of it.
