@@ -24,6 +24,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::admin::Admin;
 use crate::ca::in_force::{InForce, Signs};
+use crate::ca::limit::Limits;
 use crate::ca::local::{Local, LocalError};
 use crate::ca::service::Certificates;
 use crate::ca::{self, own};
@@ -45,6 +46,7 @@ use crate::store::writer::{Feed, Outputs, Parts, Published, Secrets, Status, Wri
 use crate::webhook::Webhook;
 use crate::webhook::certificate::{Current, server_config};
 use crate::xds::cache::Cache;
+use crate::xds::callers::Callers;
 use crate::xds::encrypted;
 use crate::xds::identity::Authenticate;
 use crate::xds::registration::Leases;
@@ -188,6 +190,7 @@ impl Pilot {
             fanout: fanout.clone(),
             cache: Cache::new(metrics.clone()),
             connected: Connected::default(),
+            callers: Callers::default(),
             leases: Leases::new(registrations, metrics.clone(), self.settings.state_file.clone()),
             pushes: Semaphore::new(self.settings.concurrent_pushes()),
             metrics: metrics.clone(),
@@ -277,6 +280,7 @@ impl Pilot {
                 authority,
                 authenticate: callers.clone(),
                 mesh: snapshot.clone(),
+                limits: Limits::default(),
                 metrics: shared.metrics.clone(),
             };
             let discovery = transport::service(Discovery { shared, authenticate: Some(callers) });

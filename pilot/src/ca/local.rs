@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use super::authority::{Authority, Unusable, new_root};
 use super::in_force::InForce;
 use super::material;
-use crate::xds::identity::{AUDIENCE, Authenticate, Denied, Identity};
+use crate::xds::identity::{AUDIENCE, Authenticate, Caller, Denied, Identity};
 
 /// The root certificate: what workloads know the control plane by.
 pub const ROOT: &str = "root-cert.pem";
@@ -269,8 +269,8 @@ impl LocalTokens {
 }
 
 impl Authenticate for LocalTokens {
-    fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Identity, Denied>> {
-        std::future::ready(self.check(&token)).boxed()
+    fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Caller, Denied>> {
+        std::future::ready(self.check(&token).map(Caller::from)).boxed()
     }
 }
 

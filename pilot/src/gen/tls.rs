@@ -18,7 +18,7 @@ use osier_proto::types::tls::{
 };
 use prost::{Message, Name};
 
-use crate::model::MeshConfig;
+use crate::model::{MeshConfig, spiffe};
 
 /// What the roots of the mesh are called.
 pub const ROOTS: &str = "ROOTCA";
@@ -43,9 +43,7 @@ pub fn client<'a>(
     protocols: &[&str],
 ) -> TransportSocket {
     let of_account = |(namespace, account): (&str, &str)| {
-        let of_domain = |domain: &str| {
-            name(MatchPattern::Exact(format!("spiffe://{domain}/ns/{namespace}/sa/{account}")))
-        };
+        let of_domain = |domain: &str| name(MatchPattern::Exact(spiffe(domain, namespace, account)));
         mesh.trust_domains().map(of_domain).collect::<Vec<_>>()
     };
     let servers = accounts.flat_map(of_account).collect();

@@ -34,8 +34,8 @@ use osier_core::host::Host;
 
 use crate::model::{
     BackendPort, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, IngressBackend,
-    MeshConfig, MutualTls, Protocol, ProxyView, Refusal, RouteRule, Service, ServiceKey, ServiceKind,
-    TlsSecret, Workload,
+    MeshConfig, MutualTls, Protocol, ProxyView, Refusal, ResourceKey, RouteRule, Service, ServiceKey,
+    ServiceKind, TlsSecret, Workload,
 };
 
 /// Certificates by namespace and name.
@@ -66,7 +66,7 @@ pub struct MeshSnapshot {
     pub secrets: Arc<SecretIndex>,
     /// The roots of the mesh, as PEM; `None` where it has no authority, or none yet.
     pub roots: Option<Arc<str>>,
-    /// All Pods and WorkloadEntries.
+    /// All Pods and WorkloadEntries, by their keys.
     pub workloads: Arc<[Arc<Workload>]>,
 }
 
@@ -90,6 +90,12 @@ impl Default for MeshSnapshot {
 }
 
 impl MeshSnapshot {
+    /// The Pod or WorkloadEntry of this key.
+    pub fn workload(&self, key: &ResourceKey) -> Option<&Arc<Workload>> {
+        let found = self.workloads.binary_search_by(|workload| workload.key.cmp(key)).ok()?;
+        self.workloads.get(found)
+    }
+
     /// The services that clients of `namespace` see: one per host, oldest first. ExternalName aliases are among them.
     pub fn services_visible_to(&self, namespace: &str) -> Vec<&Arc<Service>> {
         self.services.visible_to(namespace)
