@@ -78,3 +78,52 @@ impl Vouch {
         self.own.as_ref().is_none_or(|(own, succession)| own.succession() == *succession)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::pki_types::CertificateDer;
+
+    use super::*;
+    use crate::config::tls::Secret;
+    use crate::identity::known::KnownPeers;
+
+    fn root() -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let der = parameters.self_signed(&key).unwrap().der().clone();
+        (der, Issuer::new(parameters, key))
+    }
+
+    fn trust(roots: &[&CertificateDer<'static>]) -> Secret {
+        Secret::Trust(Arc::new(Trust::new(roots.iter().map(|root| (*root).clone())).unwrap()))
+    }
+
+    #[test]
+    fn a_chain_is_held_against_other_roots_as_at_its_handshake() {
+        let ((old, issuer), (new, _)) = (root(), root());
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        let mut parameters = CertificateParams::default();
+        (parameters.not_before, parameters.not_after) = ((now - 3 * hour).into(), (now - hour).into());
+        let leaf = parameters.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let roots = SecretHandle::new("ROOTCA", trust(&[&old]));
+        let peer = KnownPeers::default().of(leaf.der(), &[]).unwrap();
+        let ago = |time| UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) - time);
+        let believed = |at| {
+            let before = Before::new(Role::Client, &roots, None);
+            Vouch { at, ..Arc::into_inner(before.believed(peer.clone())).unwrap() }
+        };
+        // The certificate has ended by now: that is no reason to end what was opened in time.
+        let (in_time, late) = (believed(ago(2 * hour)), believed(ago(Duration::ZERO)));
+        assert!(in_time.holds() && late.holds(), "the roots are the same");
+        roots.publish(trust(&[&new, &old]));
+        assert!(in_time.holds() && !late.holds());
+        roots.publish(trust(&[&new]));
+        assert!(!in_time.holds());
+        roots.publish(trust(&[&old]));
+        assert!(in_time.holds(), "it is looked at anew");
+    }
+}
