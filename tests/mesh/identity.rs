@@ -81,6 +81,17 @@ pub struct Shown {
 
 /// Has `authority` certify a key of openssl's making.
 pub fn shown(folder: &Path, name: &str, authority: &Authority, spiffe: &str) -> Shown {
+    shown_for(folder, name, authority, spiffe, None)
+}
+
+/// The same for so long.
+fn shown_for(
+    folder: &Path,
+    name: &str,
+    authority: &Authority,
+    spiffe: &str,
+    life: Option<Duration>,
+) -> Shown {
     let file = |ending: &str| folder.join(format!("{name}.{ending}"));
     let (key, request, certificate) = (file("key"), file("csr"), file("crt"));
     let made = Command::new("openssl")
@@ -103,7 +114,7 @@ pub fn shown(folder: &Path, name: &str, authority: &Authority, spiffe: &str) -> 
         .status();
     assert!(made.expect("openssl is there").success());
     let request = std::fs::read_to_string(&request).expect("the request");
-    let chain = authority.workload(&request, spiffe, None).expect("a certificate");
+    let chain = authority.workload(&request, spiffe, life).expect("a certificate");
     let between = file("chain");
     std::fs::write(&certificate, &chain[0]).expect("the test's folder can be written");
     std::fs::write(&between, chain[1..chain.len() - 1].concat()).expect("the test's folder can be written");
@@ -111,7 +122,7 @@ pub fn shown(folder: &Path, name: &str, authority: &Authority, spiffe: &str) -> 
 }
 
 /// What comes back for a request that openssl sends; empty where there is no session.
-fn ask(address: SocketAddr, shown: Option<&Shown>, protocols: &str, folder: &Path) -> String {
+pub fn ask(address: SocketAddr, shown: Option<&Shown>, protocols: &str, folder: &Path) -> String {
     let request = folder.join("request");
     std::fs::write(
         &request,
@@ -129,8 +140,11 @@ fn ask(address: SocketAddr, shown: Option<&Shown>, protocols: &str, folder: &Pat
         "-alpn",
         protocols,
     ]);
-    if let Some(Shown { certificate, key, .. }) = shown {
+    if let Some(Shown { certificate, chain, key }) = shown {
         command.arg("-cert").arg(certificate).arg("-key").arg(key);
+        if std::fs::metadata(chain).is_ok_and(|file| file.len() > 0) {
+            command.arg("-cert_chain").arg(chain);
+        }
     }
     let said = command
         .stdin(std::fs::File::open(&request).expect("the request"))
@@ -175,8 +189,20 @@ fn strict_takes_certificates_of_the_mesh_and_nothing_else() {
             && answer.contains("URI=spiffe://cluster.local/ns/other/sa/caller"),
         "{answer}"
     );
+    // curl is as good a client: what counts is what it shows.
+    let Shown { certificate, key, .. } = &good;
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--insecure", "--max-time", "5", "--cert"]).arg(certificate).arg("--key").arg(key);
+    let said = curl.arg(format!("https://{inbound}/")).output().expect("curl is there");
+    let said = format!("{said:?}");
+    assert!(said.contains("URI=spiffe://cluster.local/ns/other/sa/caller"), "{said}");
+    let expired = shown_for(folder, "expired", &authority, CLIENT, Some(Duration::from_secs(1)));
+    wait::until("who has ended is refused", || {
+        ask(inbound, Some(&expired), MESH, folder).is_empty().then_some(())
+    });
     let strangers = [
         ("no certificate", None),
+        ("no name of a mesh", Some(shown(folder, "name", &authority, "https://cluster.local/ns/a/sa/b"))),
         ("foreign root", Some(shown(folder, "foreign", &foreign, CLIENT))),
         (
             "foreign trust domain",

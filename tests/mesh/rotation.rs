@@ -8,81 +8,20 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use osier_pilot::ca::authority::{Authority, Material};
+use osier_tests::family::Family;
 use osier_tests::mesh::IDENTITY;
 use osier_tests::wait;
 
-use crate::identity::{MESH, Secured, Shown, shown};
+use crate::identity::{MESH, Secured, Shown, ask, shown};
 use crate::load::Load;
-
-/// A root and an authority below it, as files of openssl's.
-struct Family {
-    folder: PathBuf,
-    name: &'static str,
-}
-
-impl Family {
-    fn make(folder: &Path, name: &'static str) -> Self {
-        let family = Self { folder: folder.to_owned(), name };
-        let subject = format!("/O={name}");
-        family.openssl(&format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj {subject} -keyout {name}-root.key \
-             -out {name}-root.crt -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign"
-        ));
-        family.openssl(&format!(
-            "req -new -newkey rsa:2048 -nodes -subj {subject}-signs -keyout {name}.key -out {name}.csr"
-        ));
-        fs::write(
-            family.path("ext"),
-            "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign\n",
-        )
-        .expect("the test's folder can be written");
-        family.openssl(&format!(
-            "x509 -req -in {name}.csr -CA {name}-root.crt -CAkey {name}-root.key -CAcreateserial -days 20 -out {name}.crt \
-             -extfile ext"
-        ));
-        family
-    }
-
-    fn openssl(&self, arguments: &str) -> String {
-        let mut command = Command::new("openssl");
-        let done = command.args(arguments.split_whitespace()).current_dir(&self.folder).output();
-        let done = done.expect("openssl is there");
-        assert!(done.status.success(), "{arguments}: {}", String::from_utf8_lossy(&done.stderr));
-        String::from_utf8_lossy(&done.stdout).into_owned()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    fn text(&self, ending: &str) -> String {
-        fs::read_to_string(self.path(&format!("{}{ending}", self.name))).expect("a file of openssl's")
-    }
-
-    fn root(&self) -> String {
-        self.text("-root.crt")
-    }
-
-    /// Of the root, as openssl says it.
-    fn fingerprint(&self) -> String {
-        let file = format!("{}-root.crt", self.name);
-        let said = self.openssl(&format!("x509 -in {file} -noout -fingerprint -sha256"));
-        let (_, digits) = said.split_once('=').expect("a fingerprint");
-        digits.trim().replace(':', "").to_lowercase()
-    }
-
-    /// Signs as this authority does, where these are the roots.
-    fn authority(&self, roots: &str) -> Authority {
-        let (certificate, key) = (self.text(".crt"), self.text(".key"));
-        let material = Material { certificate, key, chain: String::new(), roots: roots.into() };
-        Authority::of(&material).expect("an authority")
-    }
-}
 
 /// Plugs an authority in, file by file, as an editor would.
 fn plug_in(secured: &Secured, family: &Family, roots: &str) {
-    let folder = secured.pilot.path().join(IDENTITY).join("cacerts");
+    plug_into(&secured.pilot.path().join(IDENTITY), family, roots);
+}
+
+fn plug_into(identity: &Path, family: &Family, roots: &str) {
+    let folder = identity.join("cacerts");
     fs::create_dir_all(&folder).expect("the test's folder can be written");
     for (name, text) in [
         ("ca-cert.pem", family.text(".crt")),
@@ -177,18 +116,7 @@ fn rotate(port: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (old, new) = (Family::make(folder.path(), "old"), Family::make(folder.path(), "new"));
     let (old_root, both, new_root) = (old.root(), old.root() + &new.root(), new.root());
-    let mut secured = Secured::plugged_in(port, |identity| {
-        let folder = identity.join("cacerts");
-        fs::create_dir_all(&folder).expect("the test's folder can be written");
-        for (name, text) in [
-            ("ca-cert.pem", old.text(".crt")),
-            ("ca-key.pem", old.text(".key")),
-            ("cert-chain.pem", old.text(".crt")),
-            ("root-cert.pem", old_root.clone()),
-        ] {
-            fs::write(folder.join(name), text).expect("the test's folder can be written");
-        }
-    });
+    let mut secured = Secured::plugged_in(port, |identity| plug_into(identity, &old, &old_root));
     wait_for_roots(&secured, 1, &old);
     let load = Load::start(secured.client.proxy(), &secured.host(), Load::status_200);
 
@@ -233,4 +161,19 @@ fn the_root_is_rotated_under_load_over_http1() {
 #[test]
 fn the_root_is_rotated_under_load_over_http2() {
     rotate("http2");
+}
+
+/// Peers look at a few signatures, however many are shown.
+#[test]
+fn a_chain_too_long_is_refused_and_one_of_several_is_not() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let family = Family::make(folder.path(), "deep");
+    let secured = Secured::plugged_in("http", |identity| plug_into(identity, &family, &family.root()));
+    for (between, good) in [(1, true), (4, true), (12, false)] {
+        let [certificate, chain, key] = family.deep(between, CALLER);
+        let shown = Shown { certificate, chain, key };
+        let answer = ask(secured.inbound(), Some(&shown), MESH, folder.path());
+        assert_eq!(answer.starts_with("HTTP/1.1 200"), good, "{between}: {answer}");
+    }
+    assert_eq!(secured.client.ask(&secured.host()), "web");
 }

@@ -120,7 +120,7 @@ async fn what_is_open_ends_where_a_new_policy_denies_it_and_goes_on_where_not() 
     let go_on = Arc::new(Notify::new());
     let upstream = slow(go_on.clone()).await;
     let cluster = cluster(&[upstream.address], |_| {});
-    let renamed = to(&cluster, |forward| forward.rewrite = PathRewrite::Prefix(b"/half".as_slice().into()));
+    let renamed = to(&cluster, |forward| forward.rewrite = PathRewrite::Prefix(b"/else".as_slice().into()));
     let routes = vec![
         Route { matches: path_match(PathMatch::Prefix(prefix("/old"))), ..renamed },
         to(&cluster, |forward| forward.upgrades = vec![("websocket".into(), true)]),
