@@ -9,4 +9,6 @@ pub mod peer;
 pub mod pem;
 pub mod renewal;
 pub mod request;
+#[cfg(test)]
+pub(crate) mod test_support;
 pub mod vouch;

@@ -193,12 +193,12 @@ fn now() -> i64 {
 mod tests {
     use std::path::PathBuf;
 
-    use rcgen::{CertificateParams, CertificateSigningRequestParams, Issuer, KeyPair, SanType};
-    use rustls::pki_types::CertificateDer;
+    use rcgen::{CertificateSigningRequestParams, SanType};
 
     use super::*;
     use crate::bootstrap::{XdsTarget, XdsTls};
     use crate::identity::request::Request;
+    use crate::identity::test_support::{Root, roots};
 
     #[test]
     fn waits_come_closer_together_towards_the_end() {
@@ -208,23 +208,8 @@ mod tests {
         }
     }
 
-    struct Root {
-        pem: String,
-        der: CertificateDer<'static>,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
     fn root() -> Root {
-        let key = KeyPair::generate().unwrap();
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = parameters.self_signed(&key).unwrap();
-        let (pem, der) = (certificate.pem(), certificate.der().clone());
-        Root { pem, der, issuer: Issuer::new(parameters, key) }
-    }
-
-    fn trust(roots: &[&Root]) -> Arc<Trust> {
-        Arc::new(Trust::new(roots.iter().map(|root| root.der.clone())).unwrap())
+        Root::new("root")
     }
 
     fn issued(root: &Root) -> Issued {
@@ -252,10 +237,10 @@ mod tests {
     fn another_certificate_is_wanted_when_another_root_signs_or_none_vouches() {
         let (old, new) = (root(), root());
         let (renewal, own) = (renewal(), issued(&old));
-        let soon = |roots: &[&Root], tries| renewal.sooner(&own, &trust(roots), tries);
+        let soon = |of: &[&Root], tries| renewal.sooner(&own, &roots(of), tries);
         assert_eq!(soon(&[&old], 0), None);
         assert_eq!(soon(&[&new, &old], 0), None, "an order that nobody has told means nothing");
-        renewal.secrets.tell_roots(trust(&[&old, &new]));
+        renewal.secrets.tell_roots(roots(&[&old, &new]));
         assert_eq!(soon(&[&old, &new], 0), None, "added, and not signing yet");
         assert!(soon(&[&new, &old], 0).unwrap() <= SPREAD);
         assert_eq!(soon(&[&new, &old], TRIES), None, "in the end it is left at that");
@@ -270,7 +255,7 @@ mod tests {
         let moves = renewal.snapshot.moves();
         let first = issued(&old);
         renewal.put_in_force(&first, None);
-        renewal.secrets.tell_roots(trust(&[&old, &new]));
+        renewal.secrets.tell_roots(roots(&[&old, &new]));
         renewal.put_in_force(&issued(&old), Some(&first));
         assert_eq!(renewal.secrets.own.succession(), 0);
         renewal.put_in_force(&issued(&new), Some(&first));
@@ -285,7 +270,7 @@ mod tests {
         let in_force = || renewal.secrets.roots.trust().unwrap().roots().roots.len();
         renewal.put_in_force(&issued(&old), None);
         assert_eq!(in_force(), 1);
-        renewal.secrets.tell_roots(trust(&[&old, &new]));
+        renewal.secrets.tell_roots(roots(&[&old, &new]));
         renewal.put_in_force(&issued(&old), None);
         assert_eq!(in_force(), 2, "that replica has not heard of it yet");
         renewal.secrets.forget_told();
@@ -308,11 +293,11 @@ mod tests {
             tries
         });
         sleep(Duration::from_secs(3600)).await;
-        renewal.secrets.tell_roots(trust(&[&old, &new]));
+        renewal.secrets.tell_roots(roots(&[&old, &new]));
         renewal.snapshot.nudge();
         sleep(Duration::from_secs(3600)).await;
         assert!(!wait.is_finished());
-        renewal.secrets.tell_roots(trust(&[&new, &old]));
+        renewal.secrets.tell_roots(roots(&[&new, &old]));
         renewal.snapshot.nudge();
         assert_eq!(wait.await.unwrap(), 1);
         assert!(begun.elapsed() <= Duration::from_secs(7200) + SPREAD);

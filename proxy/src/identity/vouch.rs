@@ -83,47 +83,28 @@ impl Vouch {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    use rustls::pki_types::CertificateDer;
-
     use super::*;
     use crate::config::tls::Secret;
-    use crate::identity::known::KnownPeers;
-
-    fn root() -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
-        let key = KeyPair::generate().unwrap();
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let der = parameters.self_signed(&key).unwrap().der().clone();
-        (der, Issuer::new(parameters, key))
-    }
-
-    fn trust(roots: &[&CertificateDer<'static>]) -> Secret {
-        Secret::Trust(Arc::new(Trust::new(roots.iter().map(|root| (*root).clone())).unwrap()))
-    }
+    use crate::identity::test_support::{Root, believing, roots};
 
     #[test]
     fn a_chain_is_held_against_other_roots_as_at_its_handshake() {
-        let ((old, issuer), (new, _)) = (root(), root());
+        let (old, new) = (Root::new("old"), Root::new("new"));
         let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
-        let mut parameters = CertificateParams::default();
-        (parameters.not_before, parameters.not_after) = ((now - 3 * hour).into(), (now - hour).into());
-        let leaf = parameters.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
-        let roots = SecretHandle::new("ROOTCA", trust(&[&old]));
-        let peer = KnownPeers::default().of(leaf.der(), &[]).unwrap();
+        let (trust, peer) = (believing(&[&old]), old.peer(now - 3 * hour, now - hour));
         let ago = |time| UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) - time);
         let believed = |at| {
-            let before = Before::new(Role::Client, &roots, None);
+            let before = Before::new(Role::Client, &trust, None);
             Vouch { at, ..Arc::into_inner(before.believed(peer.clone())).unwrap() }
         };
         // The certificate has ended by now: that is no reason to end what was opened in time.
         let (in_time, late) = (believed(ago(2 * hour)), believed(ago(Duration::ZERO)));
         assert!(in_time.holds() && late.holds(), "the roots are the same");
-        roots.publish(trust(&[&new, &old]));
+        trust.publish(Secret::Trust(roots(&[&new, &old])));
         assert!(in_time.holds() && !late.holds());
-        roots.publish(trust(&[&new]));
+        trust.publish(Secret::Trust(roots(&[&new])));
         assert!(!in_time.holds());
-        roots.publish(trust(&[&old]));
+        trust.publish(Secret::Trust(roots(&[&old])));
         assert!(in_time.holds(), "it is looked at anew");
     }
 }

@@ -1,29 +1,12 @@
 //! What becomes of connections when certificates and roots change under them.
 
 use ::h2::Reason;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
-use rustls::pki_types::CertificateDer;
+use rcgen::{CertificateParams, KeyPair};
 
 use super::h2::{client, get, in_time, manager, post, read};
 use super::*;
-use crate::config::tls::{Role, Secret, SecretHandle, Trust};
-use crate::identity::known::KnownPeers;
-use crate::identity::vouch::Before;
-
-/// A root that signs for clients.
-struct Root {
-    der: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-fn root(name: &str) -> Root {
-    let key = KeyPair::generate().unwrap();
-    let mut parameters = CertificateParams::default();
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    let der = parameters.self_signed(&key).unwrap().der().clone();
-    Root { der, issuer: Issuer::new(parameters, key) }
-}
+use crate::config::tls::{Secret, SecretHandle, Trust};
+use crate::identity::test_support::{Root, believing, roots};
 
 /// A server whose client has a certificate of `old`.
 struct Ground {
@@ -36,14 +19,9 @@ struct Ground {
 
 impl Ground {
     async fn start() -> Self {
-        let (old, new) = (root("old"), root("new"));
-        let mut parameters = CertificateParams::default();
-        parameters.subject_alt_names = vec![SanType::URI("spiffe://a/ns/b/sa/c".try_into().unwrap())];
-        let leaf = parameters.signed_by(&KeyPair::generate().unwrap(), &old.issuer).unwrap();
-        let trust = SecretHandle::new("ROOTCA", Secret::Trust(roots(&[&old])));
-        let own = SecretHandle::empty("default");
-        let peer = KnownPeers::default().of(leaf.der(), &[]).unwrap();
-        let vouch = Before::new(Role::Client, &trust, Some(&own)).believed(peer);
+        let (old, new) = (Root::new("old"), Root::new("new"));
+        let (trust, own) = (believing(&[&old]), SecretHandle::empty("default"));
+        let vouch = old.vouches_by(&trust, Some(&own));
         let site = Site::vouched(manager(), Some(vouch)).await;
         Self { site, trust, own, old, new }
     }
@@ -71,10 +49,6 @@ impl Ground {
         self.own.succeed(Arc::new(certified.unwrap()));
         self.site.worker.shared.snapshot.nudge();
     }
-}
-
-fn roots(roots: &[&Root]) -> Arc<Trust> {
-    Arc::new(Trust::new(roots.iter().map(|root| root.der.clone())).unwrap())
 }
 
 const ASK: &str = "GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
