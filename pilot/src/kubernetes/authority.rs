@@ -222,7 +222,20 @@ fn new_secret(namespace: &str) -> Result<Secret, rcgen::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use kube::ResourceExt as _;
+    use parking_lot::Mutex;
+    use serde_json::json;
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::ca::authority::Authority;
+    use crate::ca::authority::tests::family;
+    use crate::ca::in_force::Signs;
+    use crate::kubernetes::fake;
+    use crate::metrics::Metrics;
 
     #[test]
     fn what_is_wrong_with_the_secret_is_named() {
@@ -248,5 +261,137 @@ mod tests {
         for (now, due) in [(0, false), (799, false), (801, true), (2000, true)] {
             assert_eq!(is_due((0, 1000), now), due, "{now}");
         }
+    }
+
+    /// The Secrets of an API server, by name; each change has a version of its own.
+    type Secrets = Arc<Mutex<(BTreeMap<String, Secret>, u64)>>;
+
+    fn put(secrets: &Secrets, mut secret: Secret) -> Secret {
+        let mut all = secrets.lock();
+        all.1 += 1;
+        secret.metadata.resource_version = Some(all.1.to_string());
+        all.0.insert(secret.name_any(), secret.clone());
+        secret
+    }
+
+    /// An API server that has them. Its watches end after what they have to say, so that they are asked again.
+    fn server(secrets: &Secrets) -> Client {
+        let secrets = secrets.clone();
+        fake::client(move |(method, path, body)| {
+            let secret = || serde_json::from_value::<Secret>(body.clone()).unwrap();
+            let (found, version) = {
+                let all = secrets.lock();
+                let name =
+                    [PLUGGED, OWN].into_iter().find(|name| path.contains(&format!("metadata.name%3D{name}")));
+                (name.and_then(|name| all.0.get(name).cloned()), all.1)
+            };
+            match (method.as_str(), path.contains("watch=true")) {
+                ("GET", false) => {
+                    let items: Vec<Secret> = found.into_iter().collect();
+                    let list = json!({ "kind": "SecretList", "apiVersion": "v1", "metadata": { "resourceVersion": version.to_string() }, "items": items });
+                    (200, vec![list])
+                }
+                ("GET", true) => {
+                    let event = |secret: Secret| json!({ "type": "MODIFIED", "object": secret });
+                    (200, found.map(event).into_iter().collect())
+                }
+                ("POST", _) => (201, vec![json!(put(&secrets, secret()))]),
+                ("PUT", _) => (200, vec![json!(put(&secrets, secret()))]),
+                other => panic!("{other:?} {path}"),
+            }
+        })
+    }
+
+    fn follow(secrets: &Secrets, leads: bool) -> (Signs, watch::Sender<bool>, JoinHandle<()>) {
+        follow_with(secrets, leads, Arc::default())
+    }
+
+    fn follow_with(
+        secrets: &Secrets,
+        leads: bool,
+        metrics: Arc<Metrics>,
+    ) -> (Signs, watch::Sender<bool>, JoinHandle<()>) {
+        let (in_force, signs) = InForce::new(metrics);
+        let (leader, leadership) = watch::channel(leads);
+        let authorities = Authorities { client: server(secrets), namespace: "n".into(), in_force };
+        (signs, leader, tokio::spawn(authorities.run(leadership)))
+    }
+
+    async fn until(signs: &mut Signs, what: &str, holds: impl Fn(&Authority) -> bool) -> Arc<Authority> {
+        let holds = |authority: &Option<Arc<Authority>>| authority.as_deref().is_some_and(&holds);
+        let found = timeout(Duration::from_secs(20), signs.wait_for(holds)).await;
+        found.unwrap_or_else(|_| panic!("in time: {what}")).unwrap().clone().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_root_is_made_once_and_renewed_by_the_leader_alone() {
+        let secrets = Secrets::default();
+        let (mut signs, _follower, task) = follow(&secrets, false);
+        let made = until(&mut signs, "a root", |_| true).await;
+        // A root that is as good as over, of the same key.
+        let mut secret = secrets.lock().0[OWN].clone();
+        let data = secret.data.as_mut().unwrap();
+        let key = rcgen::KeyPair::from_pem(std::str::from_utf8(&data[KEY].0).unwrap()).unwrap();
+        let mut old = rcgen::CertificateParams::default();
+        old.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        old.distinguished_name = rcgen::DistinguishedName::new();
+        old.distinguished_name.push(rcgen::DnType::OrganizationName, ORGANIZATION);
+        let (now, day) = (std::time::SystemTime::now(), Duration::from_secs(86_400));
+        (old.not_before, old.not_after) = ((now - 90 * day).into(), (now + 10 * day).into());
+        let old = old.self_signed(&key).unwrap().pem();
+        data.insert(CERTIFICATE.into(), ByteString(old.clone().into_bytes()));
+        put(&secrets, secret);
+        let seen = until(&mut signs, "the old root", |authority| !authority.is_same_as(&made)).await;
+        let end = |authority: &Authority| authority.life().1;
+        assert!(end(&seen) < end(&made), "who doesn't lead leaves it as it is");
+        let (mut led, _leader, leading) = follow(&secrets, true);
+        let year = 365 * 86_400;
+        until(&mut led, "a renewed root", |authority| end(authority) > end(&seen) + year).await;
+        let renewed =
+            until(&mut signs, "a renewed root", |authority| end(authority) > end(&seen) + year).await;
+        assert!(renewed.is_believed_by_those_of(&made));
+        task.abort();
+        leading.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_plugged_in_comes_first_and_a_bad_one_changes_nothing() {
+        let secrets = Secrets::default();
+        put(&secrets, new_secret("n").unwrap());
+        let family = family();
+        let plugged = |certificate: &str| {
+            let mut secret = new_secret("n").unwrap();
+            secret.metadata.name = Some(PLUGGED.into());
+            let parts = [
+                (CERTIFICATE, certificate),
+                (KEY, &family.key),
+                ("cert-chain.pem", &family.between),
+                ("root-cert.pem", &family.root),
+            ];
+            let parts = parts.map(|(key, text)| (key.to_owned(), ByteString(text.as_bytes().to_vec())));
+            secret.data = Some(parts.into());
+            secret
+        };
+        put(&secrets, plugged(&family.certificate));
+        let metrics = Arc::<Metrics>::default();
+        let (mut signs, _leader, task) = follow_with(&secrets, true, metrics.clone());
+        let good =
+            until(&mut signs, "the plugged-in one", |authority| authority.roots() == family.root).await;
+        put(&secrets, plugged("half"));
+        let refused = async {
+            while metrics.authority_refused.get() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), refused).await.expect("it is refused");
+        assert!(signs.borrow().as_ref().is_some_and(|signs| Arc::ptr_eq(signs, &good)));
+        let more = family.root.clone() + &crate::ca::authority::tests::family().root;
+        let mut with_more = plugged(&family.certificate);
+        with_more.data.as_mut().unwrap().insert("root-cert.pem".into(), ByteString(more.into_bytes()));
+        put(&secrets, with_more);
+        let next = until(&mut signs, "two roots", |authority| authority.count_of_roots() == 2).await;
+        assert!(next.is_believed_by_those_of(&good));
+        assert_eq!(metrics.authority_refused.get(), 0);
+        task.abort();
     }
 }
