@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::admin::Admin;
+use crate::ca::in_force::{InForce, Signs};
+use crate::ca::limit::Limits;
 use crate::ca::local::{Local, LocalError};
 use crate::ca::service::Certificates;
 use crate::ca::{self, own};
@@ -40,10 +42,11 @@ use crate::source::folder::Folder;
 use crate::source::kubernetes::{self as api_server, Scope};
 use crate::source::watch;
 use crate::store::State;
-use crate::store::writer::{Feed, Outputs, Parts, Published, Status, Writer};
+use crate::store::writer::{Feed, Outputs, Parts, Published, Secrets, Status, Writer};
 use crate::webhook::Webhook;
 use crate::webhook::certificate::{Current, server_config};
 use crate::xds::cache::Cache;
+use crate::xds::callers::Callers;
 use crate::xds::encrypted;
 use crate::xds::identity::Authenticate;
 use crate::xds::registration::Leases;
@@ -187,6 +190,7 @@ impl Pilot {
             fanout: fanout.clone(),
             cache: Cache::new(metrics.clone()),
             connected: Connected::default(),
+            callers: Callers::default(),
             leases: Leases::new(registrations, metrics.clone(), self.settings.state_file.clone()),
             pushes: Semaphore::new(self.settings.concurrent_pushes()),
             metrics: metrics.clone(),
@@ -208,7 +212,8 @@ impl Pilot {
         let mut citizen = None;
         let mut callers: Option<Arc<dyn Authenticate>> = None;
         let certificate = Arc::new(Current::default());
-        let (signs, authority) = tokio::sync::watch::channel(None);
+        let (in_force, authority) = InForce::new(metrics.clone());
+        tasks.spawn(tell_roots(authority.clone(), secrets.clone()));
         let readiness = Readiness::default();
         let reading = readiness.wait_for("configuration");
         let config = Arc::new(Config { status: status.clone() });
@@ -235,7 +240,7 @@ impl Pilot {
                 webhook,
                 gateways,
                 certificate,
-                signs,
+                authority: (in_force, authority.clone()),
                 starting,
                 shutdown,
             };
@@ -243,13 +248,13 @@ impl Pilot {
         } else if let (Some(folder), Some(listener)) = (&self.settings.identity_folder, &self.encrypted) {
             let address = listener.local_addr().map_err(|e| ended("encrypted xDS")(e.to_string()))?;
             let local = Local::make(folder)?;
-            let authority = Arc::new(local.authority()?);
             callers = Some(Arc::new(local.tokens()?));
             local.tell_address(address)?;
             let names = vec!["localhost".to_owned(), address.ip().to_string()];
-            own::renew(&authority, &certificate, &names);
-            tasks.spawn(own::keep(authority.clone(), certificate.clone(), names));
-            signs.send_replace(Some(authority));
+            let starting = readiness.wait_for("the servers' certificate");
+            tasks.spawn(own::keep(authority.clone(), certificate.clone(), names, starting));
+            local.offer(&in_force)?;
+            tasks.spawn(local.follow(in_force));
         } else if self.encrypted.is_some() {
             return Err(AppError::NoIdentityFolder);
         }
@@ -275,6 +280,7 @@ impl Pilot {
                 authority,
                 authenticate: callers.clone(),
                 mesh: snapshot.clone(),
+                limits: Limits::default(),
                 metrics: shared.metrics.clone(),
             };
             let discovery = transport::service(Discovery { shared, authenticate: Some(callers) });
@@ -323,6 +329,15 @@ impl fmt::Display for Source {
 
 fn ended(purpose: &'static str) -> impl FnOnce(String) -> AppError {
     move |reason| AppError::Server { purpose, reason }
+}
+
+/// Tells the mesh what its roots are.
+async fn tell_roots(mut authority: Signs, secrets: Secrets) {
+    while let Ok(()) = authority.changed().await {
+        if let Some(authority) = authority.borrow_and_update().clone() {
+            secrets.set_roots(authority.roots());
+        }
+    }
 }
 
 /// Reads the source once, and follows it from then on.

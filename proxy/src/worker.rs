@@ -17,15 +17,15 @@ use bytes::BytesMut;
 use osier_core::drain::Drain;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::shelf::Shelf;
 use self::slot::Slot;
 use crate::authz::counters::Counters;
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
+use crate::config::tls::Secrets;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
-use crate::identity::known::KnownPeers;
 use crate::identity::renewal::OwnIdentity;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::listener::plaintext_callers::PlaintextCallers;
@@ -66,9 +66,9 @@ pub struct Shared {
     pub node: Arc<Node>,
     /// Who it is to peers, by its certificate.
     pub identity: Arc<OwnIdentity>,
-    /// Peers by their certificates.
-    pub known_peers: KnownPeers,
-    /// Who comes without one.
+    /// Certificates and roots, and the peers that they vouch for.
+    pub secrets: Arc<Secrets>,
+    /// Who comes without a certificate.
     pub plaintext_callers: PlaintextCallers,
     /// What all workers count.
     pub metrics: Metrics,
@@ -97,6 +97,9 @@ pub struct Worker {
     pub pool: Pool,
     handle: Handle,
     siblings: OnceLock<Box<[Weak<Worker>]>>,
+    /// What moves under connections ([`Published::moves`](crate::config::snapshot::Published::moves)), told to this worker's own: so
+    /// that those who wait for it share no lock with other workers.
+    moves: watch::Sender<u64>,
     cached: Mutex<Arc<LocalSnapshot>>,
     random: AtomicU64,
     connections: AtomicUsize,
@@ -122,7 +125,7 @@ impl Deref for LocalSnapshot {
 impl Worker {
     /// A worker on the runtime that `handle` belongs to.
     pub fn new(id: usize, handle: Handle, shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self {
+        let worker = Arc::new(Self {
             id,
             metrics: shared.metrics.shard(),
             access_log: shared.access_logs.worker(),
@@ -131,6 +134,7 @@ impl Worker {
             pool: Pool::new(),
             handle,
             siblings: OnceLock::new(),
+            moves: watch::Sender::new(0),
             cached: Mutex::default(),
             random: AtomicU64::new(rand::random()),
             connections: AtomicUsize::new(0),
@@ -139,7 +143,9 @@ impl Worker {
             pipes: Mutex::default(),
             heads: Mutex::default(),
             responses: Mutex::default(),
-        })
+        });
+        worker.spawn(follow(Arc::downgrade(&worker), worker.shared.snapshot.moves()));
+        worker
     }
 
     /// A lone worker on the current runtime, for tests and tools.
@@ -150,6 +156,11 @@ impl Worker {
     /// Runs `task` on this worker; callable from any thread.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(task);
+    }
+
+    /// Follows whatever connections stand on: snapshots, certificates, roots.
+    pub fn moves(&self) -> watch::Receiver<u64> {
+        self.moves.subscribe()
     }
 
     /// The configuration in force.
@@ -249,6 +260,15 @@ impl Worker {
             Some(siblings) => siblings.iter().filter_map(Weak::upgrade).collect(),
             None => vec![self.clone()],
         }
+    }
+}
+
+/// Tells a worker's connections, idle upstream ones first, that something moved. Ends with the worker.
+async fn follow(worker: Weak<Worker>, mut moves: watch::Receiver<u64>) {
+    while moves.changed().await.is_ok() {
+        let Some(worker) = worker.upgrade() else { return };
+        worker.pool.look_at_ground();
+        worker.moves.send_replace(*moves.borrow_and_update());
     }
 }
 

@@ -10,5 +10,6 @@ mod load;
 mod not_processed;
 mod ports;
 mod restarts;
+mod rotation;
 mod skew;
 mod web;

@@ -59,11 +59,13 @@ impl Pilot {
         pilot
     }
 
-    /// Starts one that gives certificates.
-    pub fn with_identity(files: &[(&str, &str)]) -> Self {
+    /// Starts one that gives certificates. `prepare` gets the folder of its keys before it does.
+    pub fn with_identity(files: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         let encrypted = process::free_address().to_string();
         let mut pilot = Self::prepare(files);
         let folder = pilot.path().join(IDENTITY);
+        Local::make(&folder).expect("a folder of our own");
+        prepare(&folder);
         let options = ["--encrypted-xds-address", &encrypted, "--identity-folder", &folder.to_string_lossy()];
         pilot.options = options.map(str::to_owned).to_vec();
         pilot.restart();

@@ -836,3 +836,18 @@ fn certificates_go_to_their_own_namespace_alone() {
         assert!(secret(name, &other).is_none(), "{namespace:?} {name}");
     }
 }
+
+#[test]
+fn roots_go_to_those_who_have_proved_who_they_are() {
+    use osier_proto::types::tls::{Secret, secret::Type};
+    let mut snapshot = Fixture::default().build();
+    let mut proven = view("default", []);
+    proven.proxy.mutual_tls = true;
+    assert!(make(ResourceType::Secret, "ROOTCA", &proven, &snapshot).is_none(), "there are none yet");
+    snapshot.roots = Some("roots".into());
+    let made = make(ResourceType::Secret, "ROOTCA", &proven, &snapshot).unwrap();
+    let made: Secret = made.resource.body.unpack().unwrap();
+    assert!(matches!(made.r#type, Some(Type::ValidationContext(_))));
+    proven.proxy.mutual_tls = false;
+    assert!(make(ResourceType::Secret, "ROOTCA", &proven, &snapshot).is_none());
+}

@@ -64,7 +64,9 @@ pub struct MeshSnapshot {
     pub ingresses: Arc<IngressIndex>,
     /// Certificates of gateways, by namespace and name.
     pub secrets: Arc<SecretIndex>,
-    /// All Pods and WorkloadEntries.
+    /// The roots of the mesh, as PEM; `None` where it has no authority, or none yet.
+    pub roots: Option<Arc<str>>,
+    /// All Pods and WorkloadEntries, by their keys.
     pub workloads: Arc<[Arc<Workload>]>,
 }
 
@@ -81,6 +83,7 @@ impl Default for MeshSnapshot {
             security: Arc::default(),
             ingresses: Arc::default(),
             secrets: Arc::default(),
+            roots: None,
             workloads: Arc::new([]),
         }
     }
@@ -98,6 +101,12 @@ pub struct WorkloadMutualTls<'s> {
 }
 
 impl MeshSnapshot {
+    /// The Pod or WorkloadEntry of this key.
+    pub fn workload(&self, key: &ResourceKey) -> Option<&Arc<Workload>> {
+        let found = self.workloads.binary_search_by(|workload| workload.key.cmp(key)).ok()?;
+        self.workloads.get(found)
+    }
+
     /// The services that clients of `namespace` see: one per host, oldest first. ExternalName aliases are among them.
     pub fn services_visible_to(&self, namespace: &str) -> Vec<&Arc<Service>> {
         self.services.visible_to(namespace)

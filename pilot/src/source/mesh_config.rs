@@ -175,6 +175,13 @@ trustDomain: example.org
     }
 
     #[test]
+    fn trust_domains_that_are_accounts_of_a_cloud_are_read_as_names_have_them() {
+        let (mesh, _) = read_text("trustDomain: mesh@project.iam\ntrustDomainAliases: [old@project.iam]\n");
+        let mesh = mesh.unwrap();
+        assert_eq!(mesh.trust_domains().collect::<Vec<_>>(), ["mesh.project.iam", "old.project.iam"]);
+    }
+
+    #[test]
     fn what_is_not_applied_is_named_and_the_rest_is_in_force() {
         let (mesh, said) = read_text(
             "outboundTrafficPolicy: {mode: REGISTRY_ONLY}

@@ -146,6 +146,8 @@ pub struct Store {
     /// Controllers of IngressClasses, by name.
     classes: BTreeMap<Arc<str>, Arc<str>>,
     secrets: Arc<SecretIndex>,
+    /// The roots of the mesh, as PEM.
+    roots: Option<Arc<str>>,
     mesh: Arc<MeshConfig>,
     registry: Registry,
     snapshot: Arc<MeshSnapshot>,
@@ -177,6 +179,7 @@ impl Store {
             ingresses: BTreeMap::new(),
             classes: BTreeMap::new(),
             secrets: Arc::default(),
+            roots: None,
             mesh: snapshot.mesh.clone(),
             registry: Registry::new(cluster_domain),
             snapshot: Arc::new(snapshot),
@@ -192,6 +195,11 @@ impl Store {
     /// The mesh as it is now.
     pub fn snapshot(&self) -> &Arc<MeshSnapshot> {
         &self.snapshot
+    }
+
+    /// Takes the roots of the mesh, which the next batch puts into a snapshot.
+    pub fn set_roots(&mut self, roots: Arc<str>) {
+        self.roots = Some(roots);
     }
 
     /// Takes a batch. `None` if nothing that a client could see moved.
@@ -407,6 +415,7 @@ impl Store {
         let mut next = (*old).clone();
         next.mesh = self.mesh.clone();
         next.secrets = self.secrets.clone();
+        next.roots = self.roots.clone();
         if touched.mesh || !effects.services.is_empty() {
             let services = self.registry.services().cloned();
             next.services = Arc::new(old.services.rebuilt(services, &self.mesh.service_export));
@@ -440,8 +449,13 @@ impl Store {
             next.endpoints = Arc::new(EndpointIndex::with(&old.endpoints, effects.endpoints.clone()));
         }
         let ingresses = old.ingresses.moved(&next.ingresses);
-        let mut change =
-            Change { mesh: touched.mesh, ingresses, secrets: touched.secrets.clone(), ..Change::default() };
+        let mut change = Change {
+            mesh: touched.mesh,
+            ingresses,
+            secrets: touched.secrets.clone(),
+            roots: next.roots != old.roots,
+            ..Change::default()
+        };
         if !touched.security.is_empty() || (effects.workloads && old.security.looks_at_labels()) {
             let policies = self.security.values().cloned();
             next.security = Arc::new(SecurityIndex::build(policies, &next.workloads));

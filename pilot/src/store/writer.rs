@@ -44,6 +44,7 @@ enum Input {
     Register(Box<Registration>, i64),
     Deregister(ResourceKey),
     Secret(ResourceKey, Option<Arc<TlsSecret>>),
+    Roots(Arc<str>),
 }
 
 /// Feeds the writer from a source.
@@ -94,6 +95,11 @@ impl Secrets {
     /// A certificate is there, or is another one.
     pub fn put(&self, key: ResourceKey, secret: TlsSecret) {
         let _ = self.0.send(Input::Secret(key, Some(Arc::new(secret))));
+    }
+
+    /// The roots of the mesh, as PEM, are others.
+    pub fn set_roots(&self, roots: &str) {
+        let _ = self.0.send(Input::Roots(roots.into()));
     }
 
     /// A certificate is gone, or nobody needs it any more.
@@ -183,6 +189,7 @@ impl Writer {
                         let outcome = secret.map_or(Outcome::Deleted, applied);
                         updates.push(Update { key, outcome, place: Place::default() });
                     }
+                    Input::Roots(roots) => self.store.set_roots(roots),
                     Input::Deregister(key) => {
                         updates.push(Update { key, outcome: Outcome::Deleted, place: Place::default() });
                     }

@@ -163,14 +163,14 @@ fn text(value: &str) -> Text {
 /// A server that takes clients of `cluster.local`, whom `roots` vouches for.
 fn mesh_server(own: Secret, roots: &Arc<SecretHandle>, mandatory: bool) -> Arc<ServerConfig> {
     let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
-    let check = PeerCheck { trust: roots.clone(), names, mandatory };
+    let check = PeerCheck { trust: roots.clone(), names, mandatory, known: Arc::default() };
     Arc::new(server_config(&[&TLS13, &TLS12], SecretHandle::new("", own), Some(check)).unwrap())
 }
 
 /// A client that wants to reach `spiffe`.
 fn mesh_client(own: Option<Secret>, roots: &Arc<SecretHandle>, spiffe: &str) -> Arc<ClientConfig> {
     let names = uri(ValueMatch::Exact(text(spiffe)));
-    let check = PeerCheck { trust: roots.clone(), names, mandatory: false };
+    let check = PeerCheck { trust: roots.clone(), names, mandatory: false, known: Arc::default() };
     let own = own.map(|own| SecretHandle::new("", own));
     Arc::new(client_config(&[&TLS13, &TLS12], own, check).unwrap())
 }
@@ -270,7 +270,7 @@ fn who_offers_none_of_our_protocols_gets_a_session_without() {
     let (own, der) = certificate();
     let mut config = Arc::unwrap_or_clone(server(&SecretHandle::new("", Secret::Certificate(own))));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let tls = ServerTls::new(config);
+    let tls = ServerTls::new(config, SecretHandle::empty(""), None);
     for (offered, agreed) in [
         (vec!["istio", "h2"], Some(&b"h2"[..])),
         (vec!["istio-http/1.1", "istio", "http/1.1"], Some(b"http/1.1")),

@@ -135,6 +135,8 @@ pub(super) struct Exchange<'a> {
 pub(super) struct Incoming<'a> {
     /// As the client sent it, and bit by bit as the upstream gets it.
     pub(super) head: &'a mut RequestHead,
+    /// As policies saw it, where the upstream gets another and policies may come.
+    pub(super) original: Option<Box<RequestHead>>,
     pub(super) clock: Clock,
     /// How far its body has been read.
     pub(super) body: BodyState,
@@ -151,7 +153,7 @@ impl<'a> Exchange<'a> {
         let line = head.method_str().len() + head.path().len() + head.authority().len();
         record.received_head = (line + head.fields.wire_len()) as u64;
         Self {
-            incoming: Incoming { head, clock, body, internal: false },
+            incoming: Incoming { head, original: None, clock, body, internal: false },
             answer: Answer::new(arrival, responder, record),
         }
     }
@@ -275,9 +277,17 @@ impl<'a> Exchange<'a> {
     /// Turns the client's head into the upstream's, as far as it is the same for every attempt.
     fn prepare(&mut self, forward: &Forward, target: &Target<'a>, tells_peer: bool) {
         let Self { incoming, answer } = self;
+        if let Some(levels) = &mut answer.levels {
+            levels.specific_first[0] = target.headers;
+        }
+        let changes = forward.rewrites()
+            || target.host_rewrite.is_some()
+            || answer.levels.is_some_and(|levels| levels.change_requests());
+        if changes && answer.arrival.connection.is_policed() {
+            incoming.original = Some(Box::new(incoming.head.clone()));
+        }
         let head = &mut *incoming.head;
         if let (Some(levels), Some(route)) = (&mut answer.levels, answer.record.route) {
-            levels.specific_first[0] = target.headers;
             header_ops::apply_to_request(levels, head, &answer.record);
             rewrite::rewrite_path(forward, &route.matches, head);
         }

@@ -24,7 +24,7 @@ use crate::config::snapshot::Snapshot;
 use crate::http::exchange::Exchanges;
 use crate::http::server::{self, Ended};
 use crate::http::template::Context;
-use crate::identity::peer::Peer;
+use crate::identity::vouch::{Before, Vouch};
 use crate::io::Stream;
 use crate::io::tls::TlsStream;
 use crate::on_demand::{Answer, ListenerLookup};
@@ -252,30 +252,31 @@ async fn admit(
     let unproved = unproved && matches!(chain.transport, DownstreamTransport::Plaintext);
     let callers = &worker.shared.plaintext_callers;
     let plaintext = unproved.then(|| callers.arrived(ends.peer.ip(), inputs.destination.port()));
-    let (stream, received) = match &chain.transport {
-        DownstreamTransport::Plaintext => (stream, received),
+    let (stream, received, vouch) = match &chain.transport {
+        DownstreamTransport::Plaintext => (stream, received, None),
         // Apart: who speaks plaintext doesn't carry its size.
         DownstreamTransport::Tls(tls) => {
-            let config = tls.for_client(&inputs.application_protocols);
-            (Box::pin(handshake(stream, received, config)).await?, BytesMut::new())
+            let (config, before) = (tls.for_client(&inputs.application_protocols), tls.before());
+            let stream = Box::pin(handshake(stream, received, config)).await?;
+            let vouch = before.map(|before| vouch(worker, &stream, before)).transpose()?.flatten();
+            (stream, BytesMut::new(), vouch)
         }
     };
-    let peer = peer(worker, &stream)?;
     let connection =
         Connection::new(worker, &listener, source, chain.clone(), generation, inputs, ends.local);
-    let own_name = peer.as_ref().and_then(|_| worker.shared.identity.name());
-    let connection = connection.with_peer(peer, own_name);
+    let own_name = vouch.as_ref().and_then(|_| worker.shared.identity.name());
+    let connection = connection.with_peer(vouch, own_name);
     Ok(Arrived { connection: Arc::new(connection), chain, stream, received, plaintext })
 }
 
-/// Whom the client has proved to be, where it was asked.
-fn peer(worker: &Worker, stream: &Stream) -> Result<Option<Arc<Peer>>, ArrivalError> {
-    let certificate = match stream {
-        Stream::Plain(_) => None,
-        Stream::Tls(tls) => tls.peer_certificate(),
-    };
-    let peer = certificate.map(|certificate| worker.shared.known_peers.of(&certificate)).transpose();
-    peer.map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))
+/// Whom the client has proved to be; `None` where it has shown nothing.
+fn vouch(worker: &Worker, stream: &Stream, before: Before) -> Result<Option<Arc<Vouch>>, ArrivalError> {
+    let Some(chain) = stream.peer_certificates() else { return Ok(None) };
+    let [leaf, between @ ..] = &*chain else { return Ok(None) };
+    let peer = worker.shared.secrets.known.of(leaf, between);
+    let peer =
+        peer.map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    Ok(Some(before.believed(peer)))
 }
 
 async fn handshake(

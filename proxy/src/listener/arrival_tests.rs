@@ -331,7 +331,7 @@ fn tls_for(host: &str) -> (DownstreamTransport, CertificateDer<'static>) {
         .expect("versions")
         .with_no_client_auth()
         .with_cert_resolver(handle);
-    (DownstreamTransport::Tls(ServerTls::new(config)), der)
+    (DownstreamTransport::Tls(ServerTls::new(config, crate::config::tls::SecretHandle::empty(""), None)), der)
 }
 
 /// What a client gets that trusts `roots` and asks for `host`; `named`: it says so beforehand.

@@ -9,27 +9,29 @@ use osier_core::drain::Phase;
 use super::*;
 use crate::config::listener::Codec;
 
-fn manager() -> HttpManager {
+pub(super) fn manager() -> HttpManager {
     HttpManager { codec: Codec::Auto, ..test_support::manager() }
 }
 
 /// A client, and the end of its connection.
-async fn client(site: &Site) -> (SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), ::h2::Error>>) {
+pub(super) async fn client(
+    site: &Site,
+) -> (SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), ::h2::Error>>) {
     let tcp = TcpStream::connect(site.address).await.unwrap();
     let (client, connection) = ::h2::client::handshake(tcp).await.unwrap();
     let driver = tokio::spawn(connection);
     (client, driver)
 }
 
-fn get(path: &str) -> http::Request<()> {
+pub(super) fn get(path: &str) -> http::Request<()> {
     http::Request::builder().uri(format!("http://x{path}")).body(()).unwrap()
 }
 
-fn post(path: &str) -> http::Request<()> {
+pub(super) fn post(path: &str) -> http::Request<()> {
     http::Request::builder().method("POST").uri(format!("http://x{path}")).body(()).unwrap()
 }
 
-async fn read(mut body: RecvStream) -> Result<(Vec<u8>, Option<http::HeaderMap>), ::h2::Error> {
+pub(super) async fn read(mut body: RecvStream) -> Result<(Vec<u8>, Option<http::HeaderMap>), ::h2::Error> {
     let mut data = Vec::new();
     while let Some(piece) = body.data().await {
         let piece = piece?;
@@ -39,7 +41,7 @@ async fn read(mut body: RecvStream) -> Result<(Vec<u8>, Option<http::HeaderMap>)
     Ok((data, body.trailers().await?))
 }
 
-async fn in_time<T>(what: impl Future<Output = T>) -> T {
+pub(super) async fn in_time<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what).await.expect("in time")
 }
 
