@@ -29,6 +29,8 @@ use crate::ca::local::{Local, LocalError};
 use crate::ca::service::Certificates;
 use crate::ca::{self, own};
 use crate::debug::{self, ConfigView, Pages};
+use crate::jwks::fetch::Fetcher;
+use crate::jwks::keeper::{self, Keeper};
 use crate::kubernetes::{self, Citizen, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
 use crate::preface::Prefaced;
@@ -56,6 +58,8 @@ use crate::xds::stream::Shared;
 
 /// What clients have to end after they were told that we go.
 const END_TIME: Duration = Duration::from_secs(8);
+/// How long the first client waits for the first key sets; only while there are policies that want some.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
 
 /// Why the control plane could not start, or went down.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +186,7 @@ impl Pilot {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         let (xds_address, monitoring_address) = (self.xds_address(), self.monitoring_address());
         let metrics = Arc::new(Metrics::new());
-        let Parts { writer, feed, registrations, secrets, outputs } =
+        let Parts { writer, feed, registrations, secrets, keys, outputs } =
             Writer::new(self.settings.cluster.cluster_domain.as_str().into());
         let Outputs { snapshot, changes, status } = outputs;
         let fanout = Fanout::new(metrics.clone());
@@ -209,6 +213,9 @@ impl Pilot {
             Timing::new(self.settings.debounce_after, self.settings.debounce_max),
         ));
         tasks.spawn(count_reports(status.clone(), metrics.clone()));
+        let fetcher = Fetcher::new(&self.settings.jwks_blocked.0);
+        let keeper = Keeper::new(fetcher, self.settings.jwks_refresh, keys, metrics.clone());
+        tasks.spawn(keeper.run(snapshot.clone()));
         let mut citizen = None;
         let mut callers: Option<Arc<dyn Authenticate>> = None;
         let certificate = Arc::new(Current::default());
@@ -262,6 +269,11 @@ impl Pilot {
             follower = read(&self.source, &self.settings, feed) => follower?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        // Clients of an earlier process have keys; they are not to be told first that there are none.
+        tokio::select! {
+            _ = tokio::time::timeout(FIRST_KEYS, keeper::tried_once(snapshot.clone())) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
         // The first push would wait for quiet; the first client should not.
         fanout.publish(PushRequest::new(snapshot.borrow().clone(), Change::everything()));
         drop(reading);

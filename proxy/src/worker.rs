@@ -27,6 +27,7 @@ use crate::config::tls::Secrets;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
 use crate::identity::renewal::OwnIdentity;
+use crate::jwt::cache::TokenCache;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::listener::plaintext_callers::PlaintextCallers;
 use crate::listener::self_check::SelfCheck;
@@ -93,6 +94,8 @@ pub struct Worker {
     pub access_log: Arc<Gathered>,
     /// Workloads that have told who they are.
     pub peers: PeerCache,
+    /// Tokens whose signatures were verified.
+    pub tokens: TokenCache,
     /// Connections to endpoints.
     pub pool: Pool,
     handle: Handle,
@@ -130,6 +133,7 @@ impl Worker {
             metrics: shared.metrics.shard(),
             access_log: shared.access_logs.worker(),
             peers: PeerCache::default(),
+            tokens: TokenCache::default(),
             shared,
             pool: Pool::new(),
             handle,
