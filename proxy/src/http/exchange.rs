@@ -150,7 +150,7 @@ pub(super) struct Incoming<'a> {
     /// May control this proxy by headers.
     internal: bool,
     /// What speaks for it.
-    tokens: Tokens<'a>,
+    pub(super) tokens: Tokens<'a>,
 }
 
 impl<'a> Exchange<'a> {
@@ -162,14 +162,7 @@ impl<'a> Exchange<'a> {
         let line = head.method_str().len() + head.path().len() + head.authority().len();
         record.received_head = (line + head.fields.wire_len()) as u64;
         Self {
-            incoming: Incoming {
-                head,
-                original: None,
-                clock,
-                body,
-                internal: false,
-                tokens: Tokens::new(),
-            },
+            incoming: Incoming { head, original: None, clock, body, internal: false, tokens: Tokens::new() },
             answer: Answer::new(arrival, responder, record),
         }
     }
