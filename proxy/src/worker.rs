@@ -31,6 +31,7 @@ use crate::jwt::cache::TokenCache;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::listener::plaintext_callers::PlaintextCallers;
 use crate::listener::self_check::SelfCheck;
+use crate::listener::server_first::ServerFirst;
 use crate::node::Node;
 use crate::tcp::splice::Pipe;
 use crate::telemetry::access_log::{AccessLogs, Gathered};
@@ -71,6 +72,8 @@ pub struct Shared {
     pub secrets: Arc<Secrets>,
     /// Who comes without a certificate.
     pub plaintext_callers: PlaintextCallers,
+    /// Which servers speak first; `None` where that isn't looked for.
+    pub server_first: Option<ServerFirst>,
     /// What all workers count.
     pub metrics: Metrics,
     /// What was allowed and denied.

@@ -52,6 +52,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// A 403 names the policy that denied.
     pub names_policies: bool,
+    /// Silent clients of servers that speak first are served in plaintext where that is allowed.
+    pub server_first: bool,
 }
 
 /// How the traffic of a pod gets to its sidecar.
@@ -219,6 +221,7 @@ struct Rest {
     log_json: bool,
     drain: DrainSettings,
     names_policies: bool,
+    server_first: bool,
 }
 
 impl Rest {
@@ -252,11 +255,13 @@ impl Rest {
             log_json: options.log_json,
             drain,
             names_policies: options.name_denying_policy,
+            server_first: options.server_first,
         })
     }
 
     fn with(self, bootstrap: Bootstrap) -> Settings {
-        let Self { admin, readiness, concurrency, levels, log_json, drain, names_policies } = self;
+        let Self { admin, readiness, concurrency, levels, log_json, drain, names_policies, server_first } =
+            self;
         Settings {
             bootstrap,
             sidecar: None,
@@ -269,6 +274,7 @@ impl Rest {
             log_json,
             drain,
             names_policies,
+            server_first,
         }
     }
 }
