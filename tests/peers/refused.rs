@@ -79,7 +79,9 @@ pub fn osier_with_admin(mesh: &Mesh, admin: SocketAddr) -> Program {
         .env("INSTANCE_IP", workload.ip().to_string())
         .env("POD_NAME", "echo-v1")
         .env("POD_NAMESPACE", "default")
-        .env("ISTIO_META_INTERCEPTION_MODE", "NONE");
+        .env("ISTIO_META_INTERCEPTION_MODE", "NONE")
+        // Not the only one on this machine.
+        .env("PROXY_CONFIG", "{statusPort: 0}");
     let folder: &Path = mesh.folder.path();
     let mut program = Program::start("osier-proxy", &mut command, folder);
     program.wait_listening(workload);

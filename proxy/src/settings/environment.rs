@@ -110,7 +110,7 @@ pub struct Identity {
     pub proxy_config: ProxyConfig,
     /// How the pod's traffic is captured.
     pub interception: Interception,
-    /// What is known of the pod; `None` for who registers itself.
+    /// What is known of the pod; `None` for who registers itself, and where nothing is captured and no status port is wanted.
     pub pod: Option<PodSettings>,
     drain: Option<Duration>,
     minimum_drain: Option<Duration>,
@@ -153,7 +153,9 @@ impl Identity {
         // Who registers itself (`osier run`) shares its machine with others, and these ports with it.
         let registers = node.as_ref().is_some_and(|node| node.metadata.contains_key(METADATA_KEY));
         let captures = interception != Interception::None;
-        let pod = (!registers).then(|| pod(&environment, &proxy_config, captures, mistakes));
+        // A gateway has its pod's figures to itself, whatever else it serves.
+        let asked = captures || role == Role::Gateway || proxy_config.status_port != Some(0);
+        let pod = (asked && !registers).then(|| pod(&environment, &proxy_config, captures, mistakes));
         Self { node, proxy_config, interception, pod: pod.flatten(), drain, minimum_drain, until_idle }
     }
 

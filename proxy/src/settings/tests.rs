@@ -166,6 +166,11 @@ fn who_registers_itself_has_no_pod() {
     ]);
     let settings = check(&["sidecar", "--pilot-address", "a:1"], &environment).expect("settings");
     assert!(settings.pod.is_none(), "its machine has other sidecars, and each port once");
+    let unasked =
+        [POD[0], POD[1], ("ISTIO_META_INTERCEPTION_MODE", "NONE"), ("PROXY_CONFIG", "{statusPort: 0}")];
+    let unasked = self::environment(&unasked);
+    let settings = check(&["sidecar", "--pilot-address", "a:1"], &unasked).expect("settings");
+    assert!(settings.pod.is_none(), "nobody asks here");
 }
 
 #[test]
