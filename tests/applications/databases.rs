@@ -21,7 +21,8 @@ struct Database {
 
 const MARIADB: Database = Database {
     port_name: "tcp-mariadb",
-    serve: "mariadb-install-db --no-defaults --skip-test-db --datadir=$PWD/data --user=root > install.log 2>&1
+    serve:
+        "mariadb-install-db --no-defaults --skip-test-db --datadir=$PWD/data --user=root > install.log 2>&1
         exec mariadbd --no-defaults --user=root --datadir=$PWD/data --skip-grant-tables --skip-name-resolve \
         --bind-address=127.0.0.1 --port=$port --socket=$PWD/socket",
     ask: "mariadb --no-defaults --protocol=tcp -h $host -P $at --connect-timeout=10 -Nse 'SELECT 6 * 7'",
