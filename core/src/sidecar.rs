@@ -23,6 +23,9 @@ pub fn switch(text: &str) -> Option<bool> {
 /// Holds the value of a variable of the environment that a sidecar reads against what it takes; others may say anything.
 pub fn check_variable(name: &str, value: &str) -> Result<(), String> {
     match name {
+        "OSIER_SERVER_FIRST" if !["true", "false"].contains(&value) => {
+            Err(format!("{value:?} is neither true nor false"))
+        }
         "ISTIO_META_DNS_CAPTURE" | "DNS_FORWARD_PARALLEL" | "EXIT_ON_ZERO_ACTIVE_CONNECTIONS" => {
             switch(value).map(drop).ok_or_else(|| format!("{value:?} is neither true nor false"))
         }
