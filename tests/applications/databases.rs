@@ -77,7 +77,10 @@ fn in_plaintext_and_by_mutual_tls(database: &Database) {
     let member = || mesh.visit(&[&forward], &format!("host=127.0.0.1; at={local}; {}", database.ask));
     let sidecar = sidecar(&server, address.port());
 
-    assert_eq!(stranger(database, sidecar).as_deref(), Some("42\n"), "PERMISSIVE takes plaintext");
+    // The socket opens once pilot has heard of the workload.
+    wait::until("PERMISSIVE takes plaintext", || {
+        stranger(database, sidecar).filter(|answer| answer == "42\n")
+    });
     assert_eq!(member(), "42\n");
     assert_eq!(stranger(database, sidecar).as_deref(), Some("42\n"));
     mesh.save("strict.yaml", STRICT);

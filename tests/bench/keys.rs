@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -53,12 +55,17 @@ pub struct Keys {
 impl Keys {
     /// New ones.
     pub fn new() -> Result<Self> {
+        // Names differ, or Envoy takes what the root has signed for roots of their own.
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "root of the benchmark");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let leaf = |account: &str| -> Result<Leaf> {
             let key = KeyPair::generate()?;
             let mut params = CertificateParams::new(vec![NAME.to_owned()])?;
+            params.distinguished_name.push(DnType::CommonName, account);
+            params.use_authority_key_identifier_extension = true;
             params.subject_alt_names.push(SanType::URI(account.try_into()?));
             Ok(Leaf { chain: params.signed_by(&key, &root)?.pem(), key: key.serialize_pem() })
         };
