@@ -44,6 +44,9 @@ const REDIS: Database = Database {
     ask: "timeout 10 redis-cli -h $host -p $at eval 'return 6 * 7' 0",
 };
 
+/// Of the Service.
+const PORT: u16 = 7777;
+
 const STRICT: &str = "apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default, namespace: default}
@@ -58,24 +61,25 @@ fn stranger(database: &Database, sidecar: SocketAddr) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn sidecar(server: &Program, port: u16) -> SocketAddr {
+/// Where the sidecar of the server takes clients: at the Service's port.
+fn sidecar(server: &Program) -> SocketAddr {
     wait::until("the server's sidecar says where it is", || {
         let text = server.output();
         let (_, rest) = text.split_once("http_proxy=http://")?;
         let proxy: SocketAddr = rest.split_whitespace().next()?.parse().ok()?;
-        Some(SocketAddr::new(proxy.ip(), port))
+        Some(SocketAddr::new(proxy.ip(), PORT))
     })
 }
 
 fn in_plaintext_and_by_mutual_tls(database: &Database) {
-    let mesh = Mesh::start("db", database.port_name, 7777);
+    let mesh = Mesh::start("db", database.port_name, PORT);
     let address = process::free_address();
     let script = format!("set -e; port={}; {}", address.port(), database.serve);
     let server = mesh.serve("db", "db", address, &["sh", "-c", &script]);
     let local = process::free_address().port();
-    let forward = format!("--forward={local}=db.default.svc.cluster.local:7777");
+    let forward = format!("--forward={local}=db.default.svc.cluster.local:{PORT}");
     let member = || mesh.visit(&[&forward], &format!("host=127.0.0.1; at={local}; {}", database.ask));
-    let sidecar = sidecar(&server, address.port());
+    let sidecar = sidecar(&server);
 
     // The socket opens once pilot has heard of the workload.
     wait::until("PERMISSIVE takes plaintext", || {
