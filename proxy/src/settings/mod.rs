@@ -44,6 +44,8 @@ pub struct Settings {
     pub readiness: Option<SocketAddr>,
     /// Worker threads.
     pub concurrency: usize,
+    /// Connections from clients at a time; `None`: by what the system lets the process open.
+    pub max_connections: Option<u64>,
     /// What to log.
     pub levels: Levels,
     /// Log as JSON.
@@ -215,6 +217,7 @@ struct Rest {
     admin: Option<SocketAddr>,
     readiness: Option<SocketAddr>,
     concurrency: usize,
+    max_connections: Option<u64>,
     levels: Levels,
     log_json: bool,
     drain: DrainSettings,
@@ -248,6 +251,7 @@ impl Rest {
             admin,
             readiness,
             concurrency: concurrency.unwrap_or_else(worker::default_count),
+            max_connections: options.max_connections,
             levels: levels?,
             log_json: options.log_json,
             drain,
@@ -256,7 +260,8 @@ impl Rest {
     }
 
     fn with(self, bootstrap: Bootstrap) -> Settings {
-        let Self { admin, readiness, concurrency, levels, log_json, drain, names_policies } = self;
+        let Self { admin, readiness, concurrency, max_connections, levels, log_json, drain, names_policies } =
+            self;
         Settings {
             bootstrap,
             sidecar: None,
@@ -265,6 +270,7 @@ impl Rest {
             admin,
             readiness,
             concurrency,
+            max_connections,
             levels,
             log_json,
             drain,
