@@ -134,6 +134,25 @@ fn chains_of_listeners() {
 }
 
 #[test]
+fn who_calls_the_proxys_own_ports_is_closed() {
+    use osier_proto::types::listener::filter::ConfigType;
+    use osier_proto::types::tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier};
+    let snapshot = mesh().build();
+    for (name, port) in [("virtualInbound", 15006), ("virtualOutbound", 15001)] {
+        let l = listener(name, &view("default", []), &snapshot).unwrap();
+        let to = |chain: &&_| {
+            let chain: &osier_proto::types::listener::FilterChain = chain;
+            chain.filter_chain_match.as_ref().and_then(|m| m.destination_port) == Some(port)
+        };
+        let chain = l.filter_chains.iter().find(to).unwrap_or_else(|| panic!("{name} has no such chain"));
+        let Some(ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else { panic!("{name}") };
+        let proxy: TcpProxy = config.unpack().unwrap();
+        let nowhere = ClusterSpecifier::Cluster("BlackHoleCluster".into());
+        assert_eq!(proxy.cluster_specifier, Some(nowhere), "{name}");
+    }
+}
+
+#[test]
 fn a_pod_is_captured_by_one_socket_whatever_its_families() {
     let fixture = mesh().service("own", None, &[(8080, Protocol::Http)]);
     let snapshot =
