@@ -15,7 +15,7 @@ use osier_core::logging::Logging;
 use osier_core::readiness::Readiness;
 use osier_proto::transport;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch::Receiver;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -29,6 +29,8 @@ use crate::ca::local::{Local, LocalError};
 use crate::ca::service::Certificates;
 use crate::ca::{self, own};
 use crate::debug::{self, ConfigView, Pages};
+use crate::jwks::fetch::Fetcher;
+use crate::jwks::keeper::{self, Keeper};
 use crate::kubernetes::{self, Citizen, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
 use crate::preface::Prefaced;
@@ -54,8 +56,12 @@ use crate::xds::service::Discovery;
 use crate::xds::status::Connected;
 use crate::xds::stream::Shared;
 
+/// Clients that may wait until they are accepted; after a restart all come at once.
+const BACKLOG: u32 = 4096;
 /// What clients have to end after they were told that we go.
 const END_TIME: Duration = Duration::from_secs(8);
+/// How long the first client waits for the first key sets; only while there are policies that want some.
+const FIRST_KEYS: Duration = Duration::from_secs(5);
 
 /// Why the control plane could not start, or went down.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +124,7 @@ enum Follower {
 pub struct Pilot {
     settings: Settings,
     source: Source,
-    xds: TcpListener,
+    xds: TcpSocket,
     monitoring: TcpListener,
     webhook: Option<TcpListener>,
     encrypted: Option<TcpListener>,
@@ -145,7 +151,7 @@ impl Pilot {
             Some(folder) => Self::folder(folder).await?,
             None => Source::ApiServer(kubernetes::client(&settings.cluster).await?),
         };
-        let xds = listen(settings.xds_address, "xDS", "--xds-address").await?;
+        let xds = bound(settings.xds_address, "xDS", "--xds-address")?;
         let monitoring = listen(settings.monitoring_address, "monitoring", "--monitoring-address").await?;
         let webhook = match settings.webhook_address {
             Some(address) => Some(listen(address, "webhooks", "--webhook-address").await?),
@@ -182,7 +188,7 @@ impl Pilot {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         let (xds_address, monitoring_address) = (self.xds_address(), self.monitoring_address());
         let metrics = Arc::new(Metrics::new());
-        let Parts { writer, feed, registrations, secrets, outputs } =
+        let Parts { writer, feed, registrations, secrets, keys, outputs } =
             Writer::new(self.settings.cluster.cluster_domain.as_str().into());
         let Outputs { snapshot, changes, status } = outputs;
         let fanout = Fanout::new(metrics.clone());
@@ -209,6 +215,9 @@ impl Pilot {
             Timing::new(self.settings.debounce_after, self.settings.debounce_max),
         ));
         tasks.spawn(count_reports(status.clone(), metrics.clone()));
+        let fetcher = Fetcher::new(&self.settings.jwks_blocked.0);
+        let keeper = Keeper::new(fetcher, self.settings.jwks_refresh, keys, metrics.clone());
+        tasks.spawn(keeper.run(snapshot.clone()));
         let mut citizen = None;
         let mut callers: Option<Arc<dyn Authenticate>> = None;
         let certificate = Arc::new(Current::default());
@@ -258,16 +267,24 @@ impl Pilot {
         } else if self.encrypted.is_some() {
             return Err(AppError::NoIdentityFolder);
         }
+        let failed =
+            |source| AppError::Listen { address: xds_address, purpose: "xDS", flag: "--xds-address", source };
+        let xds = self.xds.listen(BACKLOG).map_err(failed)?;
         let _follower = tokio::select! {
             follower = read(&self.source, &self.settings, feed) => follower?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        // Clients of an earlier process have keys; they are not to be told first that there are none.
+        tokio::select! {
+            _ = tokio::time::timeout(FIRST_KEYS, keeper::tried_once(snapshot.clone())) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
         // The first push would wait for quiet; the first client should not.
         fanout.publish(PushRequest::new(snapshot.borrow().clone(), Change::everything()));
         drop(reading);
         tracing::info!(xds = %xds_address, monitoring = %monitoring_address, source = %self.source, "ready");
 
-        let incoming = patient(TcpIncoming::from(self.xds).with_nodelay(Some(true))).map_ok(Prefaced::new);
+        let incoming = patient(TcpIncoming::from(xds).with_nodelay(Some(true))).map_ok(Prefaced::new);
         let service = transport::service(Discovery { shared: shared.clone(), authenticate: None });
         let xds = transport::server()
             .add_service(service)
@@ -380,6 +397,17 @@ fn patient<C>(incoming: impl Stream<Item = io::Result<C>>) -> impl Stream<Item =
             accepted
         }
     })
+}
+
+/// Takes an address without listening there yet: whoever finds somebody listening must find all that goes with it.
+fn bound(address: SocketAddr, purpose: &'static str, flag: &'static str) -> Result<TcpSocket, AppError> {
+    let socket = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    socket().map_err(|source| AppError::Listen { address, purpose, flag, source })
 }
 
 async fn listen(

@@ -9,6 +9,7 @@ pub mod ca;
 pub mod debug;
 pub mod r#gen;
 pub mod inject;
+pub mod jwks;
 pub mod kubernetes;
 pub mod metrics;
 pub mod model;

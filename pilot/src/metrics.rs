@@ -141,6 +141,10 @@ pub struct Metrics {
     pub validation_passed: IntCounter,
     /// Resources that the validating webhook refused.
     pub validation_failed: IntCounter,
+    /// Key sets of issuers of tokens that were fetched.
+    pub key_fetches: IntCounter,
+    /// Those that couldn't be.
+    pub key_fetch_failures: IntCounter,
 }
 
 /// Series of the injecting webhook.
@@ -348,6 +352,20 @@ impl Metrics {
             validation_failed: counter(
                 r,
                 Opts::new("galley_validation_failed", "Resources that the validating webhook refused."),
+            ),
+            key_fetches: counter(
+                r,
+                Opts::new(
+                    "pilot_jwks_resolver_network_fetch_success_total",
+                    "Key sets of RequestAuthentications that were fetched.",
+                ),
+            ),
+            key_fetch_failures: counter(
+                r,
+                Opts::new(
+                    "pilot_jwks_resolver_network_fetch_fail_total",
+                    "Fetches of key sets of RequestAuthentications that failed.",
+                ),
             ),
             registry,
         }

@@ -2,11 +2,12 @@
 //!
 //! The few knobs here are the whole of it; mesh behaviour belongs in the mesh configuration (ConfigMap `istio`), not in flags.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use ipnet::IpNet;
 
 use crate::model::DEFAULT_CLUSTER_DOMAIN;
 use crate::program::LOG;
@@ -71,6 +72,21 @@ pub struct Settings {
     #[arg(long, env = "OSIER_PILOT_IDENTITY_FOLDER", value_name = "DIR", requires = "encrypted_xds_address")]
     pub identity_folder: Option<PathBuf>,
 
+    /// Fetch the key sets of RequestAuthentications anew after this time.
+    #[arg(long, env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", value_name = "TIME", default_value = "20m", value_parser = refresh)]
+    pub jwks_refresh: Duration,
+
+    /// Addresses that no key set is fetched from, whatever its URI says: ranges with commas between them. Instance metadata of clouds
+    /// is among them unless this says otherwise.
+    #[arg(
+        long,
+        env = "BLOCKED_CIDRS_IN_JWKS_URIS",
+        value_name = "CIDRS",
+        default_value = LINK_LOCAL,
+        value_parser = ranges
+    )]
+    pub jwks_blocked: Ranges,
+
     /// After SIGTERM, go on for this time before anything is closed: it takes a moment until nobody is sent here any more.
     #[arg(long, env = "OSIER_PILOT_SHUTDOWN_DELAY", value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub shutdown_delay: Duration,
@@ -124,6 +140,13 @@ impl Default for Cluster {
     }
 }
 
+/// Where nobody's keys are, and credentials of the machine may be.
+const LINK_LOCAL: &str = "169.254.0.0/16,fe80::/10,fd00:ec2::254/128";
+
+/// Ranges of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ranges(pub Vec<IpNet>);
+
 /// Port of istiod's interface for the same.
 pub const ADMIN_PORT: u16 = 9876;
 
@@ -153,6 +176,8 @@ impl Settings {
             debounce_after: Duration::from_millis(50),
             debounce_max: Duration::from_secs(10),
             max_connection_age: Duration::ZERO,
+            jwks_refresh: Duration::from_secs(20 * 60),
+            jwks_blocked: ranges(LINK_LOCAL).unwrap_or_default(),
             shutdown_delay: Duration::ZERO,
             identity_folder: None,
             push_throttle: None,
@@ -192,6 +217,24 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that isn't zero.
+fn refresh(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than 0".into()),
+        refresh => Ok(refresh),
+    }
+}
+
+/// Parses `10.0.0.0/8,fd00::/8`; nothing is no range.
+fn ranges(text: &str) -> Result<Ranges, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let range = |part: &str| {
+        let net = part.parse().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
+        net.map_err(|_| format!("`{part}` is no range of addresses such as 10.0.0.0/8"))
+    };
+    parts.map(range).collect::<Result<_, _>>().map(Ranges)
+}
+
 /// The interface has no password.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| "is not IP:PORT".to_owned())?;
@@ -221,6 +264,8 @@ mod tests {
         assert_eq!(s.monitoring_address.to_string(), "127.0.0.1:15014");
         assert_eq!(s.debounce_after, Duration::from_millis(50));
         assert_eq!(s.debounce_max, Duration::from_secs(10));
+        assert_eq!(s.jwks_refresh, Duration::from_secs(1200));
+        assert!(s.jwks_blocked.0.iter().any(|net| net.contains(&IpAddr::from([169, 254, 169, 254]))));
         assert!(s.concurrent_pushes() >= 20 && s.concurrent_pushes() <= 100);
     }
 
@@ -232,6 +277,8 @@ mod tests {
             &["--source", "x", "--xds-address", "15010"],
             &["--source", "x", "--debounce-after", "100"],
             &["--source", "x", "--debounce-after", "ms"],
+            &["--source", "x", "--jwks-refresh", "0s"],
+            &["--source", "x", "--jwks-blocked", "10.0.0.0/33"],
             &["--source", "x", "--push-throttle", "0"],
             &["--source", "x", "--log", "xds=what"],
             &["--source", "x", "--log", "nothing=debug"],

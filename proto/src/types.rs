@@ -11,6 +11,7 @@ pub use crate::envoy::config::rbac::v3 as rbac;
 pub use crate::envoy::config::route::v3 as route;
 pub use crate::envoy::extensions::access_loggers::file::v3 as file_access_log;
 pub use crate::envoy::extensions::access_loggers::stream::v3 as stream_access_log;
+pub use crate::envoy::extensions::filters::http::jwt_authn::v3 as jwt_authn;
 pub use crate::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 pub use crate::envoy::extensions::filters::http::router::v3 as http_router;
 pub use crate::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;

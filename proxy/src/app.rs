@@ -164,6 +164,7 @@ fn share(settings: &Settings) -> Arc<Shared> {
         drain: Drain::new(),
         access_logs: AccessLogs::default(),
         names_policies: settings.names_policies,
+        server_first: settings.server_first.then(Default::default),
         ..Shared::default()
     })
 }

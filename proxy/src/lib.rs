@@ -18,6 +18,7 @@ pub mod error;
 pub mod http;
 pub mod identity;
 pub mod io;
+pub mod jwt;
 pub mod listener;
 pub mod node;
 pub mod on_demand;

@@ -27,9 +27,11 @@ use crate::config::tls::Secrets;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
 use crate::identity::renewal::OwnIdentity;
+use crate::jwt::cache::TokenCache;
 use crate::listener::orig_dst::OriginalDestination;
 use crate::listener::plaintext_callers::PlaintextCallers;
 use crate::listener::self_check::SelfCheck;
+use crate::listener::server_first::ServerFirst;
 use crate::node::Node;
 use crate::tcp::splice::Pipe;
 use crate::telemetry::access_log::{AccessLogs, Gathered};
@@ -70,6 +72,8 @@ pub struct Shared {
     pub secrets: Arc<Secrets>,
     /// Who comes without a certificate.
     pub plaintext_callers: PlaintextCallers,
+    /// Which servers speak first; `None` where that isn't looked for.
+    pub server_first: Option<ServerFirst>,
     /// What all workers count.
     pub metrics: Metrics,
     /// What was allowed and denied.
@@ -93,6 +97,8 @@ pub struct Worker {
     pub access_log: Arc<Gathered>,
     /// Workloads that have told who they are.
     pub peers: PeerCache,
+    /// Tokens whose signatures were verified.
+    pub tokens: TokenCache,
     /// Connections to endpoints.
     pub pool: Pool,
     handle: Handle,
@@ -130,6 +136,7 @@ impl Worker {
             metrics: shared.metrics.shard(),
             access_log: shared.access_logs.worker(),
             peers: PeerCache::default(),
+            tokens: TokenCache::default(),
             shared,
             pool: Pool::new(),
             handle,

@@ -3,6 +3,7 @@
 
 mod reference;
 mod shop;
+mod tokens;
 mod vectors;
 
 use rand::SeedableRng;

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use osier_pilot::r#gen;
 use osier_pilot::r#gen::key::{Key, ResourceType};
@@ -17,6 +18,8 @@ use osier_proxy::config::snapshot::Clusters;
 use osier_proxy::http::filters::forwarded;
 use osier_proxy::http::head::RequestHead;
 use osier_proxy::http::normalize::{Normalized, normalize};
+use osier_proxy::jwt::Tokens;
+use osier_proxy::jwt::cache::TokenCache;
 
 /// The HTTP port of the workload.
 pub const HTTP: u16 = 8080;
@@ -135,8 +138,21 @@ impl Shop {
         }
     }
 
-    /// The policy that denies it.
+    /// The policy that denies it, or status and text of the answer to its token.
     pub fn denial(&self, question: &Question) -> Option<String> {
+        self.decide(question).err()
+    }
+
+    /// The headers of a request that is allowed, as the application gets them: without those that the proxy always sets.
+    pub fn forwarded(&self, question: &Question) -> Vec<(String, String)> {
+        let head = self.decide(question).expect("it is allowed");
+        let always = ["x-forwarded-proto", "x-request-id"];
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let lines = head.fields.iter().map(|field| (text(field.name).to_lowercase(), text(field.value)));
+        lines.filter(|(name, _)| !always.contains(&name.as_str())).collect()
+    }
+
+    fn decide(&self, question: &Question) -> Result<RequestHead, String> {
         let destination = SocketAddr::new(ADDRESS.parse().expect("an address"), question.port);
         let source = SocketAddr::new(question.source, 40000);
         let http = question.port != TCP;
@@ -151,7 +167,8 @@ impl Shop {
         let facts = Facts::new(&inputs, &question.peer, !question.peer.is_empty());
         let manager = match &chain.action {
             NetworkAction::Tcp(proxy) => {
-                return authz::check(&proxy.authorization, &facts, 0).err().map(|d| d.policy.to_string());
+                let checked = authz::check(&proxy.authorization, &facts, 0);
+                return checked.map(|()| RequestHead::new()).map_err(|denial| denial.policy.to_string());
             }
             NetworkAction::Http(manager) => manager,
         };
@@ -163,10 +180,19 @@ impl Shop {
         }
         let origin = forwarded::settle(manager, source, !question.peer.is_empty(), &mut head);
         let Normalized::Path(path) = normalize(question.path.as_bytes(), manager.normalize) else {
-            return Some("the path is refused".into());
+            return Err("the path is refused".into());
         };
         head.set_path(&path);
-        let facts = facts.with_request(&head, origin.remote.ip());
-        authz::check(&manager.authorization, &facts, 0).err().map(|denial| denial.policy.to_string())
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+        let tokens = match &manager.authentication {
+            Some(filter) => match filter.check(&mut head, &TokenCache::default(), now, 0) {
+                Ok(tokens) => tokens,
+                Err(refusal) => return Err(format!("{} {refusal}", refusal.status())),
+            },
+            None => Tokens::new(),
+        };
+        let facts = facts.with_request(&head, origin.remote.ip(), &tokens);
+        authz::check(&manager.authorization, &facts, 0).map_err(|denial| denial.policy.to_string())?;
+        Ok(head)
     }
 }

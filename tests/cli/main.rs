@@ -152,18 +152,19 @@ fn a_mesh_can_be_looked_into() {
     assert!(version.contains("(1 proxy)"), "{version}");
 
     // Whoever comes past the sidecars comes without a certificate.
-    let endpoint = config("endpoints").lines().find_map(|line| line.split_whitespace().next()?.parse().ok());
-    let endpoint: SocketAddr = endpoint.expect("an endpoint");
+    let endpoints = config("endpoints");
+    let sidecar = line(&endpoints, &["outbound|9080|v1|"]).split_whitespace().next().unwrap_or_default();
+    let endpoint: SocketAddr = sidecar.parse().expect("an address");
     let direct = b"GET / HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n";
     assert_eq!(raw::exchange(endpoint, "GET", direct).expect("PERMISSIVE").status(), 200);
     let table = mesh.shown(&["mtls"]);
-    line(&table, &["default", "reviews-v1", "PERMISSIVE", "refuse everybody: no certificate"]);
+    line(&table, &["default", "reviews-v1", "PERMISSIVE", "refuse 1 caller"]);
     line(&table, &["127.0.0.1", "now"]);
     let json: Value =
         serde_json::from_str(&mesh.shown(&["mtls", "-n", "default", "-o", "json"])).expect("JSON");
     assert_eq!(
         (&json["callers"][0]["connections"], &json["workloads"][0]["takes_mutual_tls"]),
-        (&1.into(), &false.into())
+        (&1.into(), &true.into())
     );
     let (code, message) = mesh.refused(&["mtls", "strict", "default"]);
     assert!(

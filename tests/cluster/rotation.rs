@@ -127,13 +127,16 @@ fn believed(namespace: &Namespace<'_>, roots: usize, signs: &Signs) {
         format!("osier_mesh_roots{{signing=\"{}\"}} {roots}", signs.fingerprint),
         "osier_certificate_of_signing_root 1".to_owned(),
     ];
-    let pods = namespace.kubectl(&["get", "pods", "--field-selector=status.phase=Running", "--output=name"]);
-    for pod in pods.lines() {
-        namespace.cluster.until(&format!("{pod} believes {roots} roots"), || {
+    namespace.cluster.until(&format!("every sidecar believes {roots} roots"), || {
+        // Anew each time: pods that are going needn't hear of it.
+        let pods =
+            namespace.kubectl(&["get", "pods", "--field-selector=status.phase=Running", "--output=name"]);
+        let believes = |pod: &str| {
             let metrics = namespace.proxy_metrics(pod);
-            wanted.iter().all(|wanted| metrics.lines().any(|line| line == wanted)).then_some(())
-        });
-    }
+            wanted.iter().all(|wanted| metrics.lines().any(|line| line == wanted))
+        };
+        pods.lines().all(believes).then_some(())
+    });
 }
 
 /// Waits until the ConfigMap that pods mount has these roots.

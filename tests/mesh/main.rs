@@ -12,4 +12,5 @@ mod ports;
 mod restarts;
 mod rotation;
 mod skew;
+mod tokens;
 mod web;

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use osier_tests::backend::Backend;
 use osier_tests::mesh::admin_get;
 use osier_tests::process;
-use osier_tests::raw::{After, Connection};
+use osier_tests::raw::{self, After, Connection};
+use osier_tests::tokens::{Signer, set};
 use osier_tests::wait;
 
 use crate::client::Client;
@@ -131,4 +132,61 @@ fn a_grpc_server_without_a_proxy_decides_itself() {
     mesh.save("policy.yaml", &policy("allow", "ALLOW", "from: [{source: {namespaces: [default]}}]"));
     wait::until("nobody has proved to be of the namespace", denied);
     mesh.assert_nothing_refused();
+}
+
+/// Whose tokens are valid is known behind a workload, and what they say is looked at.
+fn tokens_are_verified(mesh: &Mesh) {
+    let workload = mesh.endpoint(1);
+    let _application = Backend::start_at("app", ([127, 0, 0, 1], mesh.port).into());
+    let signer = Signer::curve("P-256");
+    let answer = |headers: &str| {
+        let request = format!("GET / HTTP/1.1\r\nhost: {workload}\r\n{headers}connection: close\r\n\r\n");
+        let answer = raw::exchange(workload, "GET", request.as_bytes()).unwrap_or_default();
+        (answer.status(), answer.text())
+    };
+    let bearer = |issuer: &str, group: &str| {
+        let claims = format!("{{\"iss\": \"{issuer}\", \"sub\": \"joe\", \"groups\": [\"{group}\"]}}");
+        format!("authorization: Bearer {}\r\n", signer.token("ES256", "", &claims))
+    };
+    wait::until("the workload answers", || (answer("").0 == 200).then_some(()));
+    let authentication = format!(
+        "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: tokens, namespace: default}}
+spec:
+  selector: {{matchLabels: {{version: v1}}}}
+  jwtRules:
+  - {{issuer: me, jwks: '{}'}}
+  - {{issuer: away, jwksUri: 'http://127.0.0.1:1/keys'}}
+---
+",
+        set(&[signer.jwk("")])
+    );
+    let rule = "from: [{source: {requestPrincipals: ['me/*']}}], when: [{key: 'request.auth.claims[groups]', values: [staff]}]";
+    mesh.save("tokens.yaml", &(authentication + &policy("staff", "ALLOW", rule)));
+    wait::until("the policies hold", || (answer("").0 == 403).then_some(()));
+    assert_eq!(answer(&bearer("me", "staff")).0, 200);
+    assert_eq!(answer(&bearer("me", "guests")), (403, "RBAC: access denied".into()));
+    let unknown = answer(&bearer("you", "staff"));
+    assert_eq!(unknown, (401, "Jwt issuer is not configured".into()));
+    // Where keys aren't there nobody is believed.
+    assert_eq!(answer(&bearer("away", "staff")).0, 401);
+    mesh.remove("tokens.yaml");
+    wait::until("it is open again", || (answer("").0 == 200).then_some(()));
+    mesh.assert_nothing_refused();
+}
+
+#[test]
+fn tokens_behind_envoy() {
+    let mesh = Mesh::start_at("http", 100, 21);
+    let envoy = Client::envoy_at(&mesh, "DELTA_GRPC", mesh.endpoint_ip(1));
+    tokens_are_verified(&mesh);
+    envoy.assert_nothing_rejected();
+}
+
+#[test]
+fn tokens_behind_osier() {
+    let mesh = Mesh::start_at("http", 100, 22);
+    let _proxy = osier(&mesh);
+    tokens_are_verified(&mesh);
 }

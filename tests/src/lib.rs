@@ -8,5 +8,7 @@ pub mod mesh;
 pub mod nginx;
 pub mod process;
 pub mod raw;
+#[path = "../../proxy/src/jwt/test_support.rs"]
+pub mod tokens;
 pub mod wait;
 pub mod walkthrough;

@@ -26,6 +26,8 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("proxy/src/authz", "crate::compile", "the request path reads the representation, not protobuf"),
     ("proxy/src/authz", "osier_proto", "the request path reads the representation, not protobuf"),
     ("proxy/src/authz", "crate::xds", "decisions know no subscriptions"),
+    ("proxy/src/jwt", "crate::compile", "the request path reads the representation, not protobuf"),
+    ("proxy/src/jwt", "osier_proto", "the request path reads the representation, not protobuf"),
     ("proxy/src/http", "crate::xds", "what is asked for at first use is asked of `on_demand`"),
     ("proxy/src/tcp", "crate::xds", "what is asked for at first use is asked of `on_demand`"),
     ("proxy/src/upstream", "crate::xds", "the request path knows no subscriptions"),

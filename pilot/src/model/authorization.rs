@@ -51,6 +51,10 @@ pub struct Values<T> {
 pub enum Test {
     /// The caller's identity, without `spiffe://`.
     Principal(Values<TextMatch>),
+    /// Whose token the request has.
+    RequestPrincipal(Values<RequestPrincipal>),
+    /// A claim of its token, by the names on the way to it.
+    Claim(Vec<Arc<str>>, Values<TextMatch>),
     /// Namespaces of the caller, each with its stars.
     Namespace(Values<Arc<str>>),
     /// Accounts of the caller.
@@ -90,6 +94,15 @@ pub enum TextMatch {
     Present,
 }
 
+/// Issuer and subject of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestPrincipal {
+    /// `iss`.
+    pub issuer: TextMatch,
+    /// `sub`.
+    pub subject: TextMatch,
+}
+
 /// How a path is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathMatch {
@@ -120,16 +133,44 @@ impl TextMatch {
     }
 }
 
+impl RequestPrincipal {
+    /// Reads a value of a policy: issuer and subject, split at the last slash, since an issuer may have some of its own. A star
+    /// before belongs to the issuer, where there is a slash, and one after to the subject.
+    pub fn parse(text: &str) -> Self {
+        let exact = |text: &str| TextMatch::Exact(text.into());
+        let (issuer, subject) = match (text.rsplit_once('/'), text.starts_with('*'), text.ends_with('*')) {
+            _ if text == "*" => (TextMatch::Present, TextMatch::Present),
+            (Some((issuer, subject)), true, _) => (TextMatch::parse(issuer), exact(subject)),
+            (Some((issuer, subject)), false, true) => (exact(issuer), TextMatch::parse(subject)),
+            (Some((issuer, subject)), false, false) => (exact(issuer), exact(subject)),
+            (None, true, _) => (TextMatch::Present, TextMatch::Suffix(text[1..].into())),
+            (None, false, true) => (TextMatch::Prefix(text[..text.len() - 1].into()), TextMatch::Present),
+            (None, false, false) => (exact(text), exact("")),
+        };
+        Self { issuer, subject }
+    }
+}
+
 impl Test {
     /// True for attributes that opaque connections don't have.
     pub fn is_http_only(&self) -> bool {
-        matches!(self, Self::Header(..) | Self::Host(_) | Self::Method(_) | Self::Path(_))
+        matches!(
+            self,
+            Self::Header(..)
+                | Self::Host(_)
+                | Self::Method(_)
+                | Self::Path(_)
+                | Self::RequestPrincipal(_)
+                | Self::Claim(..)
+        )
     }
 
     /// True for attributes of who asks, false for those of what is asked for.
     pub fn is_of_caller(&self) -> bool {
         match self {
             Self::Principal(_)
+            | Self::RequestPrincipal(_)
+            | Self::Claim(..)
             | Self::Namespace(_)
             | Self::ServiceAccount(_)
             | Self::TrustDomain(_)
@@ -150,5 +191,30 @@ impl AuthorizationRule {
     /// All tests.
     pub fn tests(&self) -> impl Iterator<Item = &Test> {
         self.from.iter().chain(&self.to).flatten().chain(&self.when)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_principals_are_issuer_and_subject() {
+        use TextMatch::{Exact, Prefix, Present, Suffix};
+        for (text, issuer, subject) in [
+            ("*", Present, Present),
+            ("*/sub", Present, Exact("sub".into())),
+            ("*x/sub", Suffix("x".into()), Exact("sub".into())),
+            ("*x", Present, Suffix("x".into())),
+            ("iss/*", Exact("iss".into()), Present),
+            ("iss/pre*", Exact("iss".into()), Prefix("pre".into())),
+            ("pre*", Prefix("pre".into()), Present),
+            ("iss/sub", Exact("iss".into()), Exact("sub".into())),
+            ("https://a/b/sub", Exact("https://a/b".into()), Exact("sub".into())),
+            ("abc", Exact("abc".into()), Exact("".into())),
+            ("*/*", Present, Exact("*".into())),
+        ] {
+            assert_eq!(RequestPrincipal::parse(text), RequestPrincipal { issuer, subject }, "{text}");
+        }
     }
 }

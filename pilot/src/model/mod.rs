@@ -3,6 +3,7 @@
 //! Sources make them, `store` and `registry` keep them, `snapshot` indexes them, `gen` turns them into xDS.
 //! Host names are lower-cased and fully qualified, durations are checked, and what is unsupported never gets here.
 
+mod authentication;
 mod authorization;
 mod endpoint;
 mod export;
@@ -19,8 +20,10 @@ mod service;
 mod view;
 mod workload;
 
+pub use authentication::{FetchedKeys, KeyLocation, KeySource, TokenRule};
 pub use authorization::{
-    Account, Authorization, AuthorizationAction, AuthorizationRule, PathMatch, Test, TextMatch, Values,
+    Account, Authorization, AuthorizationAction, AuthorizationRule, PathMatch, RequestPrincipal, Test,
+    TextMatch, Values,
 };
 pub use endpoint::{Address, Endpoint, Health, Locality, TlsMode};
 pub use export::{ExportTo, Exports};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use osier_core::labels::Labels;
 
+use super::authentication::TokenRule;
 use super::authorization::Authorization;
 use super::resource::{Age, ResourceKey};
 
@@ -40,6 +41,8 @@ pub enum Coverage {
 pub enum Demand {
     /// Something that is not supported.
     Unsupported,
+    /// A RequestAuthentication: a token that is not valid by any of its rules is refused.
+    Authentication(Vec<TokenRule>),
     /// An AuthorizationPolicy: what it denies, or doesn't allow, is refused.
     Authorization(Authorization),
     /// A PeerAuthentication: plaintext is refused where it says so.
@@ -69,7 +72,9 @@ pub struct Refusal<'a>(pub &'a SecurityPolicy);
 impl fmt::Display for Refusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.demands {
-            Demand::Unsupported | Demand::Authorization(_) => write!(f, "{} is not supported", self.0.key),
+            Demand::Unsupported | Demand::Authorization(_) | Demand::Authentication(_) => {
+                write!(f, "{} is not supported", self.0.key)
+            }
             Demand::MutualTls { .. } => {
                 write!(f, "{} demands mutual TLS, and the workload has no certificate", self.0.key)
             }

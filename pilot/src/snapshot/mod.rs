@@ -5,7 +5,7 @@
 //! [`ProxyView`] alone: its namespace decides visibility (`exportTo`, conflicts of hosts), its labels decide static filters.
 //!
 //! Where to look: `service` (which services a namespace sees), `route` (which VirtualService holds for a service), `policy`
-//! (which DestinationRule), `security` (what is refused), `authorization` (which AuthorizationPolicies), `endpoint` (who is behind a port, and what a proxy serves itself), `ingress` (what gateways
+//! (which DestinationRule), `security` (what is refused), `authorization` (which AuthorizationPolicies and RequestAuthentications), `endpoint` (who is behind a port, and what a proxy serves itself), `ingress` (what gateways
 //! serve), `change` (what moved).
 
 mod allocation;
@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use authorization::{KeyIndex, token_rules};
 pub use change::{Audience, Change};
 pub use endpoint::{AddressUse, EndpointIndex, InboundPort, PortEndpoints, ServerIdentity, ServiceEndpoints};
 pub use ingress::{HostPath, IngressHost, IngressIndex, TlsHosts};

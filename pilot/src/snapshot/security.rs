@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use osier_core::labels::Labels;
 
-use super::authorization::AuthorizationIndex;
+use super::authorization::{KeyIndex, RequestPolicies};
 use crate::model::{Coverage, Demand, MutualTls, ProxyView, Refusal, ResourceKey, SecurityPolicy, Workload};
 
 /// All security policies.
@@ -18,7 +18,9 @@ use crate::model::{Coverage, Demand, MutualTls, ProxyView, Refusal, ResourceKey,
 pub struct SecurityIndex {
     /// Oldest first.
     policies: Vec<Arc<SecurityPolicy>>,
-    pub(super) authorization: AuthorizationIndex,
+    pub(super) of_requests: RequestPolicies,
+    /// Key sets of the issuers of tokens.
+    pub keys: Arc<KeyIndex>,
     /// Namespace and labels of workloads; empty unless some policy looks at labels.
     workloads: HashMap<IpAddr, Vec<(Arc<str>, Labels)>>,
 }
@@ -28,10 +30,11 @@ impl SecurityIndex {
     pub fn build(
         policies: impl IntoIterator<Item = Arc<SecurityPolicy>>,
         workloads: &[Arc<Workload>],
+        keys: Arc<KeyIndex>,
     ) -> Self {
-        let mut index = Self { policies: policies.into_iter().collect(), ..Self::default() };
+        let mut index = Self { policies: policies.into_iter().collect(), keys, ..Self::default() };
         index.policies.sort_by(|a, b| a.age.cmp(&b.age).then_with(|| a.key.cmp(&b.key)));
-        index.authorization = AuthorizationIndex::build(&index.policies);
+        index.of_requests = RequestPolicies::build(&index.policies);
         if index.looks_at_labels() {
             for workload in workloads {
                 for ip in workload.addresses.iter().filter_map(|a| a.ip()) {
@@ -41,6 +44,11 @@ impl SecurityIndex {
             }
         }
         index
+    }
+
+    /// All policies, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<SecurityPolicy>> {
+        self.policies.iter()
     }
 
     /// True where it matters which labels workloads have.
@@ -147,7 +155,7 @@ impl SecurityIndex {
         let levels = [level(namespace, true), level(namespace, false), level(root, false)];
         let decides = |policy: &Arc<SecurityPolicy>| match &policy.demands {
             Demand::MutualTls { mode, ports } => ports.get(&port).copied().or(*mode),
-            Demand::Unsupported | Demand::Authorization(_) => None,
+            Demand::Unsupported | Demand::Authorization(_) | Demand::Authentication(_) => None,
         };
         levels.into_iter().flatten().find_map(|policy| Some((policy, decides(policy)?)))
     }

@@ -449,9 +449,7 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
             check::authorization::check(context, &object.metadata, &object.spec).into()
         }
         Kind::PeerAuthentication => check::security::peer_authentication(context, &istio(node)?.spec).into(),
-        Kind::RequestAuthentication => {
-            check::security::request_authentication(context, &istio(node)?.spec).into()
-        }
+        Kind::RequestAuthentication => check::authentication::check(context, &istio(node)?.spec).into(),
         Kind::MeshConfig => {
             mesh_config::read(context, node)?.into_verdict(|m| Some(Resource::Mesh(Arc::new(m))))
         }

@@ -20,13 +20,13 @@ use osier_core::host::Host;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    DestinationPolicy, ExportTo, Ingress, Kind, MeshConfig, Origin, Report, ResourceKey, RouteRule,
-    SecurityPolicy, Severity,
+    DestinationPolicy, ExportTo, FetchedKeys, Ingress, KeyLocation, Kind, MeshConfig, Origin, Report,
+    ResourceKey, RouteRule, SecurityPolicy, Severity,
 };
 use crate::registry::{Effects, Event, Registry};
 use crate::snapshot::{
-    Audience, Change, EndpointIndex, IngressIndex, MeshSnapshot, PolicyIndex, RouteIndex, SecretIndex,
-    SecurityIndex,
+    Audience, Change, EndpointIndex, IngressIndex, KeyIndex, MeshSnapshot, PolicyIndex, RouteIndex,
+    SecretIndex, SecurityIndex,
 };
 use check::Resource;
 use reference::{Finding, Subsets};
@@ -148,6 +148,8 @@ pub struct Store {
     secrets: Arc<SecretIndex>,
     /// The roots of the mesh, as PEM.
     roots: Option<Arc<str>>,
+    /// Key sets of the issuers of tokens, as they were fetched.
+    keys: Arc<KeyIndex>,
     mesh: Arc<MeshConfig>,
     registry: Registry,
     snapshot: Arc<MeshSnapshot>,
@@ -163,6 +165,10 @@ struct Touched {
     security: BTreeSet<ResourceKey>,
     ingresses: bool,
     secrets: BTreeSet<ResourceKey>,
+    /// Key sets that came, went or changed.
+    keys: BTreeSet<KeyLocation>,
+    /// There is news of them, maybe only that a fetch failed.
+    key_news: bool,
     refusals: bool,
 }
 
@@ -180,6 +186,7 @@ impl Store {
             classes: BTreeMap::new(),
             secrets: Arc::default(),
             roots: None,
+            keys: Arc::default(),
             mesh: snapshot.mesh.clone(),
             registry: Registry::new(cluster_domain),
             snapshot: Arc::new(snapshot),
@@ -204,7 +211,29 @@ impl Store {
 
     /// Takes a batch. `None` if nothing that a client could see moved.
     pub fn apply(&mut self, updates: Vec<Update>) -> Option<Change> {
+        self.apply_with_keys(updates, Vec::new())
+    }
+
+    /// The same with news of key sets; `None`: nobody wants it any more.
+    pub fn apply_with_keys(
+        &mut self,
+        updates: Vec<Update>,
+        keys: Vec<(KeyLocation, Option<FetchedKeys>)>,
+    ) -> Option<Change> {
         let mut touched = Touched::default();
+        for (location, fetched) in keys {
+            let known = Arc::make_mut(&mut self.keys);
+            let before = match fetched.clone() {
+                Some(fetched) => known.insert(location.clone(), fetched),
+                None => known.remove(&location),
+            };
+            touched.key_news = true;
+            // Why a fetch failed is told, and changes nothing for a request.
+            let set = |fetched: Option<FetchedKeys>| fetched.and_then(|fetched| fetched.keys);
+            if set(before) != set(fetched) {
+                touched.keys.insert(location);
+            }
+        }
         for update in updates {
             self.take(update, &mut touched);
         }
@@ -456,10 +485,13 @@ impl Store {
             roots: next.roots != old.roots,
             ..Change::default()
         };
-        if !touched.security.is_empty() || (effects.workloads && old.security.looks_at_labels()) {
+        let relabelled = effects.workloads && old.security.looks_at_labels();
+        if !touched.security.is_empty() || touched.key_news || relabelled {
             let policies = self.security.values().cloned();
-            next.security = Arc::new(SecurityIndex::build(policies, &next.workloads));
-            note_security(&mut change, &touched.security, &old, &next);
+            next.security = Arc::new(SecurityIndex::build(policies, &next.workloads, self.keys.clone()));
+            let mut moved = touched.security.clone();
+            moved.extend(next.security.with_keys_of(&touched.keys).cloned());
+            note_security(&mut change, &moved, &old, &next);
         }
         note_services(&mut change, &effects.services, &old, &next);
         note_endpoints(&mut change, effects.endpoints.into_keys(), &old, &next);
@@ -538,6 +570,9 @@ impl Store {
                 finding.message.clone(),
                 Severity::Warning,
             ));
+        }
+        for finding in reference::of_key_sets(self.security.values(), &self.keys) {
+            reports.push(self.report(&finding.key, &finding.field, finding.message, Severity::Warning));
         }
         reports
     }

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use osier_core::host::Host;
 
-use crate::model::{Destination, DestinationPolicy, HttpAction, ResourceKey, RouteRule};
-use crate::snapshot::MeshSnapshot;
+use crate::model::{
+    Destination, DestinationPolicy, FetchedKeys, HttpAction, KeyLocation, KeySource, ResourceKey, RouteRule,
+    SecurityPolicy,
+};
+use crate::snapshot::{KeyIndex, MeshSnapshot, token_rules};
 
 /// A reference to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +111,35 @@ pub(super) fn of_ingresses(snapshot: &MeshSnapshot) -> Vec<Finding> {
                 field,
                 message: format!("{nothing}; requests to it get 503"),
             }));
+        }
+    }
+    found
+}
+
+/// Key sets that couldn't be fetched.
+pub(super) fn of_key_sets<'a>(
+    policies: impl Iterator<Item = &'a Arc<SecurityPolicy>>,
+    keys: &KeyIndex,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for policy in policies {
+        for (index, rule) in token_rules(policy) {
+            let KeySource::Remote(location, _) = &rule.keys else { continue };
+            let Some(FetchedKeys { keys, failure: Some(failure) }) = keys.get(location) else { continue };
+            let field = match location {
+                KeyLocation::Uri(_) => "jwksUri",
+                KeyLocation::Issuer(_) => "issuer",
+            };
+            let issuer = &rule.issuer;
+            let consequence = match keys {
+                Some(_) => "the keys that were fetched before stay in force".to_owned(),
+                None => format!("every token of issuer {issuer:?} is refused"),
+            };
+            found.push(Finding {
+                key: policy.key.clone(),
+                field: format!("spec.jwtRules[{index}].{field}"),
+                message: format!("no keys of issuer {issuer:?} from {location}: {failure}; {consequence}"),
+            });
         }
     }
     found

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::check::Resource;
 use super::{Outcome, Place, ResourceStatus, Store, Update, registration};
-use crate::model::{Report, ResourceKey, Severity, TlsSecret};
+use crate::model::{FetchedKeys, KeyLocation, Report, ResourceKey, Severity, TlsSecret};
 use crate::snapshot::{Change, MeshSnapshot};
 
 /// A snapshot and what moved since the one published before.
@@ -45,6 +45,7 @@ enum Input {
     Deregister(ResourceKey),
     Secret(ResourceKey, Option<Arc<TlsSecret>>),
     Roots(Arc<str>),
+    Keys(KeyLocation, Option<FetchedKeys>),
 }
 
 /// Feeds the writer from a source.
@@ -108,6 +109,22 @@ impl Secrets {
     }
 }
 
+/// Key sets of the issuers of tokens, which come on their own.
+#[derive(Debug, Clone)]
+pub struct Keys(mpsc::UnboundedSender<Input>);
+
+impl Keys {
+    /// A fetch has ended.
+    pub fn put(&self, location: KeyLocation, fetched: FetchedKeys) {
+        let _ = self.0.send(Input::Keys(location, Some(fetched)));
+    }
+
+    /// Nobody wants a key set any more.
+    pub fn remove(&self, location: KeyLocation) {
+        let _ = self.0.send(Input::Keys(location, None));
+    }
+}
+
 /// Follows what the writer publishes.
 #[derive(Debug)]
 pub struct Outputs {
@@ -141,6 +158,8 @@ pub struct Parts {
     pub registrations: Registrations,
     /// For certificates.
     pub secrets: Secrets,
+    /// For key sets.
+    pub keys: Keys,
     /// For push and debug.
     pub outputs: Outputs,
 }
@@ -158,6 +177,7 @@ impl Writer {
             writer: Self { store, inputs, source_reports: Vec::new(), snapshot, changes, status },
             feed: Feed(input.clone()),
             secrets: Secrets(input.clone()),
+            keys: Keys(input.clone()),
             registrations: Registrations(input),
             outputs: Outputs { snapshot: snapshot_out, changes: changes_out, status: status_out },
         }
@@ -173,7 +193,7 @@ impl Writer {
     pub async fn run(mut self) {
         let mut waiting = Vec::new();
         while self.inputs.recv_many(&mut waiting, 1024).await > 0 {
-            let (mut updates, mut dones) = (Vec::new(), Vec::new());
+            let (mut updates, mut keys, mut dones) = (Vec::new(), Vec::new(), Vec::new());
             for input in waiting.drain(..) {
                 match input {
                     Input::Batch { updates: more, reports, done } => {
@@ -190,20 +210,21 @@ impl Writer {
                         updates.push(Update { key, outcome, place: Place::default() });
                     }
                     Input::Roots(roots) => self.store.set_roots(roots),
+                    Input::Keys(location, fetched) => keys.push((location, fetched)),
                     Input::Deregister(key) => {
                         updates.push(Update { key, outcome: Outcome::Deleted, place: Place::default() });
                     }
                 }
             }
-            self.step(updates);
+            self.step(updates, keys);
             for done in dones {
                 let _ = done.send(());
             }
         }
     }
 
-    fn step(&mut self, updates: Vec<Update>) {
-        let change = self.store.apply(updates);
+    fn step(&mut self, updates: Vec<Update>, keys: Vec<(KeyLocation, Option<FetchedKeys>)>) {
+        let change = self.store.apply_with_keys(updates, keys);
         let snapshot = self.store.snapshot().clone();
         self.snapshot.send_replace(snapshot.clone());
         self.publish_status();

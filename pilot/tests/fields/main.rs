@@ -17,8 +17,8 @@ use std::path::Path;
 use notes::{NOTES, Note};
 use osier_pilot::store::schema::mesh::{INJECTED, Loss, MeshConfig, SET_ASIDE};
 use osier_pilot::store::schema::{
-    Metadata, authorization, destination_rule::DestinationRule, ingress, kubernetes, security, service_entry,
-    virtual_service::VirtualService,
+    Metadata, authentication, authorization, destination_rule::DestinationRule, ingress, kubernetes,
+    security, service_entry, virtual_service::VirtualService,
 };
 use trace::{Use, fields};
 
@@ -62,7 +62,7 @@ fn the_pages_show_what_is_read() {
         ("WorkloadEntry", fields::<service_entry::WorkloadEntry>("spec")),
         ("AuthorizationPolicy", fields::<authorization::AuthorizationPolicy>("spec")),
         ("PeerAuthentication", fields::<security::PeerAuthentication>("spec")),
-        ("RequestAuthentication", fields::<security::RequestAuthentication>("spec")),
+        ("RequestAuthentication", fields::<authentication::RequestAuthentication>("spec")),
         ("MeshConfig", fields::<MeshConfig>("")),
     ];
     let own = |all: Fields| all.into_iter().filter(|(path, _)| !path.starts_with("metadata.")).collect();

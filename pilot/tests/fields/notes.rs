@@ -22,7 +22,6 @@ const fn state(kind: &'static str, path: &'static str, state: &'static str, text
 
 const CLOSED: &str = "fails closed";
 const IDLE: &str = "without effect";
-const TOKENS: &str = "claims of tokens are not supported yet";
 
 /// All notes.
 pub const NOTES: &[Note] = &[
@@ -77,12 +76,10 @@ pub const NOTES: &[Note] = &[
     note("ServiceEntry", "spec.resolution", "DNS_ROUND_ROBIN and DYNAMIC_DNS are refused"),
     note("AuthorizationPolicy", "spec.action", "CUSTOM is not supported yet and fails closed"),
     state("AuthorizationPolicy", "spec.provider.name", CLOSED, "CUSTOM is not supported yet"),
-    state("AuthorizationPolicy", "spec.rules[].from[].source.requestPrincipals[]", CLOSED, TOKENS),
-    state("AuthorizationPolicy", "spec.rules[].from[].source.notRequestPrincipals[]", CLOSED, TOKENS),
     note(
         "AuthorizationPolicy",
         "spec.rules[].when[].key",
-        "`request.auth.*` and `experimental.envoy.filters.*` are not supported yet and fail closed",
+        "`experimental.envoy.filters.*` is not supported and fails closed",
     ),
     state("AuthorizationPolicy", "spec.targetRef", IDLE, "gateways and waypoints, which there are none of"),
     state(
@@ -101,12 +98,17 @@ pub const NOTES: &[Note] = &[
         "spec.portLevelMtls.<name>.mode",
         "STRICT refuses everything where the workload has no certificate",
     ),
-    note("RequestAuthentication", "spec.selector.matchLabels.<name>", "says which workloads are closed"),
-    state(
+    note(
         "RequestAuthentication",
-        "spec.jwtRules[]",
-        CLOSED,
-        "not read: nothing may pass; without any the policy has no effect",
+        "spec.jwtRules[].jwksUri",
+        "fetched by the control plane; without it and `jwks` the issuer is asked (OpenID Connect Discovery)",
+    ),
+    note("RequestAuthentication", "spec.jwtRules[].jwks_uri", "the older spelling of `jwksUri`"),
+    note("RequestAuthentication", "spec.jwtRules[].timeout", "60s at most"),
+    note(
+        "RequestAuthentication",
+        "spec.jwtRules[].presence",
+        "REQUIRED is refused: it takes an AuthorizationPolicy",
     ),
     state("RequestAuthentication", "spec.targetRef", IDLE, "gateways and waypoints, which there are none of"),
     state(

@@ -57,6 +57,15 @@ impl Place {
         Self { http: Some(manager.into()), prefix: prefix.into(), shadow }
     }
 
+    /// Of the filter that verifies tokens, under the prefix of its connection manager.
+    pub fn jwt(manager: &str) -> Self {
+        Self {
+            http: Some(manager.into()),
+            prefix: format!("http.{manager}.jwt_authn.").into(),
+            shadow: false,
+        }
+    }
+
     /// Of a network filter.
     pub fn network(stat_prefix: &str, own: &str, shadow: bool) -> Self {
         let prefix = format!("{}rbac.{}", joined(stat_prefix), joined(own));
@@ -167,6 +176,7 @@ mod tests {
                 "envoy_http_rbac_istio_dry_run_deny__shadow_denied",
                 Some("x"),
             ),
+            (Place::jwt("x"), "http.x.jwt_authn.denied", "envoy_http_jwt_authn_denied", Some("x")),
             (Place::network("tcp.", "", false), "tcp.rbac.denied", "envoy_tcp_rbac_denied", None),
             (
                 Place::network("tcp", "istio_dry_run_allow_", true),

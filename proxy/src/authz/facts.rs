@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Workload;
 use crate::config::listener::ConnectionInputs;
 use crate::http::head::RequestHead;
+use crate::jwt::Accepted;
 use crate::listener::connection::Connection;
 
 /// What a decision looks at.
@@ -27,6 +28,8 @@ pub struct Facts<'a> {
     pub(super) workload: Option<(Workload<'a>, &'a str)>,
     /// The request; `None` for an opaque connection.
     pub(super) request: Option<Request<'a>>,
+    /// Tokens that the request was let in with; none for an opaque connection.
+    pub(super) tokens: &'a [Accepted<'a>],
 }
 
 /// A request, with what every rule would have to look for.
@@ -52,6 +55,7 @@ impl<'a> Facts<'a> {
             destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
             server_name: inputs.server_name.as_deref().unwrap_or_default(),
             request: None,
+            tokens: &[],
         }
     }
 
@@ -61,9 +65,9 @@ impl<'a> Facts<'a> {
         Self::new(&connection.inputs, principals, connection.encrypted)
     }
 
-    /// Of a request that came over the connection, from the client `remote`.
-    pub fn with_request(self, head: &'a RequestHead, remote: IpAddr) -> Self {
+    /// Of a request that came over the connection, from the client `remote`, with these verified tokens.
+    pub fn with_request(self, head: &'a RequestHead, remote: IpAddr, tokens: &'a [Accepted<'a>]) -> Self {
         let request = Some(Request { head, path: head.path_only() });
-        Self { remote: remote.to_canonical(), request, ..self }
+        Self { remote: remote.to_canonical(), request, tokens, ..self }
     }
 }

@@ -7,8 +7,6 @@
 //!
 //! Invariants: what a rule can't know (the identity of a plaintext client, a header that isn't there) makes the condition
 //! false, and its negation true. A repeated header is looked at line by line, never joined. A shadow decides nothing.
-//!
-//! Claims of a token will be another field of [`Facts`] and another [`Condition`]; until then messages that ask for them are refused.
 
 mod account;
 pub mod counters;

@@ -8,6 +8,7 @@ use super::filter::Denial;
 use super::{Facts, Glob, Namespace, PathTemplate, ServiceAccount, Workload};
 use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::http::router::{header_holds, values_hold};
+use crate::jwt::ClaimCondition;
 
 /// What a set of rules does with what it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub enum Condition {
     DirectRemoteIp(IpNet),
     /// The client, as `x-forwarded-for` says where that is trusted.
     RemoteIp(IpNet),
+    /// A claim of a verified token.
+    Claim(ClaimCondition),
 }
 
 /// Condition on a proved name. The forms that Istio's policies become are told apart, because a regex costs ten times as much.
@@ -128,6 +131,7 @@ impl Condition {
             Self::Encrypted => facts.encrypted,
             Self::DirectRemoteIp(net) => net.contains(&facts.direct_remote),
             Self::RemoteIp(net) => net.contains(&facts.remote),
+            Self::Claim(claim) => claim.holds(facts.tokens),
         }
     }
 
@@ -171,6 +175,7 @@ impl Condition {
             Self::Principal(NameMatch::Namespace(_) | NameMatch::Account(_)) => 1,
             Self::Template(_) => 6,
             Self::Header(header) => 5 + of_value(&header.value),
+            Self::Claim(_) => 8,
             Self::Not(inner) => inner.cost(),
             Self::AllOf(several) | Self::AnyOf(several) => several.iter().map(Self::cost).sum(),
         }

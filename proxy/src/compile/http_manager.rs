@@ -21,13 +21,14 @@ use super::value::{
     aggregated, bounded, enumeration, extension, not_empty, positive, ranges, required, switch,
     unsupported_extension,
 };
-use super::{At, Invalid, access_log, rbac, refs::Collector, route};
+use super::{At, Invalid, access_log, jwt, rbac, refs::Collector, route};
 use crate::authz::Filter;
 use crate::authz::counters::Counters;
 use crate::config::listener::{
     CertificateDetails, Codec, EscapedSlashes, ForwardCertificate, Http1Options, Http2Options, HttpLimits,
     HttpManager, HttpTimeouts, Normalize, PeerMetadata, ServerHeader, StripPort,
 };
+use crate::jwt::Authentication;
 
 /// Name that Envoy writes into `server` unless told otherwise.
 const DEFAULT_SERVER_NAME: &str = "envoy";
@@ -93,6 +94,7 @@ pub(super) fn compile(
         proxy_100_continue: message.proxy_100_continue,
         peer_metadata: filters.peer_metadata,
         explicit_proxy: filters.explicit_proxy,
+        authentication: filters.authentication,
         authorization: filters.authorization.into(),
         access_log: access_log::compile("access_log", &message.access_log)?,
     })
@@ -119,6 +121,7 @@ fn routes(message: &xds::HttpConnectionManager, refs: &mut Collector<'_>) -> Res
 struct Filters {
     peer_metadata: PeerMetadata,
     explicit_proxy: bool,
+    authentication: Option<Arc<Authentication>>,
     authorization: Vec<Filter>,
 }
 
@@ -141,9 +144,9 @@ fn http_filters(message: &xds::HttpConnectionManager, counters: &Counters) -> Re
     if !terminal {
         return Err(Invalid::new("http_filters", "the last filter must be the router"));
     }
-    if found.explicit_proxy && !found.authorization.is_empty() {
+    if found.explicit_proxy && (!found.authorization.is_empty() || found.authentication.is_some()) {
         // A CONNECT is handed over before anybody has looked at it.
-        return Err(Invalid::new("http_filters", "an explicit proxy can't be guarded by RBAC"));
+        return Err(Invalid::new("http_filters", "an explicit proxy can't be guarded by RBAC or tokens"));
     }
     Ok(found)
 }
@@ -171,6 +174,16 @@ fn http_filter<'a>(
         found.explicit_proxy = true;
     } else if config.is::<types::http_rbac::Rbac>() {
         found.authorization.push(rbac::http(&extension(config)?, stat_prefix, counters).at("typed_config")?);
+    } else if config.is::<types::jwt_authn::JwtAuthentication>() {
+        if found.authentication.is_some() {
+            return Err(Invalid::new("", "tokens are verified once only"));
+        }
+        if !found.authorization.is_empty() {
+            // Here tokens always come first, so that policies see their claims.
+            return Err(Invalid::new("", "must come before RBAC"));
+        }
+        let filter = jwt::filter(&extension(config)?, stat_prefix, counters).at("typed_config")?;
+        found.authentication = Some(Arc::new(filter));
     } else if !filter.is_optional {
         return Err(unsupported_extension(config)).at("typed_config");
     }

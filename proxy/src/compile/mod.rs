@@ -19,6 +19,7 @@ pub mod access_log;
 pub mod cluster;
 pub mod endpoint;
 pub mod http_manager;
+mod jwt;
 pub mod listener;
 pub mod matcher;
 mod rbac;

@@ -10,7 +10,7 @@ use osier_proto::types::{
 };
 
 use super::value::{enumeration, extension, not_empty, range, required, unsupported_extension};
-use super::{At, Invalid, matcher};
+use super::{At, Invalid, jwt, matcher};
 use crate::authz::counters::{ByPolicy, Counters, Place};
 use crate::authz::{
     Action, Condition, Denial, Filter, Glob, NameMatch, Namespace, PathTemplate, Rule, Rules, ServiceAccount,
@@ -151,6 +151,7 @@ fn principal(message: &xds::Principal) -> Result<Condition, Invalid> {
         Identifier::UrlPath(path) => url_path(path)?,
         Identifier::SourceIp(net) => Condition::RemoteIp(range(net).at("source_ip")?),
         Identifier::DirectRemoteIp(net) => Condition::DirectRemoteIp(range(net).at("direct_remote_ip")?),
+        Identifier::Metadata(claim) => Condition::Claim(jwt::claim(claim).at("metadata")?),
         Identifier::RemoteIp(net) => Condition::RemoteIp(range(net).at("remote_ip")?),
     })
 }

@@ -22,7 +22,7 @@ use prost::Message as _;
 
 use super::value::{aggregated, duration, enumeration, not_empty, required, switch};
 use super::{
-    At, Context, Invalid, References, Rejected, content_hash, decode, listener::weights, matcher,
+    At, Context, Invalid, References, Rejected, content_hash, decode, jwt, listener::weights, matcher,
     refs::Collector, retry,
 };
 use crate::config::cluster::{WeightedCluster, WeightedClusters};
@@ -260,7 +260,7 @@ fn route(
     })
 }
 
-fn route_match(message: &xds::RouteMatch) -> Result<RouteMatch, Invalid> {
+pub(super) fn route_match(message: &xds::RouteMatch) -> Result<RouteMatch, Invalid> {
     let mut headers = Vec::with_capacity(message.headers.len());
     for (index, header) in message.headers.iter().enumerate() {
         headers.push(matcher::header(header).at_index("headers", index)?);
@@ -268,6 +268,10 @@ fn route_match(message: &xds::RouteMatch) -> Result<RouteMatch, Invalid> {
     let mut query = Vec::with_capacity(message.query_parameters.len());
     for (index, parameter) in message.query_parameters.iter().enumerate() {
         query.push(matcher::query(parameter).at_index("query_parameters", index)?);
+    }
+    let mut claims = Vec::with_capacity(message.dynamic_metadata.len());
+    for (index, claim) in message.dynamic_metadata.iter().enumerate() {
+        claims.push(jwt::claim(claim).at_index("dynamic_metadata", index)?);
     }
     Ok(RouteMatch {
         path: path_match(message)?,
@@ -281,6 +285,7 @@ fn route_match(message: &xds::RouteMatch) -> Result<RouteMatch, Invalid> {
             }
         },
         grpc: message.grpc.is_some(),
+        claims,
     })
 }
 

@@ -11,6 +11,7 @@ use super::route::RouteTable;
 use super::tls::ServerTls;
 use crate::authz::Filter;
 use crate::http::template::Template;
+use crate::jwt::Authentication;
 use crate::listener::filter_chain::ChainMatcher;
 
 /// One address that connections arrive on, or are handed to by their original destination.
@@ -361,6 +362,8 @@ pub struct HttpManager {
     pub peer_metadata: PeerMetadata,
     /// `CONNECT host:port` opens a new original destination (explicit-proxy listeners only).
     pub explicit_proxy: bool,
+    /// Whose tokens requests have.
+    pub authentication: Option<Arc<Authentication>>,
     /// Who may ask for what.
     pub authorization: Arc<[Filter]>,
     /// Access logs.

@@ -10,6 +10,7 @@ use regex::bytes::Regex;
 use super::cluster::{ClusterHandle, WeightedClusters};
 use crate::http::head::{Known, Name};
 use crate::http::template::Template;
+use crate::jwt::ClaimCondition;
 
 /// One RouteConfiguration.
 #[derive(Debug)]
@@ -199,6 +200,8 @@ pub struct RouteMatch {
     pub runtime_fraction: Option<u32>,
     /// Only requests with content type `application/grpc…`.
     pub grpc: bool,
+    /// On the claims of verified tokens.
+    pub claims: Vec<ClaimCondition>,
 }
 
 /// Path condition.

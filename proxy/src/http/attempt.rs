@@ -308,11 +308,11 @@ enum Transferred {
 
 /// Completes when an exchange may not go on: policies that have changed deny it, or no root vouches for the upstream any more. (Of a
 /// client that is no longer trusted the connection hears.)
-fn forbidden<'f>(
-    answer: &Answer<'f>,
-    incoming: &'f Incoming<'f>,
+fn forbidden<'a, 'f>(
+    answer: &Answer<'a>,
+    incoming: &'f Incoming<'a>,
     upstream: Option<&'f Vouch>,
-) -> impl Future<Output = ProxyError> + use<'f> {
+) -> impl Future<Output = ProxyError> + use<'a, 'f> {
     let Arrival { worker, connection, manager } = answer.arrival;
     let remote = answer.record.downstream.remote.ip();
     async move {
@@ -324,7 +324,7 @@ fn forbidden<'f>(
             // The policies that have let it in.
             let now = current.http().filter(|now| !Arc::ptr_eq(now, manager))?;
             let head = incoming.original.as_deref().unwrap_or(incoming.head);
-            let facts = Facts::of_connection(connection).with_request(head, remote);
+            let facts = Facts::of_connection(connection).with_request(head, remote, &incoming.tokens);
             authz::still_allowed(&now.authorization, &facts).err().map(|denial| denial.details.to_string())
         };
         let mut moves = worker.moves();

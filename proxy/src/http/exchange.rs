@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::answer::Answer;
 use super::attempt::Plan;
@@ -33,6 +34,7 @@ use crate::config::route::{
     Action, Forward, ForwardTarget, HeaderOps, HostRewrite, RequireTls, Route, VirtualHost, VirtualHosts,
 };
 use crate::error::{Kind, Progress, ProxyError, Side};
+use crate::jwt::{Accepted, Refusal, Tokens};
 use crate::on_demand::{Answer as HostAnswer, HostLookup};
 use crate::telemetry;
 use crate::telemetry::record::{Flags, RequestRecord};
@@ -86,7 +88,11 @@ pub async fn handle(
         return exchange.reply(reply).await;
     }
 
-    // May it?
+    // For whom, by its tokens? And may it?
+    if let Err(refusal) = exchange.authenticate() {
+        let reply = direct::not_authenticated(refusal, exchange.incoming.head);
+        return exchange.reply(reply).await;
+    }
     if let Some(reply) = exchange.deny() {
         return exchange.reply(reply).await;
     }
@@ -101,7 +107,8 @@ pub async fn handle(
         return exchange.reply(reply).await;
     }
     let random = arrival.worker.random();
-    let Some(route) = router::find_route(&host, exchange.incoming.head, random) else {
+    let Incoming { head, tokens, .. } = &exchange.incoming;
+    let Some(route) = router::find_route(&host, head, tokens, random) else {
         let detail = format!("virtual host {} has no route for this request", host.name);
         return exchange.fail(internal(Kind::NoRoute, detail)).await;
     };
@@ -142,6 +149,8 @@ pub(super) struct Incoming<'a> {
     pub(super) body: BodyState,
     /// May control this proxy by headers.
     internal: bool,
+    /// What speaks for it.
+    pub(super) tokens: Tokens<'a>,
 }
 
 impl<'a> Exchange<'a> {
@@ -153,7 +162,7 @@ impl<'a> Exchange<'a> {
         let line = head.method_str().len() + head.path().len() + head.authority().len();
         record.received_head = (line + head.fields.wire_len()) as u64;
         Self {
-            incoming: Incoming { head, original: None, clock, body, internal: false },
+            incoming: Incoming { head, original: None, clock, body, internal: false, tokens: Tokens::new() },
             answer: Answer::new(arrival, responder, record),
         }
     }
@@ -203,6 +212,18 @@ impl<'a> Exchange<'a> {
         None
     }
 
+    /// Verifies the request's tokens, where that is asked for.
+    fn authenticate(&mut self) -> Result<(), Refusal> {
+        let Self { incoming, answer } = self;
+        let Arrival { worker, manager, .. } = answer.arrival;
+        let Some(authentication) = manager.authentication.as_deref() else { return Ok(()) };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let checked = authentication.check(incoming.head, &worker.tokens, now, worker.random());
+        authentication.tally.count(worker.id, checked.is_ok());
+        incoming.tokens = checked.inspect_err(|_| answer.note_route_at_hand(incoming.head, &[]))?;
+        Ok(())
+    }
+
     /// The answer to what no policy allows, or one denies.
     fn deny(&mut self) -> Option<LocalReply> {
         let Self { incoming, answer } = self;
@@ -211,18 +232,9 @@ impl<'a> Exchange<'a> {
             return None;
         }
         let remote = answer.record.downstream.remote.ip();
-        let facts = Facts::of_connection(connection).with_request(incoming.head, remote);
+        let facts = Facts::of_connection(connection).with_request(incoming.head, remote, &incoming.tokens);
         let denial = authz::check(&manager.authorization, &facts, worker.id).err()?;
-        // Metrics and logs show where it was going, though it doesn't get there.
-        if let Some(route) = route_at_hand(&answer.arrival, incoming.head) {
-            answer.record.route = Some(route);
-            if let Action::Forward(forward) = &route.action
-                && let ForwardTarget::Cluster(handle) = &forward.target
-            {
-                answer.record.cluster_name = Some(&handle.name);
-                answer.record.cluster = handle.current.load_full();
-            }
-        }
+        answer.note_route_at_hand(incoming.head, &incoming.tokens);
         Some(direct::denied(denial, worker.shared.names_policies))
     }
 
@@ -370,11 +382,29 @@ async fn find_host<'a>(arrival: &Arrival<'a>, head: &RequestHead) -> Result<Host
 }
 
 /// The route that a denied request would have taken, where that is known without asking.
-fn route_at_hand<'a>(arrival: &Arrival<'a>, head: &RequestHead) -> Option<&'a Route> {
+fn route_at_hand<'a>(
+    arrival: &Arrival<'a>,
+    head: &RequestHead,
+    tokens: &[Accepted<'_>],
+) -> Option<&'a Route> {
     let table = arrival.manager.routes.as_deref()?;
     let VirtualHosts::Known(index) = &table.hosts else { return None };
     let host = router::find_host(index, head.authority(), table.ignore_port_in_host)?;
-    router::find_route(host, head, arrival.worker.random()).map(|route| &**route)
+    router::find_route(host, head, tokens, arrival.worker.random()).map(|route| &**route)
+}
+
+impl Answer<'_> {
+    /// Metrics and logs show where a request was going that doesn't get there.
+    fn note_route_at_hand(&mut self, head: &RequestHead, tokens: &[Accepted<'_>]) {
+        let Some(route) = route_at_hand(&self.arrival, head, tokens) else { return };
+        self.record.route = Some(route);
+        if let Action::Forward(forward) = &route.action
+            && let ForwardTarget::Cluster(handle) = &forward.target
+        {
+            self.record.cluster_name = Some(&handle.name);
+            self.record.cluster = handle.current.load_full();
+        }
+    }
 }
 
 /// The cluster that a route chose for a request.

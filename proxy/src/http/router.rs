@@ -15,6 +15,7 @@ use crate::config::route::{
     HeaderMatch, HostIndex, HostMap, PathMatch, QueryMatch, Route, RouteMatch, Subject, Text, ValueMatch,
     VirtualHost,
 };
+use crate::jwt::Accepted;
 
 /// The virtual host that serves `authority`.
 pub fn find_host<'t>(
@@ -60,15 +61,28 @@ pub fn without_port(authority: &[u8]) -> &[u8] {
 }
 
 /// The first route of `host` that takes `head`. `random` decides runtime fractions.
-pub fn find_route<'t>(host: &'t VirtualHost, head: &RequestHead, random: u64) -> Option<&'t Arc<Route>> {
+pub fn find_route<'t>(
+    host: &'t VirtualHost,
+    head: &RequestHead,
+    tokens: &[Accepted<'_>],
+    random: u64,
+) -> Option<&'t Arc<Route>> {
     let path = head.path_only();
-    host.routes.iter().find(|route| holds(&route.matches, head, path, random))
+    host.routes.iter().find(|route| holds(&route.matches, head, path, tokens, random))
 }
 
-fn holds(matches: &RouteMatch, head: &RequestHead, path: &[u8], random: u64) -> bool {
+/// True where all conditions hold for a request with this path and these verified tokens.
+pub(crate) fn holds(
+    matches: &RouteMatch,
+    head: &RequestHead,
+    path: &[u8],
+    tokens: &[Accepted<'_>],
+    random: u64,
+) -> bool {
     path_holds(&matches.path, head, path)
         && (!matches.grpc || head.is_grpc())
         && matches.headers.iter().all(|header| header_holds(header, head))
+        && matches.claims.iter().all(|claim| claim.holds(tokens))
         && (matches.query.is_empty() || query_holds(&matches.query, head.query().unwrap_or_default()))
         && matches.runtime_fraction.is_none_or(|share| fraction(random) < u64::from(share))
 }

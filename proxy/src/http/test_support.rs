@@ -39,6 +39,7 @@ pub fn manager() -> HttpManager {
         proxy_100_continue: false,
         peer_metadata: PeerMetadata::default(),
         explicit_proxy: false,
+        authentication: None,
         authorization: Arc::default(),
         access_log: vec![],
     }
@@ -63,7 +64,7 @@ pub fn forward() -> Forward {
 
 /// A condition on the path alone.
 pub fn path_match(path: PathMatch) -> RouteMatch {
-    RouteMatch { path, headers: vec![], query: vec![], runtime_fraction: None, grpc: false }
+    RouteMatch { path, headers: vec![], query: vec![], runtime_fraction: None, grpc: false, claims: vec![] }
 }
 
 /// No condition, one retry, Envoy's back-off.

@@ -17,8 +17,10 @@ use super::accept::{Accepted, canonical};
 use super::connection::{Connection, ListenerSource};
 use super::detect::{DetectError, Detected, detect};
 use super::plaintext_callers::PlaintextCall;
+use super::server_first::{Server, ServerFirst};
 use crate::config::listener::{
-    ConnectionInputs, Direction, DownstreamTransport, FilterChain, Listener, NetworkAction,
+    ConnectionInputs, Direction, DownstreamTransport, FilterChain, Inspect, Listener, NetworkAction,
+    TransportProtocol,
 };
 use crate::config::snapshot::Snapshot;
 use crate::http::exchange::Exchanges;
@@ -30,6 +32,7 @@ use crate::io::tls::TlsStream;
 use crate::on_demand::{Answer, ListenerLookup};
 use crate::telemetry::record::{Downstream, Flags, RequestRecord};
 use crate::telemetry::write_logs;
+use crate::upstream::choose::ChooseBy;
 use crate::worker::Worker;
 
 /// How long a TLS handshake may take, once the client has said hello.
@@ -237,8 +240,18 @@ async fn admit(
 ) -> Result<Arrived, ArrivalError> {
     let generation = worker.shared.snapshot.generation();
     let Target { mut listener, mut source, destination } = target;
-    let Detected { transport, server_name, application_protocols, received } =
-        detect(&stream, &listener.inspect_at(destination.port()), received).await?;
+    let inspect = listener.inspect_at(destination.port());
+    let server =
+        received.is_empty().then(|| may_speak_first(&listener, &inspect, destination, ends)).flatten();
+    let first = worker.shared.server_first.as_ref().zip(server);
+    let detected = match first {
+        // Apart: hardly any connection is such a one.
+        Some((first, server)) => {
+            Box::pin(detect_silence(worker, first, server, &stream, &inspect, ends)).await?
+        }
+        None => detect(&stream, &inspect, received).await?,
+    };
+    let Detected { transport, server_name, application_protocols, received } = detected;
     let inputs =
         ConnectionInputs { source: ends.peer, destination, transport, server_name, application_protocols };
     if let Some(target) = for_server_name(worker, &listener, &inputs).await? {
@@ -264,9 +277,65 @@ async fn admit(
     };
     let connection =
         Connection::new(worker, &listener, source, chain.clone(), generation, inputs, ends.local);
+    if let (Some(first), Some(_)) = (&worker.shared.server_first, &vouch)
+        && !inspect.http
+    {
+        first.proved(ends.peer.ip());
+    }
     let own_name = vouch.as_ref().and_then(|_| worker.shared.identity.name());
     let connection = connection.with_peer(vouch, own_name);
     Ok(Arrived { connection: Arc::new(connection), chain, stream, received, plaintext })
+}
+
+/// The server behind a port that takes mutual TLS and opaque plaintext: it may be one that speaks first.
+fn may_speak_first<'l>(
+    listener: &'l Listener,
+    inspect: &Inspect,
+    destination: SocketAddr,
+    ends: Ends,
+) -> Option<Server<'l>> {
+    if !inspect.tls || inspect.http || listener.direction != Direction::Inbound {
+        return None;
+    }
+    let inputs = ConnectionInputs {
+        source: ends.peer,
+        destination,
+        transport: TransportProtocol::RawBuffer,
+        server_name: None,
+        application_protocols: Vec::new(),
+    };
+    let chain = listener.chain_for(&inputs)?;
+    let (DownstreamTransport::Plaintext, NetworkAction::Tcp(proxy)) = (&chain.transport, &chain.action)
+    else {
+        return None;
+    };
+    let elsewhere = destination != ends.local;
+    let by = ChooseBy {
+        original_destination: elsewhere.then_some(destination),
+        own_end: elsewhere.then_some(ends.local),
+        head: None,
+    };
+    Some(Server { port: destination.port(), proxy, by })
+}
+
+/// What a client speaks, where its silence may say it.
+async fn detect_silence(
+    worker: &Worker,
+    first: &ServerFirst,
+    server: Server<'_>,
+    stream: &Stream,
+    inspect: &Inspect,
+    ends: Ends,
+) -> Result<Detected, DetectError> {
+    let mut received = BytesMut::with_capacity(512);
+    tokio::select! {
+        biased;
+        read = stream.read_buf(&mut received) => if read? == 0 {
+            return Err(DetectError::Closed);
+        },
+        () = first.silence_is_plaintext(worker, ends.peer.ip(), server) => return Ok(Detected::default()),
+    }
+    detect(stream, inspect, received).await
 }
 
 /// Whom the client has proved to be; `None` where it has shown nothing.

@@ -9,3 +9,4 @@ pub mod filter_chain;
 pub mod orig_dst;
 pub mod plaintext_callers;
 pub mod self_check;
+pub mod server_first;

@@ -54,6 +54,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// A 403 names the policy that denied.
     pub names_policies: bool,
+    /// Silent clients of servers that speak first are served in plaintext where that is allowed.
+    pub server_first: bool,
 }
 
 /// How the traffic of a pod gets to its sidecar.
@@ -222,6 +224,7 @@ struct Rest {
     log_json: bool,
     drain: DrainSettings,
     names_policies: bool,
+    server_first: bool,
 }
 
 impl Rest {
@@ -256,12 +259,22 @@ impl Rest {
             log_json: options.log_json,
             drain,
             names_policies: options.name_denying_policy,
+            server_first: options.server_first,
         })
     }
 
     fn with(self, bootstrap: Bootstrap) -> Settings {
-        let Self { admin, readiness, concurrency, max_connections, levels, log_json, drain, names_policies } =
-            self;
+        let Self {
+            admin,
+            readiness,
+            concurrency,
+            max_connections,
+            levels,
+            log_json,
+            drain,
+            names_policies,
+            server_first,
+        } = self;
         Settings {
             bootstrap,
             sidecar: None,
@@ -275,6 +288,7 @@ impl Rest {
             log_json,
             drain,
             names_policies,
+            server_first,
         }
     }
 }

@@ -139,6 +139,11 @@ pub struct Options {
     /// of policies are nobody else's business.
     #[arg(long, env = "OSIER_NAME_DENYING_POLICY")]
     pub name_denying_policy: bool,
+
+    /// Where a port takes mutual TLS and plaintext and its server speaks first, serve clients that say nothing in plaintext; false
+    /// waits for their first byte.
+    #[arg(long, env = "OSIER_SERVER_FIRST", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub server_first: bool,
 }
 
 const EXAMPLES: &str = "\

@@ -4,13 +4,17 @@
 //! Opaque connections have no attributes of HTTP. There a rule of ALLOW that tests one matches nothing; in one of DENY or AUDIT such
 //! a test is left out, so that it matches more: either way less gets through. What can't be enforced denies everything.
 
+use std::sync::Arc;
+
 use osier_proto::Any;
 use osier_proto::types::core::{CidrRange, TypedExtensionConfig};
 use osier_proto::types::http_connection_manager::HttpFilter;
 use osier_proto::types::http_rbac;
 use osier_proto::types::listener::{Filter, FilterChain};
 use osier_proto::types::matcher::{
-    PathMatcher, RegexMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern,
+    ListMatcher, MetadataMatcher, OrMatcher, PathMatcher, RegexMatcher, StringMatcher, ValueMatcher,
+    list_matcher, metadata_matcher::PathSegment, metadata_matcher::path_segment::Segment, path_matcher,
+    string_matcher::MatchPattern, value_matcher::MatchPattern as OnValue,
 };
 use osier_proto::types::network_rbac;
 use osier_proto::types::rbac::{
@@ -24,12 +28,13 @@ use osier_proto::types::uri_template::UriTemplateMatchConfig;
 
 use ipnet::IpNet;
 
+use super::authentication;
 use super::filter::http_filter;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
 use crate::model::{
     Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, MeshConfig, PathMatch,
-    ResourceKey, Test, TextMatch, Values,
+    RequestPrincipal, ResourceKey, Test, TextMatch, Values,
 };
 
 /// Istio's prefix for the counts of network filters.
@@ -94,6 +99,12 @@ fn sets(scope: &Scope<'_>, over: Over) -> Vec<Set> {
         && refusal.0.demands == Demand::Unsupported
     {
         return vec![deny_all(&refusal.to_string())];
+    }
+    // gRPC libraries verify no tokens.
+    if scope.view().is_grpc()
+        && let [(key, _), ..] = scope.snapshot.token_rules(&scope.view().proxy)[..]
+    {
+        return vec![deny_all(&format!("{key} is not supported by gRPC"))];
     }
     let policies = scope.snapshot.authorizations(&scope.view().proxy);
     let actions = [AuthorizationAction::Audit, AuthorizationAction::Deny, AuthorizationAction::Allow];
@@ -231,6 +242,19 @@ fn principals(mesh: &MeshConfig, test: &Test) -> Vec<Principal> {
         }),
         Test::PeerIp(values) => identified(values, |net| vec![Identifier::DirectRemoteIp(range(net))]),
         Test::RemoteIp(values) => identified(values, |net| vec![Identifier::RemoteIp(range(net))]),
+        Test::RequestPrincipal(values) => identified(values, |RequestPrincipal { issuer, subject }| {
+            let both = [("iss", issuer), ("sub", subject)];
+            let ids = both.map(|(name, value)| identify(claim(&[name.into()], on_text(value))));
+            vec![Identifier::AndIds(principal::Set { ids: ids.into() })]
+        }),
+        Test::Claim(path, values) => identified(values, |value| {
+            let list = ListMatcher {
+                match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(on_text(value)))),
+            };
+            let list = ValueMatcher { match_pattern: Some(OnValue::ListMatch(Box::new(list))) };
+            let either = OrMatcher { value_matchers: vec![list, on_text(value)] };
+            vec![claim(path, ValueMatcher { match_pattern: Some(OnValue::OrMatch(either)) })]
+        }),
         Test::Header(name, values) => {
             identified(values, |value| vec![Identifier::Header(header(name, value, false))])
         }
@@ -245,6 +269,23 @@ fn identified<T>(values: &Values<T>, one: impl Fn(&T) -> Vec<Identifier>) -> Vec
     };
     let none = any(&values.none_of).map(|any| identify(Identifier::NotId(Box::new(any))));
     any(&values.any_of).into_iter().chain(none).collect()
+}
+
+/// A condition on a claim of the request's token.
+fn claim(path: &[Arc<str>], value: ValueMatcher) -> Identifier {
+    let key = |key: &str| PathSegment { segment: Some(Segment::Key(key.to_string())) };
+    Identifier::Metadata(MetadataMatcher {
+        filter: authentication::FILTER.into(),
+        path: std::iter::once(key(authentication::PAYLOAD))
+            .chain(path.iter().map(|name| key(name)))
+            .collect(),
+        value: Some(value),
+        invert: false,
+    })
+}
+
+fn on_text(value: &TextMatch) -> ValueMatcher {
+    ValueMatcher { match_pattern: Some(OnValue::StringMatch(text(value, "", false))) }
 }
 
 fn range(net: &IpNet) -> CidrRange {

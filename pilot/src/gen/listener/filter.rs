@@ -27,7 +27,7 @@ use prost::{Message, Name};
 use prost_types::{Struct, value::Kind};
 use std::time::Duration;
 
-use super::authorization;
+use super::{authentication, authorization};
 use crate::r#gen::name;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
@@ -148,6 +148,7 @@ fn http_filters(scope: &Scope<'_>, side: Side) -> Vec<HttpFilter> {
         }
     }
     if matches!(side, Side::Inbound | Side::Gateway) {
+        filters.extend(authentication::http(scope, side == Side::Gateway));
         filters.extend(authorization::http(scope));
     }
     filters.push(router());

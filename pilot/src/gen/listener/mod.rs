@@ -3,6 +3,7 @@
 //! A listener is made from its name alone. [`names`] lists those of a whole scope; clients that ask on demand name the address
 //! that a connection went to, and get the very same listener.
 
+mod authentication;
 mod authorization;
 mod explicit;
 mod filter;

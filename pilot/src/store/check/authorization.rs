@@ -1,6 +1,6 @@
 //! AuthorizationPolicy. With an error in it a policy that could refuse something fails closed for whom it covers.
 //!
-//! What needs claims of a token, metadata of an Envoy filter or an external authorizer is not supported: such a policy fails closed too, and says so.
+//! What needs metadata of an Envoy filter or an external authorizer is not supported: such a policy fails closed too, and says so.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::security::{ROOT, Read};
 use super::{Check, Context, Path};
 use crate::model::{
-    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, PathMatch, Test, TextMatch,
-    Values,
+    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, PathMatch, RequestPrincipal,
+    Test, TextMatch, Values,
 };
 use crate::store::schema::Metadata;
 use crate::store::schema::authorization as schema;
@@ -34,7 +34,7 @@ const LITERAL: &str = "-._~%!$&'()+,;:@=";
 const MAX_TEMPLATE: usize = 256;
 
 /// Characters of a header's name, beside letters and digits (RFC 9110 5.6.2).
-const TOKEN: &str = "!#$%&'*+-.^_`|~";
+pub(super) const TOKEN: &str = "!#$%&'*+-.^_`|~";
 
 /// Reads an AuthorizationPolicy.
 pub fn check(context: &Context, metadata: &Metadata, spec: &schema::AuthorizationPolicy) -> Read {
@@ -57,7 +57,8 @@ pub fn check(context: &Context, metadata: &Metadata, spec: &schema::Authorizatio
     if action == AuthorizationAction::Deny && !dry_run {
         check.warn_of_wide_rules(&rules);
     }
-    let Some(covers) = check.covers(spec) else { return check.without_effect() };
+    let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+    let Some(covers) = check.covers(spec.selector.as_ref(), targets) else { return check.without_effect() };
     let dry_run = dry_run && action != AuthorizationAction::Audit;
     if (dry_run || action == AuthorizationAction::Audit) && check.has_errors() {
         // It refuses nothing as it is, so nothing has to be refused instead.
@@ -82,9 +83,10 @@ enum Key<'k> {
     DestinationIp,
     DestinationPort,
     ServerName,
+    RequestPrincipal,
+    /// By the names on the way to it.
+    Claim(Vec<&'k str>),
     /// Known, and not supported.
-    Claims,
-    /// The same.
     FilterMetadata,
 }
 
@@ -93,11 +95,10 @@ impl<'k> Key<'k> {
         if let Some(name) = key.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']')) {
             return (!name.is_empty()).then_some(Self::Header(name));
         }
-        let claim = key.strip_prefix("request.auth.claims[").is_some_and(|rest| rest.ends_with(']'));
-        if claim
-            || matches!(key, "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter")
-        {
-            return Some(Self::Claims);
+        if let Some(path) = key.strip_prefix("request.auth.claims[").and_then(|rest| rest.strip_suffix(']')) {
+            let names: Vec<&str> = path.split("][").collect();
+            let plain = |name: &&str| !name.is_empty() && !name.contains(['[', ']']);
+            return names.iter().all(plain).then_some(Self::Claim(names));
         }
         if key.starts_with("experimental.envoy.filters.") && key.ends_with(']') {
             return Some(Self::FilterMetadata);
@@ -112,6 +113,9 @@ impl<'k> Key<'k> {
             "destination.ip" => Self::DestinationIp,
             "destination.port" => Self::DestinationPort,
             "connection.sni" => Self::ServerName,
+            "request.auth.principal" => Self::RequestPrincipal,
+            "request.auth.audiences" => Self::Claim(vec!["aud"]),
+            "request.auth.presenter" => Self::Claim(vec!["azp"]),
             _ => return None,
         })
     }
@@ -133,7 +137,8 @@ impl Check<'_> {
 
     /// A policy that needs what isn't supported.
     fn closed(mut self, at: Path<'_>, what: &str, spec: &schema::AuthorizationPolicy) -> Read {
-        let Some(covers) = self.covers(spec) else { return self.without_effect() };
+        let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+        let Some(covers) = self.covers(spec.selector.as_ref(), targets) else { return self.without_effect() };
         let whom = self.whom(&covers);
         self.error(at, format!("{what} is not supported yet: everything that is sent to {whom} is refused"));
         self.read(covers, Demand::Unsupported)
@@ -201,12 +206,6 @@ impl Check<'_> {
         if accounts && others.iter().any(|list| !list.is_empty()) {
             self.error(at.field("serviceAccounts"), "excludes principals and namespaces in the same source");
         }
-        for (name, list) in [
-            ("requestPrincipals", &source.request_principals),
-            ("notRequestPrincipals", &source.not_request_principals),
-        ] {
-            self.require(list.is_empty(), at.field(name), || CLAIMS.into());
-        }
         let tests = [
             self.values(
                 at,
@@ -214,6 +213,15 @@ impl Check<'_> {
                 Self::principal,
             )
             .map(Test::Principal),
+            self.values(
+                at,
+                [
+                    ("requestPrincipals", &source.request_principals),
+                    ("notRequestPrincipals", &source.not_request_principals),
+                ],
+                Self::request_principal,
+            )
+            .map(Test::RequestPrincipal),
             self.values(
                 at,
                 [("namespaces", &source.namespaces), ("notNamespaces", &source.not_namespaces)],
@@ -295,7 +303,13 @@ impl Check<'_> {
             return None;
         };
         match key {
-            Key::Claims => self.error(at.field("key"), CLAIMS),
+            Key::RequestPrincipal => {
+                return self.values(at, lists, Self::request_principal).map(Test::RequestPrincipal);
+            }
+            Key::Claim(path) => {
+                let path = path.into_iter().map(Into::into).collect();
+                return self.values(at, lists, Self::text).map(|values| Test::Claim(path, values));
+            }
             Key::FilterMetadata => {
                 self.error(at.field("key"), "is not supported: there is no metadata of Envoy filters");
             }
@@ -360,6 +374,10 @@ impl Check<'_> {
             self.warn(at, "matches nobody: principals are written without spiffe://");
         }
         self.text(at, text)
+    }
+
+    fn request_principal(&mut self, _: Path<'_>, text: &str) -> Option<RequestPrincipal> {
+        Some(RequestPrincipal::parse(text))
     }
 
     fn account(&mut self, at: Path<'_>, text: &str) -> Option<Account> {
@@ -439,8 +457,6 @@ impl Check<'_> {
         }
     }
 }
-
-const CLAIMS: &str = "needs claims of a token, which are not supported yet";
 
 /// A path template in the words of the proxy: `*` and `**` as whole segments.
 fn template(text: &str) -> Result<String, String> {

@@ -3,6 +3,7 @@
 //! A check reports everything that it finds, not just the first thing. A resource with one error is refused whole (its last good
 //! version stays in force); warnings and notices do not keep it from being applied.
 
+pub mod authentication;
 pub mod authorization;
 pub mod destination_rule;
 pub mod ingress;

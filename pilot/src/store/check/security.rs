@@ -8,7 +8,6 @@ use osier_core::labels::Labels;
 
 use super::{Check, Context, Path, Problem};
 use crate::model::{Coverage, Demand, MutualTls, SecurityPolicy};
-use crate::store::schema::authorization::AuthorizationPolicy;
 use crate::store::schema::destination_rule::WorkloadSelector;
 use crate::store::schema::security as schema;
 
@@ -19,16 +18,6 @@ pub struct Read {
     pub policy: Option<Arc<SecurityPolicy>>,
     /// Everything that there is to say.
     pub problems: Vec<Problem>,
-}
-
-/// Reads a RequestAuthentication.
-pub fn request_authentication(context: &Context, spec: &schema::RequestAuthentication) -> Read {
-    let check = Check::new(context);
-    if spec.jwt_rules.is_empty() {
-        return check.without_effect();
-    }
-    let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-    check.unsupported(spec.selector.as_ref(), targets)
 }
 
 /// Reads a PeerAuthentication.
@@ -78,10 +67,9 @@ impl Check<'_> {
         if self.problems.len() == before { Coverage::Workloads(labels) } else { Coverage::Namespace }
     }
 
-    /// Whom an AuthorizationPolicy covers; `None`: no sidecar.
-    pub(super) fn covers(&mut self, spec: &AuthorizationPolicy) -> Option<Coverage> {
-        let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-        if targets && spec.selector.is_none() {
+    /// Whom a policy covers that may name gateways or services instead; `None`: no sidecar.
+    pub(super) fn covers(&mut self, selector: Option<&WorkloadSelector>, targets: bool) -> Option<Coverage> {
+        if targets && selector.is_none() {
             self.warn(ROOT.field("targetRefs"), "covers gateways and waypoints only, and there are none yet");
             return None;
         }
@@ -89,7 +77,7 @@ impl Check<'_> {
             self.error(ROOT.field("targetRefs"), "contradicts selector");
             return Some(Coverage::Namespace);
         }
-        Some(self.coverage(spec.selector.as_ref()))
+        Some(self.coverage(selector))
     }
 
     /// The same in words.
@@ -98,24 +86,6 @@ impl Check<'_> {
             Coverage::Workloads(_) => "the workloads that it selects",
             Coverage::Namespace | Coverage::Mesh => "all workloads of its namespace",
         }
-    }
-
-    /// The policy of a kind that is not supported. `targets`: it names gateways or services, for which sidecars do nothing.
-    fn unsupported(mut self, selector: Option<&WorkloadSelector>, targets: bool) -> Read {
-        if targets && selector.is_none() {
-            self.warn(ROOT.field("targetRefs"), "covers gateways and waypoints only, and there are none yet");
-            return self.without_effect();
-        }
-        let covers = self.coverage(selector);
-        if targets {
-            self.error(ROOT.field("targetRefs"), "contradicts selector");
-        }
-        let whom = match (&covers, targets) {
-            (Coverage::Workloads(_), false) => "the workloads that it selects",
-            _ => "all workloads of its namespace",
-        };
-        self.error(ROOT, format!("is not supported yet: everything that is sent to {whom} is refused"));
-        self.read(if targets { Coverage::Namespace } else { covers }, Demand::Unsupported)
     }
 
     /// Nothing comes of it.

@@ -4,6 +4,7 @@
 //! [`Ignored`]; anything else is a typo. Kubernetes' own kinds list only what we read, since an API server may add fields at will.
 //! `check` turns these into the model.
 
+pub mod authentication;
 pub mod authorization;
 pub mod destination_rule;
 pub mod ingress;

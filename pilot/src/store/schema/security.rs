@@ -1,10 +1,9 @@
-//! PeerAuthentication, and RequestAuthentication as far as it is read: whom it covers, and whether it can refuse anything.
+//! PeerAuthentication.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::Ignored;
 use super::destination_rule::WorkloadSelector;
 
 /// `spec` of a PeerAuthentication.
@@ -34,15 +33,4 @@ pub enum MutualTlsMode {
     Disable,
     Permissive,
     Strict,
-}
-
-/// `spec` of a RequestAuthentication.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct RequestAuthentication {
-    pub selector: Option<WorkloadSelector>,
-    pub target_ref: Option<Ignored>,
-    pub target_refs: Vec<Ignored>,
-    pub jwt_rules: Vec<Ignored>,
 }

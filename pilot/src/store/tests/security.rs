@@ -146,10 +146,79 @@ fn request_authentications_with_and_without_rules() {
     let made = |spec: &str| object("RequestAuthentication", "shop", "p", spec);
     let r = "RequestAuthentication shop/p is not supported";
     check(&[
+        // Without a place of its keys a rule can't be enforced.
         (made("jwtRules: [{issuer: i}]"), [r, r, ""]),
         (made(&format!("{WEB}, jwtRules: [{{issuer: i}}]")), [r, "", ""]),
+        (made("jwtRules: [{issuer: 'https://i'}]"), ["", "", ""]),
         (made(WEB), ["", "", ""]),
     ]);
+}
+
+#[test]
+fn rules_of_all_policies_that_cover_a_workload_are_joined_by_issuer() {
+    let made =
+        |namespace: &str, name: &str, spec: &str| object("RequestAuthentication", namespace, name, spec);
+    let rule = |issuer: &str| format!("{{issuer: 'https://{issuer}'}}");
+    let mut store = store();
+    store.apply(updates(
+        &(made("shop", "p", &format!("jwtRules: [{}, {}]", rule("c"), rule("a")))
+            + &made(ROOT, "all", &format!("jwtRules: [{}]", rule("b")))
+            + &made(ROOT, "web", &format!("{WEB}, jwtRules: [{}]", rule("a")))
+            + &made("else", "p", &format!("jwtRules: [{}]", rule("d")))),
+    ));
+    let issuers = |namespace: &str, app: &str| {
+        let view = view(namespace, [("app", app)].into(), "10.0.0.250");
+        let snapshot = store.snapshot().clone();
+        let rules = snapshot.token_rules(&view);
+        rules
+            .iter()
+            .map(|(key, rule)| format!("{}/{} {}", key.namespace, key.name, rule.issuer))
+            .collect::<Vec<_>>()
+    };
+    let (all, own) = ("istio-system/all https://b", ["shop/p https://a", "shop/p https://c"]);
+    assert_eq!(issuers("shop", "web"), [own[0], "istio-system/web https://a", all, own[1]]);
+    assert_eq!(issuers("shop", "other"), [own[0], all, own[1]]);
+    assert_eq!(issuers("else", "x"), [all, "else/p https://d"]);
+}
+
+#[test]
+fn fetched_keys_reach_those_whom_they_concern_and_failures_are_told() {
+    let made =
+        object("RequestAuthentication", "shop", "p", "jwtRules: [{issuer: i, jwksUri: 'https://k/keys'}]");
+    let mut store = store();
+    store.apply(updates(&made));
+    let location = KeyLocation::Uri("https://k/keys".into());
+    assert_eq!(store.snapshot().security.wanted_keys().keys().collect::<Vec<_>>(), [&location]);
+    let workload = view("shop", Labels::default(), "10.0.0.250");
+    let held = |store: &Store| {
+        let snapshot = store.snapshot().clone();
+        let (_, rule) = snapshot.token_rules(&workload)[0];
+        snapshot.keys_of(rule).map(|keys| keys.to_string())
+    };
+    let mut fetched = |keys: Option<&str>, failure: Option<&str>| {
+        let fetched = FetchedKeys { keys: keys.map(Into::into), failure: failure.map(Into::into) };
+        let change = store.apply_with_keys(vec![], vec![(location.clone(), Some(fetched))]);
+        let said = store.reports().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        (change, held(&store), said)
+    };
+    let (change, held, said) = fetched(None, Some("no answer"));
+    assert!(change.is_none() && held.is_none());
+    assert!(
+        said.contains(
+            "no keys of issuer \"i\" from https://k/keys: no answer; every token of issuer \"i\" is refused"
+        ),
+        "{said}"
+    );
+    let (change, held, said) = fetched(Some("1"), None);
+    let change = change.expect("a change");
+    assert!(change.concerns(&workload) && !change.concerns(&view("else", Labels::default(), "10.0.0.251")));
+    assert_eq!((held.as_deref(), said.as_str()), (Some("1"), ""));
+    let (change, held, said) = fetched(Some("1"), Some("no answer"));
+    assert!(change.is_none(), "nothing that a client could see");
+    assert_eq!(held.as_deref(), Some("1"));
+    assert!(said.contains("the keys that were fetched before stay in force"), "{said}");
+    let (change, held, _) = fetched(Some("2"), None);
+    assert!(change.is_some() && held.as_deref() == Some("2"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::*;
 mod cluster;
 mod hostile;
 mod http_manager;
+mod jwt;
 mod listener;
 mod rbac;
 mod route;

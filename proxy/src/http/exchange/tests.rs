@@ -1,5 +1,6 @@
 //! Whole exchanges over loopback sockets: a raw client, the real server, a scripted upstream.
 
+mod authentication;
 mod authorization;
 mod faults;
 mod fidelity;

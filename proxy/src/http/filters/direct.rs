@@ -6,6 +6,10 @@ use crate::config::route::{DirectResponse, Redirect, RedirectPath, RouteMatch};
 use crate::http::head::{Known, Name, RequestHead};
 use crate::http::reply::LocalReply;
 use crate::http::router::without_port;
+use crate::jwt::Refusal;
+
+/// Bytes of a path that are told to whom it is refused, as in Envoy.
+const MAX_REALM_PATH: usize = 256;
 
 /// The answer of a `direct_response` route.
 pub fn fixed(direct: &DirectResponse) -> LocalReply {
@@ -52,6 +56,30 @@ pub fn denied(denial: &Denial, names_policy: bool) -> LocalReply {
     if names_policy {
         reply.head.fields.set(Name::Other(DENIED_BY.as_bytes()), denial.policy.as_bytes());
     }
+    reply
+}
+
+/// The answer to a request without the tokens that it needs, or with one that is not valid (RFC 6750 3).
+pub fn not_authenticated(refusal: Refusal, head: &RequestHead) -> LocalReply {
+    let text = refusal.to_string();
+    let details = format!("jwt_authn_access_denied{{{}}}", text.replace(' ', "_"));
+    let mut reply = LocalReply::new(refusal.status(), text, details);
+    let mut realm = format!("Bearer realm=\"{}://", head.scheme.as_str()).into_bytes();
+    realm.extend_from_slice(head.authority());
+    let path = head.path();
+    for byte in &path[..path.len().min(MAX_REALM_PATH)] {
+        // What is quoted ends at a quote.
+        match byte {
+            b'"' => realm.extend_from_slice(b"%22"),
+            b'\\' => realm.extend_from_slice(b"%5C"),
+            byte => realm.push(*byte),
+        }
+    }
+    realm.push(b'"');
+    if refusal != Refusal::Missing {
+        realm.extend_from_slice(b", error=\"invalid_token\"");
+    }
+    reply.head.fields.set(Name::Other(b"www-authenticate"), &realm);
     reply
 }
 

@@ -15,7 +15,7 @@ fn any_case(value: &str) -> Text {
 }
 
 fn matching(path: PathMatch) -> RouteMatch {
-    RouteMatch { path, headers: vec![], query: vec![], runtime_fraction: None, grpc: false }
+    RouteMatch { path, headers: vec![], query: vec![], runtime_fraction: None, grpc: false, claims: vec![] }
 }
 
 fn route(name: &str, matches: RouteMatch) -> Arc<Route> {
@@ -53,7 +53,7 @@ fn get(path: &str, headers: &[(&str, &str)]) -> RequestHead {
 }
 
 fn takes(matches: RouteMatch, head: &RequestHead) -> bool {
-    find_route(&virtual_host("", vec![route("", matches)]), head, 0).is_some()
+    find_route(&virtual_host("", vec![route("", matches)]), head, &[], 0).is_some()
 }
 
 #[test]
@@ -144,10 +144,10 @@ fn paths() {
         let shown = format!("{path:?}");
         let host = virtual_host("", vec![route("", matching(path))]);
         for given in yes {
-            assert!(find_route(&host, &get(given, &[]), 0).is_some(), "{shown} takes {given}");
+            assert!(find_route(&host, &get(given, &[]), &[], 0).is_some(), "{shown} takes {given}");
         }
         for given in no {
-            assert!(find_route(&host, &get(given, &[]), 0).is_none(), "{shown} refuses {given}");
+            assert!(find_route(&host, &get(given, &[]), &[], 0).is_none(), "{shown} refuses {given}");
         }
     }
 }
@@ -259,7 +259,7 @@ fn grpc_and_runtime_fraction() {
     let mut random = 1u64;
     let taken = (0..10_000).filter(|_| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        &*find_route(&host, &get("/", &[]), random).unwrap().name == "half"
+        &*find_route(&host, &get("/", &[]), &[], random).unwrap().name == "half"
     });
     let taken = taken.count();
     assert!((4_800..5_200).contains(&taken), "{taken}");
@@ -277,9 +277,9 @@ fn the_first_route_wins() {
             route("longer", matching(PathMatch::Prefix(text("/a/b/c")))),
         ],
     );
-    assert_eq!(&*find_route(&host, &get("/a/b/c", &[]), 0).unwrap().name, "long");
-    assert_eq!(&*find_route(&host, &get("/a/c", &[]), 0).unwrap().name, "short");
-    assert!(find_route(&host, &get("/b", &[]), 0).is_none());
+    assert_eq!(&*find_route(&host, &get("/a/b/c", &[]), &[], 0).unwrap().name, "long");
+    assert_eq!(&*find_route(&host, &get("/a/c", &[]), &[], 0).unwrap().name, "short");
+    assert!(find_route(&host, &get("/b", &[]), &[], 0).is_none());
 }
 
 /// The documented rule of virtual hosts, as slowly as it reads.
@@ -350,7 +350,7 @@ proptest! {
             }
         });
         let target = query.map_or(path.clone(), |query| format!("{path}?{query}"));
-        let found = find_route(&host, &get(&target, &[]), 0).map(|route| route.name.parse::<usize>().unwrap());
+        let found = find_route(&host, &get(&target, &[]), &[], 0).map(|route| route.name.parse::<usize>().unwrap());
         prop_assert_eq!(found, expected);
     }
 }
