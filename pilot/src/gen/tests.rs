@@ -140,11 +140,10 @@ fn who_calls_the_proxys_own_ports_is_closed() {
     let snapshot = mesh().build();
     for (name, port) in [("virtualInbound", 15006), ("virtualOutbound", 15001)] {
         let l = listener(name, &view("default", []), &snapshot).unwrap();
-        let to = |chain: &&_| {
-            let chain: &osier_proto::types::listener::FilterChain = chain;
-            chain.filter_chain_match.as_ref().and_then(|m| m.destination_port) == Some(port)
-        };
-        let chain = l.filter_chains.iter().find(to).unwrap_or_else(|| panic!("{name} has no such chain"));
+        let mut chains = l.filter_chains.iter();
+        let chain =
+            chains.find(|c| c.filter_chain_match.as_ref().is_some_and(|m| m.destination_port == Some(port)));
+        let chain = chain.unwrap_or_else(|| panic!("{name} has no such chain"));
         let Some(ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else { panic!("{name}") };
         let proxy: TcpProxy = config.unpack().unwrap();
         let nowhere = ClusterSpecifier::Cluster("BlackHoleCluster".into());
