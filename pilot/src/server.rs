@@ -1,10 +1,11 @@
 //! HTTP for API servers (the webhooks, by TLS) and for whoever looks at the monitoring port. A client that is slow or silent holds up
 //! nobody else and has a deadline, and so has the end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -25,6 +26,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than API servers keep an idle connection, so that it is they who close it; also without any request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Who asks; every request has it among its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
 
 /// Serves until `shutdown` is cancelled; requests that have begun get their answer. `purpose` is how logs call it.
 pub async fn serve(
@@ -47,8 +52,9 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
+            Ok((stream, peer)) => {
+                let router = router.clone().layer(Extension(Peer(peer)));
+                let (acceptor, watcher) = (acceptor.clone(), graceful.watcher());
                 tokio::spawn(async move {
                     arrived(purpose, stream, acceptor, router, watcher).await;
                     drop(place);

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::admin::{Admin, OnePage, Order};
 use crate::config::snapshot::Clusters;
+use crate::descriptors;
 use crate::dns::{self, Directory, Dns};
 use crate::identity::renewal::Renewal;
 use crate::listener::accept::Acceptors;
@@ -60,7 +61,8 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
 
     let shared = share(&settings);
     let workers = Workers::start(settings.concurrency, &shared).context("cannot start workers")?;
-    let acceptors = Arc::new(Acceptors::new(workers.all(), arrival::serve));
+    let most = settings.max_connections.unwrap_or_else(descriptors::connections);
+    let acceptors = Arc::new(Acceptors::new(workers.all(), arrival::serve).at_most(most));
 
     let static_clusters = settings.bootstrap.clusters.iter().map(|cluster| cluster.name.clone()).collect();
     let Settings { bootstrap, sidecar, mut pod, gateway, .. } = settings;

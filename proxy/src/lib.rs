@@ -12,6 +12,7 @@ pub mod bootstrap;
 pub mod capture;
 pub mod compile;
 pub mod config;
+pub mod descriptors;
 pub mod dns;
 pub mod error;
 pub mod http;

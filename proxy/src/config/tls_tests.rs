@@ -265,6 +265,27 @@ fn nobody_is_believed_before_the_roots_have_come_nor_by_a_root_that_has_gone() {
     assert!(handshake(&server, &client).is_err(), "the old root is gone");
 }
 
+/// Who resumed a session would be believed without showing a certificate.
+#[test]
+fn no_session_is_resumed_between_workloads() {
+    let root = Root::new();
+    let roots = SecretHandle::new("", root.trust());
+    for version in [&TLS13, &TLS12] {
+        let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
+        let check = PeerCheck { trust: roots.clone(), names, mandatory: true, known: Arc::default() };
+        let own = SecretHandle::new("", root.workload(API, DAY, ExtendedKeyUsagePurpose::ServerAuth));
+        let server = Arc::new(server_config(&[version], own, Some(check)).unwrap());
+        let own = root.workload(WEB, DAY, ExtendedKeyUsagePurpose::ClientAuth);
+        let mut client = Arc::unwrap_or_clone(mesh_client(Some(own), &roots, API));
+        client.resumption = Resumption::in_memory_sessions(8);
+        let client = Arc::new(client);
+        for _ in 0..2 {
+            let (_, client) = handshake(&server, &client).unwrap();
+            assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Full), "{version:?}");
+        }
+    }
+}
+
 #[test]
 fn who_offers_none_of_our_protocols_gets_a_session_without() {
     let (own, der) = certificate();

@@ -44,6 +44,8 @@ pub struct Settings {
     pub readiness: Option<SocketAddr>,
     /// Worker threads.
     pub concurrency: usize,
+    /// Connections from clients at a time; `None`: by what the system lets the process open.
+    pub max_connections: Option<u64>,
     /// What to log.
     pub levels: Levels,
     /// Log as JSON.
@@ -217,6 +219,7 @@ struct Rest {
     admin: Option<SocketAddr>,
     readiness: Option<SocketAddr>,
     concurrency: usize,
+    max_connections: Option<u64>,
     levels: Levels,
     log_json: bool,
     drain: DrainSettings,
@@ -251,6 +254,7 @@ impl Rest {
             admin,
             readiness,
             concurrency: concurrency.unwrap_or_else(worker::default_count),
+            max_connections: options.max_connections,
             levels: levels?,
             log_json: options.log_json,
             drain,
@@ -260,8 +264,17 @@ impl Rest {
     }
 
     fn with(self, bootstrap: Bootstrap) -> Settings {
-        let Self { admin, readiness, concurrency, levels, log_json, drain, names_policies, server_first } =
-            self;
+        let Self {
+            admin,
+            readiness,
+            concurrency,
+            max_connections,
+            levels,
+            log_json,
+            drain,
+            names_policies,
+            server_first,
+        } = self;
         Settings {
             bootstrap,
             sidecar: None,
@@ -270,6 +283,7 @@ impl Rest {
             admin,
             readiness,
             concurrency,
+            max_connections,
             levels,
             log_json,
             drain,

@@ -118,6 +118,10 @@ pub struct Options {
     #[arg(long, env = "OSIER_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: Option<u16>,
 
+    /// Connections from clients at a time; one more is closed at once [default: half of the files that the process may have open].
+    #[arg(long, env = "OSIER_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_connections: Option<u64>,
+
     /// What to log on standard error: a level (off, error, warning, info, debug, trace), with exceptions per part:
     /// `info,http=debug`.
     #[arg(long, env = "OSIER_LOG_LEVEL", value_name = "LEVELS", default_value = "info")]

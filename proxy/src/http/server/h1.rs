@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use super::{Arrival, Ended, Handler, downstream, downstream_closed};
+use super::{Arrival, Ended, HEAD_TIME, Handler, downstream, downstream_closed};
 use crate::config::listener::HttpManager;
 use crate::error::{Kind, ProxyError};
 use crate::http::body::{BodyLength, Frame, RequestBody};
@@ -179,16 +179,10 @@ impl Server<'_> {
 
     /// Reads a head whose beginning is there, within its time.
     async fn rest_of_head(&mut self, manager: &HttpManager, limits: &Limits) -> Next {
-        let limit = manager.timeouts.request_headers.or(manager.timeouts.stream_idle);
+        let limit = manager.timeouts.request_headers.or(manager.timeouts.stream_idle).unwrap_or(HEAD_TIME);
         let head = self.inbound.head(&self.stream, self.worker, limits);
-        let found = match limit {
-            Some(limit) => match tokio::time::timeout(limit, head).await {
-                Ok(found) => found,
-                Err(_) => {
-                    return Next::Refuse(downstream(Kind::RequestTimeout, "request head took too long"));
-                }
-            },
-            None => head.await,
+        let Ok(found) = tokio::time::timeout(limit, head).await else {
+            return Next::Refuse(downstream(Kind::RequestTimeout, "request head took too long"));
         };
         match found {
             Ok(Some(end)) => Next::Head(end),

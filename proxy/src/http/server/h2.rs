@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Arrival, Handler, downstream, downstream_closed};
+use super::{Arrival, Handler, downstream, downstream_closed, preface_time};
 use crate::config::listener::HttpManager;
 use crate::error::{Kind, ProxyError};
 use crate::http::body::{BodyLength, Frame, RequestBody};
@@ -50,11 +50,7 @@ pub(super) async fn serve<H: Handler>(
     let Some(manager) = current.http() else { return };
     let (io, flusher) = batched(stream, buffered);
     let handshake = flusher.drive(builder(manager).handshake::<_, Bytes>(io));
-    let handshake = match manager.timeouts.idle {
-        Some(limit) => tokio::time::timeout(limit, handshake).await,
-        None => Ok(handshake.await),
-    };
-    let Ok(Ok(mut h2)) = handshake else { return };
+    let Ok(Ok(mut h2)) = tokio::time::timeout(preface_time(manager), handshake).await else { return };
     let pings = manager
         .http2
         .keepalive
