@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use futures_util::future::try_join_all;
 use hyper::Method;
+use osier_core::say;
 use osier_pilot::settings::ADMIN_PORT;
 use serde::Serialize;
 
@@ -68,7 +69,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     });
     let shown = try_join_all(asked).await?;
     match log.output {
-        Output::Table => println!("{}", table(&shown)),
+        Output::Table => say!("{}", table(&shown)),
         format => output::print(&shown, format)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ListParams;
 use kube::core::{Expression, Selector, SelectorExt as _};
 use kube::{Api, Client, ResourceExt as _};
+use osier_core::say;
 use osier_pilot::inject::{IGNORED_NAMESPACES, INJECT};
 use serde::Serialize;
 
@@ -95,14 +96,14 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let verdicts = configurations.iter().map(|c| verdict(c, &candidate)).collect::<Result<Vec<_>>>()?;
     match arguments.output {
         Output::Table if verdicts.is_empty() => {
-            println!(
+            say!(
                 "No webhook injects sidecars: `osier install` puts a control plane with one into the cluster."
             );
         }
         Output::Table => {
-            println!("{}", table(&verdicts));
+            say!("{}", table(&verdicts));
             if let Some(pod) = &pod {
-                println!("\n{}", as_it_is(pod, &verdicts));
+                say!("\n{}", as_it_is(pod, &verdicts));
             }
         }
         format => output::print(&verdicts, format)?,

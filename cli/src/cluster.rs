@@ -1,13 +1,17 @@
 //! The cluster that a command is about.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// Heading of flags that say what is asked, in help texts.
 pub const WHICH: &str = "Which mesh";
+
+/// How long an API server has for its first answer.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Namespace of the control plane where nothing else is said.
 pub const SYSTEM_NAMESPACE: &str = "osier-system";
@@ -98,7 +102,13 @@ impl Cluster {
                     .context("the kubeconfig says no way to an API server")?
             }
         };
-        Client::try_from(config).context("cannot set up a client of the API server")
+        let url = config.cluster_url.clone();
+        let client = Client::try_from(config).context("cannot set up a client of the API server")?;
+        // Whatever the answer is, somebody is there. A server that takes connections and is silent would hold each command for ever.
+        match tokio::time::timeout(ANSWER, client.apiserver_version()).await {
+            Ok(_) => Ok(client),
+            Err(_) => bail!("the API server {url} does not answer within {} s", ANSWER.as_secs()),
+        }
     }
 }
 

@@ -52,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         eprintln!("osier: starting pilot and the sample services in {}", folder.display());
         let mut mesh = mesh::Mesh::start(&folder, arguments.plaintext).await?;
         if arguments.check {
-            let outcome = check::run(&mut mesh, arguments.json).await;
+            let outcome = check::run(&mut mesh, arguments.plaintext, arguments.json).await;
             mesh.stop().await;
             return outcome;
         }

@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Service as Written;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use osier_core::stdout;
 
 use crate::cluster::{ControlPlane, Scope, said};
 use crate::pods::Name;
@@ -62,7 +63,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         What::Pod(subject) => of_pod(subject).await?,
         What::Service(subject) => of_service(subject).await?,
     };
-    print!("{page}");
+    stdout::print(format_args!("{page}"));
     Ok(ExitCode::SUCCESS)
 }
 

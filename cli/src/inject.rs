@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, anyhow};
 use osier_pilot::inject::manifest::{self, Manifest};
 use osier_pilot::inject::{DEFAULT_REVISION, Injector, MeshSettings, Values};
+use osier_pilot::source::check_mesh_config;
 
 /// Puts proxies into YAML: Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs, and Lists of them.
 ///
@@ -69,7 +70,9 @@ fn injector(arguments: &Arguments) -> Result<Injector> {
     }
     if let Some(path) = &arguments.mesh_config_file {
         let wrong = |error| anyhow!("{}: {error}", path.display());
-        injector.mesh = MeshSettings::parse(&read(path)?).map_err(wrong)?;
+        let text = read(path)?;
+        check_mesh_config(&text).map_err(|wrong| anyhow!("{}: {}", path.display(), wrong.join("; ")))?;
+        injector.mesh = MeshSettings::parse(&text).map_err(wrong)?;
     }
     Ok(injector)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use osier_core::say;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -119,7 +120,7 @@ impl Counts {
         let mut last = self.last.lock();
         if *last != now {
             let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            println!("{}", json!({ "now": now, "at_ms": at.as_millis() as u64 }));
+            say!("{}", json!({ "now": now, "at_ms": at.as_millis() as u64 }));
             now.clone_into(&mut last);
         }
     }
@@ -134,6 +135,6 @@ impl Counts {
             "first_failure": *self.first_failure.lock(),
             "last": last,
         });
-        println!("{line}");
+        say!("{line}");
     }
 }

@@ -5,6 +5,8 @@
 //! file is all that `osier demo` and `osier run` need. Commands fail with one sentence that says what to do; exit status 2
 //! is wrong usage, 1 any other failure.
 
+#![deny(clippy::print_stdout, reason = "`osier_core::say!` ends politely where nobody reads")]
+
 mod admin;
 /// The proxy's own, with its settings: this program is a sidecar, too.
 #[path = "../../proxy/src/allocator.rs"]
@@ -22,6 +24,7 @@ mod internal;
 mod levels;
 mod load;
 mod logs;
+mod mtls;
 mod output;
 mod plugin;
 mod pods;
@@ -66,6 +69,7 @@ enum Command {
     Version(version::Arguments),
     CheckInject(check_inject::Arguments),
     Describe(describe::Arguments),
+    Mtls(mtls::Arguments),
     Logs(logs::Arguments),
     Admin(admin::Arguments),
     #[command(subcommand, visible_alias = "x", alias = "exp")]
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
         Command::Describe(arguments) | Command::Experimental(Experimental::Describe(arguments)) => {
             blocking(describe::run(arguments))
         }
+        Command::Mtls(arguments) => blocking(mtls::run(arguments)),
         Command::Admin(arguments) => blocking(admin::run(arguments)),
         Command::Logs(arguments) => blocking(logs::run(arguments)),
         Command::Precheck(arguments) | Command::Experimental(Experimental::Precheck(arguments)) => {

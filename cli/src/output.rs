@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
+use osier_core::{say, stdout};
 use serde::Serialize;
 
 /// Output format.
@@ -36,8 +37,8 @@ pub fn text(table: &Table) -> String {
 /// Prints a value for programs; a table is the caller's.
 pub fn print(value: &impl Serialize, format: Output) -> Result<()> {
     match format {
-        Output::Yaml => print!("{}", serde_saphyr::to_string(value)?),
-        Output::Json | Output::Table => println!("{}", serde_json::to_string_pretty(value)?),
+        Output::Yaml => stdout::print(format_args!("{}", serde_saphyr::to_string(value)?)),
+        Output::Json | Output::Table => say!("{}", serde_json::to_string_pretty(value)?),
     }
     Ok(())
 }

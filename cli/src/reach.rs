@@ -90,6 +90,14 @@ impl std::fmt::Display for Place {
 }
 
 impl Arguments {
+    /// Finds out in which mesh a proxy is. One that is named by its address needs none.
+    pub async fn of_proxy(&self, proxy: &str, namespace: Option<&str>) -> Result<Mesh> {
+        match proxy.parse::<SocketAddr>() {
+            Ok(_) => Ok(Mesh::Local(self.pilot_monitoring.unwrap_or(LOCAL))),
+            Err(_) => self.mesh(namespace).await,
+        }
+    }
+
     /// Finds out which mesh is meant. `namespace` is the command's `--namespace`, which only a cluster has.
     pub async fn mesh(&self, namespace: Option<&str>) -> Result<Mesh> {
         let plane = &self.control_plane;

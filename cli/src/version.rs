@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use osier_core::stdout;
 use serde_json::{Value, json};
 
 use crate::output::{self, Output};
@@ -50,7 +51,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         None => (None, None),
     };
     match arguments.output {
-        Output::Table => print!("{}", lines(remote.as_ref(), arguments.short)),
+        Output::Table => stdout::print(format_args!("{}", lines(remote.as_ref(), arguments.short))),
         format => output::print(&document(remote.as_ref()), format)?,
     }
     failed.map_or(Ok(ExitCode::SUCCESS), Err)

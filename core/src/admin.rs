@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,13 +18,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 
 /// A client must have sent its request by then.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// A client must take something of an answer within this time.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Connections at once; probes and a person need a handful.
+/// Connections at once; probes and a person need a handful. One more takes the place of the oldest that waits for a request: who opens
+/// many and says nothing keeps no probe out.
 const MAX_CONNECTIONS: usize = 64;
 
 /// One request. Bodies are not read: parameters are in the query.
@@ -93,17 +96,13 @@ pub trait Pages: Send + Sync + 'static {
 
 /// Serves `pages` until the future is dropped.
 pub async fn serve(listener: TcpListener, pages: Arc<impl Pages>) {
-    let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    let mut places = Places::default();
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let pages = pages.clone();
-                tokio::spawn(async move {
-                    connection(stream, peer, pages).await;
-                    drop(place);
-                });
+                let waits = Arc::new(AtomicBool::new(true));
+                let serving = connection(stream, peer, pages.clone(), waits.clone());
+                places.give(tokio::spawn(serving).abort_handle(), waits);
             }
             Err(error) => {
                 tracing::warn!(%error, "admin: cannot accept");
@@ -113,14 +112,40 @@ pub async fn serve(listener: TcpListener, pages: Arc<impl Pages>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, pages: Arc<impl Pages>) {
+/// The connections there are, oldest first.
+#[derive(Default)]
+struct Places(Vec<Place>);
+
+struct Place {
+    serving: AbortHandle,
+    /// No request is being answered.
+    waits: Arc<AtomicBool>,
+}
+
+impl Places {
+    fn give(&mut self, serving: AbortHandle, waits: Arc<AtomicBool>) {
+        self.0.retain(|place| !place.serving.is_finished());
+        if self.0.len() >= MAX_CONNECTIONS {
+            let waiting = self.0.iter().position(|place| place.waits.load(Ordering::Relaxed));
+            self.0.remove(waiting.unwrap_or(0)).serving.abort();
+        }
+        self.0.push(Place { serving, waits });
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, pages: Arc<impl Pages>, waits: Arc<AtomicBool>) {
     // Who takes nothing of an answer for so long gives its place to others. The kernel watches it.
     if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_LIMIT)) {
         tracing::debug!(%error, "admin: no limit on writing");
     }
     let service = service_fn(move |request| {
-        let pages = pages.clone();
-        async move { Ok::<_, Infallible>(response(answer(&*pages, request, peer).await)) }
+        let (pages, waits) = (pages.clone(), waits.clone());
+        async move {
+            waits.store(false, Ordering::Relaxed);
+            let answer = answer(&*pages, request, peer).await;
+            waits.store(true, Ordering::Relaxed);
+            Ok::<_, Infallible>(response(answer))
+        }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -247,6 +272,27 @@ mod tests {
     async fn names_are_refused_where_it_matters() {
         let answer = ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_keeps_nobody_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let serving = tokio::spawn(serve(listener, Arc::new(Echo)));
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 8 {
+            silent.push(TcpStream::connect(address).await.expect("connect"));
+        }
+        let mut client = TcpStream::connect(address).await.expect("connect");
+        client
+            .write_all(b"GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("send");
+        let mut answer = String::new();
+        let answered = tokio::time::timeout(HEAD_LIMIT / 2, client.read_to_string(&mut answer)).await;
+        answered.expect("before the silent ones run into their limit").expect("answer");
+        assert!(answer.ends_with("GET /a []"), "{answer}");
+        serving.abort();
     }
 
     #[tokio::test]

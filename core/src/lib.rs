@@ -10,3 +10,5 @@ pub mod on_demand;
 pub mod re2;
 pub mod readiness;
 pub mod registration;
+pub mod sidecar;
+pub mod stdout;

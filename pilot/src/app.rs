@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use osier_core::logging::Logging;
 use osier_core::readiness::Readiness;
 use osier_proto::transport;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch::Receiver;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
 use crate::admin::Admin;
+use crate::ca::in_force::{InForce, Signs};
+use crate::ca::limit::Limits;
 use crate::ca::local::{Local, LocalError};
 use crate::ca::service::Certificates;
 use crate::ca::{self, own};
@@ -31,19 +33,22 @@ use crate::jwks::fetch::Fetcher;
 use crate::jwks::keeper::{self, Keeper};
 use crate::kubernetes::{self, Citizen, ClientError};
 use crate::metrics::{Metrics, Reason, observe};
+use crate::preface::Prefaced;
 use crate::push::PushRequest;
 use crate::push::debounce::{self, Debounced, Timing};
 use crate::push::fanout::Fanout;
+use crate::server;
 use crate::settings::Settings;
 use crate::snapshot::Change;
 use crate::source::folder::Folder;
 use crate::source::kubernetes::{self as api_server, Scope};
 use crate::source::watch;
 use crate::store::State;
-use crate::store::writer::{Feed, Outputs, Parts, Published, Status, Writer};
+use crate::store::writer::{Feed, Outputs, Parts, Published, Secrets, Status, Writer};
 use crate::webhook::Webhook;
 use crate::webhook::certificate::{Current, server_config};
 use crate::xds::cache::Cache;
+use crate::xds::callers::Callers;
 use crate::xds::encrypted;
 use crate::xds::identity::Authenticate;
 use crate::xds::registration::Leases;
@@ -51,6 +56,10 @@ use crate::xds::service::Discovery;
 use crate::xds::status::Connected;
 use crate::xds::stream::Shared;
 
+/// Clients that may wait until they are accepted; after a restart all come at once.
+const BACKLOG: u32 = 4096;
+/// What clients have to end after they were told that we go.
+const END_TIME: Duration = Duration::from_secs(8);
 /// How long the first client waits for the first key sets; only while there are policies that want some.
 const FIRST_KEYS: Duration = Duration::from_secs(5);
 
@@ -115,7 +124,7 @@ enum Follower {
 pub struct Pilot {
     settings: Settings,
     source: Source,
-    xds: TcpListener,
+    xds: TcpSocket,
     monitoring: TcpListener,
     webhook: Option<TcpListener>,
     encrypted: Option<TcpListener>,
@@ -131,7 +140,8 @@ pub async fn run(settings: Settings, logging: Logging, shutdown: CancellationTok
         let pages = Admin { logging: Arc::new(logging) };
         beside.spawn(osier_core::admin::serve(listener, Arc::new(pages)));
     }
-    pilot.run(shutdown).await
+    // Once in the life of the process.
+    Box::pin(pilot.run(shutdown)).await
 }
 
 impl Pilot {
@@ -141,7 +151,7 @@ impl Pilot {
             Some(folder) => Self::folder(folder).await?,
             None => Source::ApiServer(kubernetes::client(&settings.cluster).await?),
         };
-        let xds = listen(settings.xds_address, "xDS", "--xds-address").await?;
+        let xds = bound(settings.xds_address, "xDS", "--xds-address")?;
         let monitoring = listen(settings.monitoring_address, "monitoring", "--monitoring-address").await?;
         let webhook = match settings.webhook_address {
             Some(address) => Some(listen(address, "webhooks", "--webhook-address").await?),
@@ -186,6 +196,7 @@ impl Pilot {
             fanout: fanout.clone(),
             cache: Cache::new(metrics.clone()),
             connected: Connected::default(),
+            callers: Callers::default(),
             leases: Leases::new(registrations, metrics.clone(), self.settings.state_file.clone()),
             pushes: Semaphore::new(self.settings.concurrent_pushes()),
             metrics: metrics.clone(),
@@ -210,15 +221,16 @@ impl Pilot {
         let mut citizen = None;
         let mut callers: Option<Arc<dyn Authenticate>> = None;
         let certificate = Arc::new(Current::default());
-        let (signs, authority) = tokio::sync::watch::channel(None);
+        let (in_force, authority) = InForce::new(metrics.clone());
+        tasks.spawn(tell_roots(authority.clone(), secrets.clone()));
         let readiness = Readiness::default();
         let reading = readiness.wait_for("configuration");
         let config = Arc::new(Config { status: status.clone() });
         let pages =
             Pages { metrics: metrics.clone(), shared: shared.clone(), config, readiness: readiness.clone() };
-        let monitoring = axum::serve(self.monitoring, debug::router(pages))
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let monitoring = tokio::spawn(async move { monitoring.await });
+        let monitoring =
+            server::serve("monitoring", self.monitoring, debug::router(pages), None, shutdown.clone());
+        let monitoring = tokio::spawn(monitoring);
         if let Source::ApiServer(client) = &self.source {
             let cluster = self.settings.cluster.clone();
             let webhook = self.webhook.map(|listener| {
@@ -237,7 +249,7 @@ impl Pilot {
                 webhook,
                 gateways,
                 certificate,
-                signs,
+                authority: (in_force, authority.clone()),
                 starting,
                 shutdown,
             };
@@ -245,16 +257,19 @@ impl Pilot {
         } else if let (Some(folder), Some(listener)) = (&self.settings.identity_folder, &self.encrypted) {
             let address = listener.local_addr().map_err(|e| ended("encrypted xDS")(e.to_string()))?;
             let local = Local::make(folder)?;
-            let authority = Arc::new(local.authority()?);
             callers = Some(Arc::new(local.tokens()?));
             local.tell_address(address)?;
             let names = vec!["localhost".to_owned(), address.ip().to_string()];
-            own::renew(&authority, &certificate, &names);
-            tasks.spawn(own::keep(authority.clone(), certificate.clone(), names));
-            signs.send_replace(Some(authority));
+            let starting = readiness.wait_for("the servers' certificate");
+            tasks.spawn(own::keep(authority.clone(), certificate.clone(), names, starting));
+            local.offer(&in_force)?;
+            tasks.spawn(local.follow(in_force));
         } else if self.encrypted.is_some() {
             return Err(AppError::NoIdentityFolder);
         }
+        let failed =
+            |source| AppError::Listen { address: xds_address, purpose: "xDS", flag: "--xds-address", source };
+        let xds = self.xds.listen(BACKLOG).map_err(failed)?;
         let _follower = tokio::select! {
             follower = read(&self.source, &self.settings, feed) => follower?,
             () = shutdown.cancelled() => return Ok(()),
@@ -269,7 +284,7 @@ impl Pilot {
         drop(reading);
         tracing::info!(xds = %xds_address, monitoring = %monitoring_address, source = %self.source, "ready");
 
-        let incoming = patient(TcpIncoming::from(self.xds).with_nodelay(Some(true)));
+        let incoming = patient(TcpIncoming::from(xds).with_nodelay(Some(true))).map_ok(Prefaced::new);
         let service = transport::service(Discovery { shared: shared.clone(), authenticate: None });
         let xds = transport::server()
             .add_service(service)
@@ -282,24 +297,41 @@ impl Pilot {
                 authority,
                 authenticate: callers.clone(),
                 mesh: snapshot.clone(),
+                limits: Limits::default(),
                 metrics: shared.metrics.clone(),
             };
             let discovery = transport::service(Discovery { shared, authenticate: Some(callers) });
             let server =
                 transport::server().add_service(discovery).add_service(ca::service::service(certificates));
-            let incoming = encrypted::incoming(listener, tls);
-            let served = server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
+            let incoming = encrypted::incoming(listener, tls).map_ok(Prefaced::new);
+            let served = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
             served.await.map_err(|e| ended("encrypted xDS")(e.to_string()))
         };
-        tokio::try_join!(encrypted, async { xds.await.map_err(|e| ended("xDS")(e.to_string())) }, async {
-            let served = monitoring.await.map_err(io::Error::other).flatten();
-            served.map_err(|e| ended("monitoring")(e.to_string()))
-        },)?;
-        if let Some(citizen) = citizen {
-            let _ = citizen.await;
-        }
+        let servers = async {
+            tokio::try_join!(
+                encrypted,
+                async { xds.await.map_err(|e| ended("xDS")(e.to_string())) },
+                async { monitoring.await.map_err(|e| ended("monitoring")(e.to_string())) },
+            )?;
+            if let Some(citizen) = citizen {
+                let _ = citizen.await;
+            }
+            Ok(())
+        };
+        // Who doesn't hear that we go is left behind.
+        let late = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(END_TIME).await;
+        };
+        let ended = tokio::select! {
+            ended = servers => ended,
+            () = late => {
+                tracing::info!("connections are left that did not end");
+                Ok(())
+            }
+        };
         tasks.shutdown().await;
-        Ok(())
+        ended
     }
 }
 
@@ -314,6 +346,15 @@ impl fmt::Display for Source {
 
 fn ended(purpose: &'static str) -> impl FnOnce(String) -> AppError {
     move |reason| AppError::Server { purpose, reason }
+}
+
+/// Tells the mesh what its roots are.
+async fn tell_roots(mut authority: Signs, secrets: Secrets) {
+    while let Ok(()) = authority.changed().await {
+        if let Some(authority) = authority.borrow_and_update().clone() {
+            secrets.set_roots(authority.roots());
+        }
+    }
 }
 
 /// Reads the source once, and follows it from then on.
@@ -356,6 +397,17 @@ fn patient<C>(incoming: impl Stream<Item = io::Result<C>>) -> impl Stream<Item =
             accepted
         }
     })
+}
+
+/// Takes an address without listening there yet: whoever finds somebody listening must find all that goes with it.
+fn bound(address: SocketAddr, purpose: &'static str, flag: &'static str) -> Result<TcpSocket, AppError> {
+    let socket = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    socket().map_err(|source| AppError::Listen { address, purpose, flag, source })
 }
 
 async fn listen(

@@ -131,6 +131,10 @@ pub struct Metrics {
     pub csrs: IntCounter,
     /// Certificates issued to workloads.
     pub certificates_issued: IntCounter,
+    /// When the authority in force ends, in seconds since 1970.
+    pub authority_end: IntGauge,
+    /// 1 while another authority is there and refused.
+    pub authority_refused: IntGauge,
     /// Pods that were to be injected.
     pub injection: InjectionMetrics,
     /// Resources that the validating webhook let pass.
@@ -325,6 +329,20 @@ impl Metrics {
             certificates_issued: counter(
                 r,
                 Opts::new("citadel_server_success_cert_issuance_count", "Certificates issued to workloads."),
+            ),
+            authority_end: gauge(
+                r,
+                Opts::new(
+                    "citadel_server_root_cert_expiry_timestamp",
+                    "When the authority that signs ends, its chain and its root included, in seconds since 1970.",
+                ),
+            ),
+            authority_refused: gauge(
+                r,
+                Opts::new(
+                    "osier_pilot_refused_authority",
+                    "1 while the authority that is to sign is refused, and the one before signs.",
+                ),
             ),
             injection: InjectionMetrics::new(r),
             validation_passed: counter(

@@ -40,7 +40,7 @@ fn start(settings: Settings) -> anyhow::Result<()> {
     })
 }
 
-/// SIGTERM and SIGINT end the program politely: SIGTERM after a delay, which SIGINT or a second SIGTERM ends.
+/// SIGTERM and SIGINT end the program politely: SIGTERM after a delay, which SIGINT or a second SIGTERM ends. One more ends it at once.
 async fn wait_for_signal(shutdown: CancellationToken, delay: Duration) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -58,4 +58,10 @@ async fn wait_for_signal(shutdown: CancellationToken, delay: Duration) {
         _ = interrupt.recv() => {}
     }
     shutdown.cancel();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::warn!("told again, ending at once");
+    std::process::exit(1);
 }

@@ -136,7 +136,13 @@ impl Embedded {
     }
 
     async fn get(&self, path: &str) -> String {
-        let mut stream = tokio::net::TcpStream::connect(self.monitoring).await.unwrap();
+        self.get_from("127.0.0.1", path).await
+    }
+
+    async fn get_from(&self, own: &str, path: &str) -> String {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(own.parse().unwrap(), 0)).unwrap();
+        let mut stream = socket.connect(self.monitoring).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
@@ -181,6 +187,25 @@ async fn pages_follow_the_folder() {
     pilot.until("/debug/registryz", "shop.default.svc.cluster.local").await;
     pilot.until("/metrics", "pilot_services 2").await;
     pilot.until("/debug/syncz", "[]").await;
+    pilot.shutdown.cancel();
+    tokio::time::timeout(PATIENCE, pilot.task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_of_all_namespaces_is_for_loopback_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let pilot = Embedded::start(folder.path()).await;
+    pilot.until("/ready", "200 OK").await;
+    let index = pilot.get("/").await;
+    let names = index.lines().filter_map(|line| line.split(' ').next());
+    let pages: Vec<_> = names.filter(|name| name.starts_with("/debug/") && name.ends_with('z')).collect();
+    assert!(pages.len() >= 4, "{index}");
+    for page in pages {
+        // 127.0.0.6 is what a sidecar calls its application from, on behalf of anybody.
+        assert!(pilot.get_from("127.0.0.6", page).await.starts_with("HTTP/1.1 403"), "{page}");
+        assert!(pilot.get(page).await.starts_with("HTTP/1.1 200"), "{page}");
+    }
+    assert!(pilot.get_from("127.0.0.6", "/metrics").await.starts_with("HTTP/1.1 200"));
     pilot.shutdown.cancel();
     tokio::time::timeout(PATIENCE, pilot.task).await.unwrap().unwrap().unwrap();
 }

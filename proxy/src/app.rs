@@ -22,9 +22,9 @@ use tokio::sync::mpsc;
 
 use crate::admin::{Admin, OnePage, Order};
 use crate::config::snapshot::Clusters;
-use crate::config::tls::Secrets;
+use crate::descriptors;
 use crate::dns::{self, Directory, Dns};
-use crate::identity::renewal;
+use crate::identity::renewal::Renewal;
 use crate::listener::accept::Acceptors;
 use crate::listener::arrival;
 use crate::listener::self_check::{NotCaptured, SelfCheck};
@@ -61,7 +61,8 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
 
     let shared = share(&settings);
     let workers = Workers::start(settings.concurrency, &shared).context("cannot start workers")?;
-    let acceptors = Arc::new(Acceptors::new(workers.all(), arrival::serve));
+    let most = settings.max_connections.unwrap_or_else(descriptors::connections);
+    let acceptors = Arc::new(Acceptors::new(workers.all(), arrival::serve).at_most(most));
 
     let static_clusters = settings.bootstrap.clusters.iter().map(|cluster| cluster.name.clone()).collect();
     let Settings { bootstrap, sidecar, mut pod, gateway, .. } = settings;
@@ -69,14 +70,19 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
     let dns = pod.as_mut().and_then(|pod| pod.dns.take());
     let directory = dns.as_ref().map(|settings| Arc::new(Directory::new(settings)));
     let node = bootstrap.node.clone();
-    let secrets = Arc::<Secrets>::default();
+    let secrets = shared.secrets.clone();
     if let Some(server) =
         bootstrap.dynamic.as_ref().map(|dynamic| &dynamic.server).filter(|s| s.tls.is_some())
     {
         // Who can prove to the control plane who it is has an identity in the mesh.
         let first = readiness.wait_for("a certificate");
-        let own = shared.identity.clone();
-        tokio::spawn(renewal::run(server.clone(), secrets.clone(), own, first));
+        let renewal = Renewal {
+            server: server.clone(),
+            secrets: secrets.clone(),
+            own: shared.identity.clone(),
+            snapshot: shared.snapshot.clone(),
+        };
+        tokio::spawn(renewal.run(first));
     }
     let registered = node.metadata.contains_key(METADATA_KEY);
     let xds = xds::start(Options {
@@ -158,6 +164,7 @@ fn share(settings: &Settings) -> Arc<Shared> {
         drain: Drain::new(),
         access_logs: AccessLogs::default(),
         names_policies: settings.names_policies,
+        server_first: settings.server_first.then(Default::default),
         ..Shared::default()
     })
 }

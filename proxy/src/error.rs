@@ -66,6 +66,8 @@ pub enum Kind {
     LowVersion,
     /// Upgrade or CONNECT is not allowed (403).
     UpgradeRefused,
+    /// A policy that came while it was open denies it (403).
+    AccessDenied,
     /// The client went away (code 0, DC).
     DownstreamClosed,
 }

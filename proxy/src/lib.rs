@@ -3,6 +3,8 @@
 //! Reading order: `app` (start to drain), `listener` (a connection arrives), `http::exchange` (one request from start
 //! to finish), `upstream` (from a cluster to a sent request), `compile` (xDS to the representation in `config`).
 
+#![deny(clippy::print_stdout, reason = "`osier_core::say!` ends politely where nobody reads")]
+
 pub mod admin;
 pub mod app;
 pub mod authz;
@@ -10,6 +12,7 @@ pub mod bootstrap;
 pub mod capture;
 pub mod compile;
 pub mod config;
+pub mod descriptors;
 pub mod dns;
 pub mod error;
 pub mod ext_authz;

@@ -17,19 +17,21 @@ use bytes::BytesMut;
 use osier_core::drain::Drain;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::shelf::Shelf;
 use self::slot::Slot;
 use crate::authz::counters::Counters;
 use crate::config::snapshot::{Clusters, SharedSnapshot, Snapshot};
+use crate::config::tls::Secrets;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::peer_metadata::PeerCache;
-use crate::identity::known::KnownPeers;
 use crate::identity::renewal::OwnIdentity;
 use crate::jwt::cache::TokenCache;
 use crate::listener::orig_dst::OriginalDestination;
+use crate::listener::plaintext_callers::PlaintextCallers;
 use crate::listener::self_check::SelfCheck;
+use crate::listener::server_first::ServerFirst;
 use crate::node::Node;
 use crate::tcp::splice::Pipe;
 use crate::telemetry::access_log::{AccessLogs, Gathered};
@@ -66,8 +68,12 @@ pub struct Shared {
     pub node: Arc<Node>,
     /// Who it is to peers, by its certificate.
     pub identity: Arc<OwnIdentity>,
-    /// Peers by their certificates.
-    pub known_peers: KnownPeers,
+    /// Certificates and roots, and the peers that they vouch for.
+    pub secrets: Arc<Secrets>,
+    /// Who comes without a certificate.
+    pub plaintext_callers: PlaintextCallers,
+    /// Which servers speak first; `None` where that isn't looked for.
+    pub server_first: Option<ServerFirst>,
     /// What all workers count.
     pub metrics: Metrics,
     /// What was allowed and denied.
@@ -97,6 +103,9 @@ pub struct Worker {
     pub pool: Pool,
     handle: Handle,
     siblings: OnceLock<Box<[Weak<Worker>]>>,
+    /// What moves under connections ([`Published::moves`](crate::config::snapshot::Published::moves)), told to this worker's own: so
+    /// that those who wait for it share no lock with other workers.
+    moves: watch::Sender<u64>,
     cached: Mutex<Arc<LocalSnapshot>>,
     random: AtomicU64,
     connections: AtomicUsize,
@@ -122,7 +131,7 @@ impl Deref for LocalSnapshot {
 impl Worker {
     /// A worker on the runtime that `handle` belongs to.
     pub fn new(id: usize, handle: Handle, shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self {
+        let worker = Arc::new(Self {
             id,
             metrics: shared.metrics.shard(),
             access_log: shared.access_logs.worker(),
@@ -132,6 +141,7 @@ impl Worker {
             pool: Pool::new(),
             handle,
             siblings: OnceLock::new(),
+            moves: watch::Sender::new(0),
             cached: Mutex::default(),
             random: AtomicU64::new(rand::random()),
             connections: AtomicUsize::new(0),
@@ -140,7 +150,9 @@ impl Worker {
             pipes: Mutex::default(),
             heads: Mutex::default(),
             responses: Mutex::default(),
-        })
+        });
+        worker.spawn(follow(Arc::downgrade(&worker), worker.shared.snapshot.moves()));
+        worker
     }
 
     /// A lone worker on the current runtime, for tests and tools.
@@ -151,6 +163,11 @@ impl Worker {
     /// Runs `task` on this worker; callable from any thread.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(task);
+    }
+
+    /// Follows whatever connections stand on: snapshots, certificates, roots.
+    pub fn moves(&self) -> watch::Receiver<u64> {
+        self.moves.subscribe()
     }
 
     /// The configuration in force.
@@ -250,6 +267,15 @@ impl Worker {
             Some(siblings) => siblings.iter().filter_map(Weak::upgrade).collect(),
             None => vec![self.clone()],
         }
+    }
+}
+
+/// Tells a worker's connections, idle upstream ones first, that something moved. Ends with the worker.
+async fn follow(worker: Weak<Worker>, mut moves: watch::Receiver<u64>) {
+    while moves.changed().await.is_ok() {
+        let Some(worker) = worker.upgrade() else { return };
+        worker.pool.look_at_ground();
+        worker.moves.send_replace(*moves.borrow_and_update());
     }
 }
 

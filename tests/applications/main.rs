@@ -3,6 +3,7 @@
 //! The applications listen on 127.0.0.1 only, and the services' ports differ from theirs, so a call that arrives went
 //! through both sidecars.
 
+mod databases;
 mod grpc;
 mod mesh;
 mod nginx;

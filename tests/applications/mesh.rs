@@ -29,6 +29,11 @@ impl Mesh {
         Self { folder, xds, pilot }
     }
 
+    /// Saves a file of YAML beside that of the Service.
+    pub fn save(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join("mesh").join(name), text).expect("the test's folder can be written");
+    }
+
     /// Where the processes' files lie, and where they run.
     pub fn path(&self) -> &Path {
         self.folder.path()

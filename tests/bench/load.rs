@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+
+use crate::keys::Keys;
 
 /// What a load did.
 #[derive(Debug, Clone, Default)]
@@ -84,22 +87,22 @@ fn number_before(text: &str, marker: &str) -> Option<u64> {
     text[..end].rsplit([' ', ',', '\n']).next()?.parse().ok()
 }
 
-/// A new connection for each request, from many loopback addresses, eight at a time.
-pub fn new_connections(target: SocketAddr, time: Duration) -> Result<Done> {
+/// A new connection for each request, by TLS where there is a connector for it, from many loopback addresses, eight at a time.
+pub fn new_connections(target: SocketAddr, tls: Option<TlsConnector>, time: Duration) -> Result<Done> {
     run(async move {
         let done = Arc::new(Mutex::new(Done::default()));
         let deadline = Instant::now() + time;
         let started = Instant::now();
         let workers: Vec<_> = (0..8u8)
             .map(|worker| {
-                let done = done.clone();
+                let (done, tls) = (done.clone(), tls.clone());
                 tokio::spawn(async move {
                     let mut turn = 0u32;
                     while Instant::now() < deadline {
                         turn = turn.wrapping_add(1);
                         let source =
                             Ipv4Addr::new(127, 1 + worker, (turn / 250 % 250) as u8, (turn % 250 + 1) as u8);
-                        let outcome = one_request(source, target).await;
+                        let outcome = one_request(source, target, tls.as_ref()).await;
                         let mut done = done.lock();
                         match outcome {
                             Ok(true) => done.requests += 1,
@@ -118,13 +121,14 @@ pub fn new_connections(target: SocketAddr, time: Duration) -> Result<Done> {
     })
 }
 
-async fn one_request(source: Ipv4Addr, target: SocketAddr) -> Result<bool> {
+async fn one_request(source: Ipv4Addr, target: SocketAddr, tls: Option<&TlsConnector>) -> Result<bool> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;
-    let mut stream = socket.connect(target).await?;
+    let mut stream = secured(socket.connect(target).await?, tls).await?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await?;
     let mut answer = Vec::with_capacity(2048);
-    stream.read_to_end(&mut answer).await?;
+    // Not everybody says goodbye by TLS.
+    let _ = stream.read_to_end(&mut answer).await;
     Ok(answer.starts_with(b"HTTP/1.1 200"))
 }
 
@@ -183,7 +187,10 @@ async fn paced(
 }
 
 /// Reads one answer with a content length (or chunked to its last chunk); its head in lower case.
-pub async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<String> {
+pub async fn read_answer(
+    stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    buffer: &mut [u8],
+) -> Result<String> {
     let mut answer: Vec<u8> = Vec::with_capacity(2048);
     loop {
         let read = stream.read(buffer).await?;
@@ -277,13 +284,14 @@ pub fn tcp_bulk(target: SocketAddr, time: Duration) -> Result<u64> {
 /// Opens `count` connections and uses each once, so that all of them are kept; they end when the value is dropped.
 pub fn idle_connections(
     target: SocketAddr,
-    count: usize,
-) -> Result<(tokio::runtime::Runtime, Vec<TcpStream>)> {
+    count: u32,
+    tls: Option<&TlsConnector>,
+) -> Result<(tokio::runtime::Runtime, Vec<Box<dyn Stream>>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let streams = runtime.block_on(async {
         let mut streams = Vec::new();
         for _ in 0..count {
-            let mut stream = TcpStream::connect(target).await?;
+            let mut stream = secured(TcpStream::connect(target).await?, tls).await?;
             stream.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n").await?;
             streams.push(stream);
         }
@@ -294,6 +302,18 @@ pub fn idle_connections(
         anyhow::Ok(streams)
     })?;
     Ok((runtime, streams))
+}
+
+/// A connection, whatever is in it.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+async fn secured(stream: TcpStream, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>> {
+    Ok(match tls {
+        Some(tls) => Box::new(tls.connect(Keys::name()?, stream).await?),
+        None => Box::new(stream),
+    })
 }
 
 /// Runs a load on this thread.

@@ -1,10 +1,11 @@
 //! Side by side: Osier, Envoy, haproxy, nginx and a bare relay in one run, same backend, equal worker counts.
 //!
 //! Reading order: `row` (what is measured), `subject` (who is measured, with which file), `mesh` (rows with a control plane),
-//! `load` (what is sent), `usage` (CPU clocks, wake-ups, memory), `report`. Everything runs in a network namespace of its own, so the machine's settings
+//! `keys` (rows with TLS), `load` (what is sent), `usage` (CPU clocks, wake-ups, memory), `report`. Everything runs in a network namespace of its own, so the machine's settings
 //! stay as they are and congestion control is the same everywhere. CPU time per request is the figure to steer by.
 
 mod echo;
+mod keys;
 mod load;
 mod mesh;
 mod namespace;

@@ -85,6 +85,8 @@ impl Mesh {
         }
         command.env("INSTANCE_IP", ip.to_string()).env("POD_NAME", format!("client-{number}"));
         command.env("POD_NAMESPACE", "default").env("ISTIO_META_INTERCEPTION_MODE", "NONE");
+        // Not the only one on this machine.
+        command.env("PROXY_CONFIG", "{statusPort: 0}");
         Client::start(command, &format!("sidecar-{number}"), ip, &self.folder)
     }
 

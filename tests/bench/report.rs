@@ -40,6 +40,8 @@ pub struct Figures {
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_ms_per_gib: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    kib_per_connection: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     absent: Option<&'static str>,
 }
 
@@ -62,6 +64,7 @@ impl Figures {
             cpu_ms_per_minute: None,
             wakeups_per_second: None,
             cpu_ms_per_gib: None,
+            kib_per_connection: None,
             absent: Some(reason),
         }
     }
@@ -73,6 +76,7 @@ impl Figures {
             median(rounds.iter().map(|round| round.memory.rss_kib as f64)).map(|kib| kib as u64);
         figures.pss_kib =
             median(rounds.iter().map(|round| round.memory.pss_kib as f64)).map(|kib| kib as u64);
+        figures.kib_per_connection = median(rounds.iter().filter_map(|round| round.kib_per_connection));
         if row == Row::Idle {
             let rate = |value: f64, round: &Round| value / round.done.elapsed.as_secs_f64();
             figures.cpu_ms_per_minute =
@@ -122,11 +126,15 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 pub fn print(all: &[Figures]) {
     let envoy: BTreeMap<&str, f64> = all
         .iter()
-        .filter(|figures| figures.subject == Kind::Envoy)
+        .filter(|figures| matches!(figures.subject, Kind::Envoy | Kind::EnvoyH1 | Kind::EnvoyH2))
         .filter_map(|figures| Some((figures.row.as_str(), figures.cpu_us.or(figures.cpu_ms_per_minute)?)))
-        .collect();
+        // Of two ways to run it the better one is what others are held against.
+        .fold(BTreeMap::new(), |mut best, (row, cost)| {
+            best.entry(row).and_modify(|least: &mut f64| *least = least.min(cost)).or_insert(cost);
+            best
+        });
     println!(
-        "{:<24}{:<9}{:>9}{:>16}{:>8}{:>10}{:>8}{:>9}{:>9}{:>9}{:>10}{:>10}",
+        "{:<30}{:<9}{:>9}{:>16}{:>8}{:>10}{:>8}{:>9}{:>9}{:>9}{:>10}{:>10}",
         "row",
         "subject",
         "cpu us",
@@ -142,12 +150,12 @@ pub fn print(all: &[Figures]) {
     );
     for figures in all {
         if let Some(reason) = figures.absent {
-            println!("{:<24}{:<9}absent: {reason}", figures.row, figures.subject.name());
+            println!("{:<30}{:<9}absent: {reason}", figures.row, figures.subject.name());
             continue;
         }
         if let (Some(cpu), Some(wakeups)) = (figures.cpu_ms_per_minute, figures.wakeups_per_second) {
             println!(
-                "{:<24}{:<9}{cpu:>9.2} ms CPU a minute, {wakeups:.2} wake-ups a second, {} KiB",
+                "{:<30}{:<9}{cpu:>9.2} ms CPU a minute, {wakeups:.2} wake-ups a second, {} KiB",
                 figures.row,
                 figures.subject.name(),
                 figures.rss_kib.unwrap_or(0)
@@ -158,7 +166,7 @@ pub fn print(all: &[Figures]) {
         let spread =
             figures.cpu_us_min.zip(figures.cpu_us_max).map(|(min, max)| format!("({min:.1} - {max:.1})"));
         println!(
-            "{:<24}{:<9}{:>9}{:>16}{:>8}{:>10}{:>8}{:>9}{:>9}{:>9}{:>10}{:>10}",
+            "{:<30}{:<9}{:>9}{:>16}{:>8}{:>10}{:>8}{:>9}{:>9}{:>9}{:>10}{:>10}",
             figures.row,
             figures.subject.name(),
             shown(figures.cpu_us, 1),
@@ -172,8 +180,11 @@ pub fn print(all: &[Figures]) {
             shown(figures.rss_kib.map(|kib| kib as f64), 0),
             shown(figures.pss_kib.map(|kib| kib as f64), 0),
         );
+        if let Some(kib) = figures.kib_per_connection {
+            println!("{:<30}{:<9}{kib:>9.1} KiB for each connection", figures.row, figures.subject.name());
+        }
         if let Some(cpu) = figures.cpu_ms_per_gib {
-            println!("{:<24}{:<9}{cpu:>9.0} ms CPU per GiB in bulk", figures.row, figures.subject.name());
+            println!("{:<30}{:<9}{cpu:>9.0} ms CPU per GiB in bulk", figures.row, figures.subject.name());
         }
     }
 }

@@ -10,10 +10,11 @@ use osier_tests::process::{self, Program};
 use osier_tests::raw;
 
 use crate::Arguments;
+use crate::keys::{Group, Keys};
 use crate::load::{self, Done};
 use crate::mesh::{self, Mesh};
 use crate::report::Figures;
-use crate::subject::{Kind, Subject, Targets};
+use crate::subject::{Kind, Subject, Targets, Wanted};
 use crate::usage::{Memory, Usage};
 
 /// After this long nothing is left of the start, or of a load: memory that was freed has gone back to the system.
@@ -42,6 +43,12 @@ pub enum Row {
     Http1NewConnection,
     /// One hop as in `http1`, behind 100 rules of an AuthorizationPolicy, of which the last matches.
     Authorization,
+    /// Two proxies in a line with mutual TLS between them, as sidecars of a mesh are.
+    MtlsPair,
+    /// Mutual TLS towards clients that open a connection for each request: full handshakes with X25519.
+    MtlsHandshakes,
+    /// The same with X25519MLKEM768.
+    MtlsHandshakesHybrid,
     /// HTTP/2 on both sides, 64 connections with one stream each.
     Http2,
     /// gRPC unary calls, 4 connections with 16 streams each.
@@ -58,6 +65,9 @@ pub enum Row {
     /// Memory with 1,000 idle connections, upstream ones beside them.
     #[value(name = "memory-1000-connections")]
     Memory1000Connections,
+    /// `memory-1000-connections` with mutual TLS towards the clients.
+    #[value(name = "memory-1000-mtls-connections")]
+    Memory1000MtlsConnections,
     /// Memory of a sidecar in a mesh of 5,000 services with 10 endpoints each, 20 of them in use.
     #[value(name = "memory-5000-services")]
     Memory5000Services,
@@ -84,6 +94,31 @@ impl Row {
     /// Protocol towards the backend.
     fn cluster(self) -> &'static str {
         if matches!(self, Row::Http2 | Row::Grpc) { "http2" } else { "http1" }
+    }
+
+    /// Who is measured.
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Row::MtlsPair => &[Kind::Osier, Kind::EnvoyH1, Kind::EnvoyH2],
+            Row::MtlsHandshakes | Row::MtlsHandshakesHybrid | Row::Memory1000MtlsConnections => {
+                &[Kind::Osier, Kind::Envoy]
+            }
+            _ => &Kind::USUAL,
+        }
+    }
+
+    /// What a subject has to be for this row where it stands alone, or before the backend.
+    fn wanted(self, kind: Kind, keys: &Keys) -> Wanted {
+        let downstream = match self {
+            Row::MtlsPair => keys.server(kind, &["h2", "http/1.1"], Group::X25519),
+            Row::MtlsHandshakes | Row::Memory1000MtlsConnections => {
+                keys.server(kind, &["http/1.1"], Group::X25519)
+            }
+            Row::MtlsHandshakesHybrid => keys.server(kind, &["http/1.1"], Group::Hybrid),
+            _ => String::new(),
+        };
+        let rules = if self == Row::Authorization { rules() } else { String::new() };
+        Wanted { cluster: self.cluster(), rules, downstream, upstream: String::new() }
     }
 
     /// Why a subject has no figure in this row.
@@ -170,7 +205,8 @@ impl Row {
 
     /// True where a second round would measure the same processes again.
     fn has_one_round(self) -> bool {
-        self.services().is_some() || self == Row::Memory1000Connections
+        self.services().is_some()
+            || matches!(self, Row::Memory1000Connections | Row::Memory1000MtlsConnections)
     }
 }
 
@@ -185,13 +221,14 @@ pub fn run(row: Row, arguments: &Arguments, time: Duration) -> Result<Vec<Figure
     if let (Row::FirstRequest2ms, Some(mesh)) = (row, &mut mesh) {
         mesh.delay(Duration::from_millis(2))?;
     }
-    let chosen = |kind: &Kind| arguments.subjects.is_empty() || arguments.subjects.contains(kind);
+    let chosen = |kind: &&Kind| arguments.subjects.is_empty() || arguments.subjects.contains(kind);
+    let keys = Keys::new()?;
     let mut figures = Vec::new();
     let mut lines = Vec::new();
-    for kind in Kind::ALL.into_iter().filter(chosen) {
+    for kind in row.kinds().iter().filter(chosen).copied() {
         match row.absent(kind) {
             Some(reason) => figures.push(Figures::absent(row.name(), kind, reason)),
-            None => lines.push(start_line(row, kind, &backend, mesh.as_ref(), folder.path())?),
+            None => lines.push(start_line(row, kind, &backend, mesh.as_ref(), &keys, folder.path())?),
         }
     }
     let mut measured: Vec<Vec<Round>> = lines.iter().map(|_| Vec::new()).collect();
@@ -204,7 +241,7 @@ pub fn run(row: Row, arguments: &Arguments, time: Duration) -> Result<Vec<Figure
         for (line, rounds) in lines.iter().zip(&mut measured) {
             rounds.push(match &mesh {
                 Some(mesh) => mesh_round(row, line, mesh)?,
-                None => round(row, line, &backend, folder.path(), time)?,
+                None => round(row, line, &backend, &keys, folder.path(), time)?,
             });
         }
     }
@@ -218,18 +255,25 @@ fn start_line(
     kind: Kind,
     backend: &Backend,
     mesh: Option<&Mesh>,
+    keys: &Keys,
     folder: &Path,
 ) -> Result<Vec<Subject>> {
     if let (Kind::Osier | Kind::Envoy, Some(mesh)) = (kind, mesh) {
         return Ok(vec![Subject::start_in_mesh(kind, mesh)?]);
     }
-    let rules = if row == Row::Authorization { rules() } else { String::new() };
-    let last = Subject::start(kind, backend.targets, row.cluster(), &rules, folder)?;
-    if row != Row::Http1TwoHops {
-        return Ok(vec![last]);
-    }
-    let targets = Targets { http1: last.http, ..backend.targets };
-    Ok(vec![Subject::start(kind, targets, row.cluster(), "", folder)?, last])
+    let last = Subject::start(kind, backend.targets, &row.wanted(kind, keys), folder)?;
+    let targets = Targets { http1: last.http, http2: last.http, ..backend.targets };
+    let first = match (row, kind) {
+        (Row::Http1TwoHops, _) => Wanted { cluster: "http1", ..Wanted::default() },
+        (Row::MtlsPair, Kind::EnvoyH2) => {
+            Wanted { cluster: "http2", upstream: keys.client(&["h2"]), ..Wanted::default() }
+        }
+        (Row::MtlsPair, _) => {
+            Wanted { cluster: "http1", upstream: keys.client(&["http/1.1"]), ..Wanted::default() }
+        }
+        _ => return Ok(vec![last]),
+    };
+    Ok(vec![Subject::start(kind, targets, &first, folder)?, last])
 }
 
 /// Rules in the shape that pilot gives them: a method, a path and a client each.
@@ -266,6 +310,8 @@ pub struct Round {
     pub memory: Memory,
     /// What bulk data cost, in the row that sends it.
     pub bulk: Option<Bulk>,
+    /// What each connection holds, in rows of idle ones.
+    pub kib_per_connection: Option<f64>,
 }
 
 /// Bytes that went through in both directions, and the CPU time for them.
@@ -290,24 +336,52 @@ fn mesh_round(row: Row, line: &[Subject], mesh: &Mesh) -> Result<Round> {
     Ok(Round { done, memory: Memory::of(&client.pids()), ..Round::default() })
 }
 
-fn round(row: Row, line: &[Subject], backend: &Backend, folder: &Path, time: Duration) -> Result<Round> {
+/// Connections of the rows of idle ones.
+const CONNECTIONS: u32 = 1000;
+
+/// Memory with many connections that were used once.
+fn idle_connections(row: Row, subject: &Subject, keys: &Keys) -> Result<Round> {
+    let pids = subject.pids();
+    let before = Memory::of(&pids);
+    let tls = match row {
+        Row::Memory1000MtlsConnections => Some(keys.connector(Group::X25519)?),
+        _ => None,
+    };
+    let kept = load::idle_connections(subject.http, CONNECTIONS, tls.as_ref())?;
+    std::thread::sleep(SETTLED);
+    let memory = Memory::of(&pids);
+    drop(kept);
+    let grown = memory.rss_kib.saturating_sub(before.rss_kib);
+    let kib_per_connection = Some(grown as f64 / f64::from(CONNECTIONS));
+    Ok(Round { memory, kib_per_connection, ..Round::default() })
+}
+
+fn round(
+    row: Row,
+    line: &[Subject],
+    backend: &Backend,
+    keys: &Keys,
+    folder: &Path,
+    time: Duration,
+) -> Result<Round> {
     let pids: Vec<u32> = line.iter().flat_map(Subject::pids).collect();
     let first = &line[0];
-    if row == Row::Memory1000Connections {
-        let kept = load::idle_connections(first.http, 1000)?;
-        std::thread::sleep(SETTLED);
-        let memory = Memory::of(&pids);
-        drop(kept);
-        return Ok(Round { memory, ..Round::default() });
+    if matches!(row, Row::Memory1000Connections | Row::Memory1000MtlsConnections) {
+        return idle_connections(row, first, keys);
     }
-    send(row, first, folder, Duration::from_secs(1))?;
+    send(row, first, keys, folder, Duration::from_secs(1))?;
     let (accepted, before) = (backend.accepted(), Usage::of(&pids)?);
-    let done = send(row, first, folder, time)?;
+    let done = send(row, first, keys, folder, time)?;
     let usage = Usage::of(&pids)?.since(before);
     let opened = backend.accepted().saturating_sub(accepted + 1);
     let kept = matches!(
         row,
-        Row::Http1 | Row::Authorization | Row::Http1TwoHops | Row::Http164k | Row::Latency1000rps
+        Row::Http1
+            | Row::Authorization
+            | Row::Http1TwoHops
+            | Row::MtlsPair
+            | Row::Http164k
+            | Row::Latency1000rps
     );
     if kept && opened > 256 + done.requests / 100 {
         bail!(
@@ -317,7 +391,7 @@ fn round(row: Row, line: &[Subject], backend: &Backend, folder: &Path, time: Dur
         );
     }
     let bulk = if row == Row::Tcp { Some(bulk(first, &pids, time)?) } else { None };
-    Ok(Round { done, usage, memory: Memory::of(&pids), bulk })
+    Ok(Round { done, usage, memory: Memory::of(&pids), bulk, ..Round::default() })
 }
 
 fn bulk(subject: &Subject, pids: &[u32], time: Duration) -> Result<Bulk> {
@@ -326,11 +400,19 @@ fn bulk(subject: &Subject, pids: &[u32], time: Duration) -> Result<Bulk> {
     Ok(Bulk { bytes, cpu: Usage::of(pids)?.since(before).cpu })
 }
 
-fn send(row: Row, subject: &Subject, folder: &Path, time: Duration) -> Result<Done> {
+fn send(row: Row, subject: &Subject, keys: &Keys, folder: &Path, time: Duration) -> Result<Done> {
     match row {
-        Row::Http1 | Row::Authorization | Row::Http1TwoHops => load::http1(subject.http, "/", time),
+        Row::Http1 | Row::Authorization | Row::Http1TwoHops | Row::MtlsPair => {
+            load::http1(subject.http, "/", time)
+        }
+        Row::MtlsHandshakes => {
+            load::new_connections(subject.http, Some(keys.connector(Group::X25519)?), time)
+        }
+        Row::MtlsHandshakesHybrid => {
+            load::new_connections(subject.http, Some(keys.connector(Group::Hybrid)?), time)
+        }
         Row::Http164k => load::http1(subject.http, "/64k", time),
-        Row::Http1NewConnection => load::new_connections(subject.http, time),
+        Row::Http1NewConnection => load::new_connections(subject.http, None, time),
         Row::Http2 => load::http2(subject.http, 64, 1, None, time),
         Row::Grpc => {
             let message = folder.join("message");
@@ -357,7 +439,12 @@ fn idle(lines: &[Vec<Subject>]) -> Result<Vec<Round>> {
         .zip(before)
         .map(|(pids, before)| {
             let done = Done { elapsed: started.elapsed(), ..Done::default() };
-            Ok(Round { done, usage: Usage::of(pids)?.since(before), memory: Memory::of(pids), bulk: None })
+            Ok(Round {
+                done,
+                usage: Usage::of(pids)?.since(before),
+                memory: Memory::of(pids),
+                ..Round::default()
+            })
         })
         .collect()
 }

@@ -12,12 +12,16 @@ use crate::mesh::Mesh;
 
 /// A proxy that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// osier-proxy.
     Osier,
     /// Envoy from the Python environment of the tests.
     Envoy,
+    /// Two of them that speak HTTP/1.1 to each other, where it matters.
+    EnvoyH1,
+    /// The same over HTTP/2.
+    EnvoyH2,
     /// Debian's haproxy.
     Haproxy,
     /// Debian's nginx.
@@ -27,14 +31,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them, in the order in which they take turns.
-    pub const ALL: [Kind; 5] = [Kind::Osier, Kind::Envoy, Kind::Haproxy, Kind::Nginx, Kind::Relay];
+    /// Those of most rows, in the order in which they take turns.
+    pub const USUAL: [Kind; 5] = [Kind::Osier, Kind::Envoy, Kind::Haproxy, Kind::Nginx, Kind::Relay];
 
     /// Name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Osier => "osier",
             Kind::Envoy => "envoy",
+            Kind::EnvoyH1 => "envoy-h1",
+            Kind::EnvoyH2 => "envoy-h2",
             Kind::Haproxy => "haproxy",
             Kind::Nginx => "nginx",
             Kind::Relay => "relay",
@@ -53,6 +59,19 @@ pub struct Targets {
     pub echo: SocketAddr,
 }
 
+/// What a row wants of a subject.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Protocol towards the backend: `http1` or `http2`.
+    pub cluster: &'static str,
+    /// Filters of Envoy before the router.
+    pub rules: String,
+    /// How clients are met, as a part of a filter chain; nothing is plaintext.
+    pub downstream: String,
+    /// How the backend is met, as a part of a cluster.
+    pub upstream: String,
+}
+
 /// A running subject.
 pub struct Subject {
     /// Which one.
@@ -65,9 +84,9 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Starts one in front of `targets`; `cluster` (`http1` or `http2`) is the protocol towards the backend, `rules` are filters
-    /// of Envoy before the router.
-    pub fn start(kind: Kind, targets: Targets, cluster: &str, rules: &str, folder: &Path) -> Result<Self> {
+    /// Starts one in front of `targets`, with one worker.
+    pub fn start(kind: Kind, targets: Targets, wanted: &Wanted, folder: &Path) -> Result<Self> {
+        let cluster = wanted.cluster;
         let (http, tcp, admin) = (process::free_address(), process::free_address(), process::free_address());
         let fill = |text: &str| {
             let folder = folder.display().to_string();
@@ -80,7 +99,9 @@ impl Subject {
                 ("{{ECHO}}", targets.echo.port().to_string()),
                 ("{{CLUSTER}}", cluster.to_owned()),
                 ("{{FOLDER}}", folder),
-                ("{{RULES}}", rules.to_owned()),
+                ("{{RULES}}", wanted.rules.clone()),
+                ("{{DOWNSTREAM}}", wanted.downstream.clone()),
+                ("{{UPSTREAM}}", wanted.upstream.clone()),
             ];
             values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
         };
@@ -97,7 +118,7 @@ impl Subject {
                 command.arg(file("bootstrap.yaml", include_str!("config/osier.yaml"))?);
                 commands.push(command);
             }
-            Kind::Envoy => {
+            Kind::Envoy | Kind::EnvoyH1 | Kind::EnvoyH2 => {
                 let mut command = process::part("OSIER_TEST_ENVOY");
                 command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]);
                 command.arg(file("bootstrap.yaml", include_str!("config/osier.yaml"))?);

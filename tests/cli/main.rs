@@ -1,7 +1,8 @@
 //! `osier` as a person uses it: a mesh of `osier up` and `osier run`, looked into with `proxy-status` and `proxy-config`;
-//! and `osier inject`.
+//! `osier inject` and `osier install`.
 
 mod inject;
+mod install;
 
 use std::net::SocketAddr;
 use std::process::Output;
@@ -150,6 +151,27 @@ fn a_mesh_can_be_looked_into() {
     }
     assert!(version.contains("(1 proxy)"), "{version}");
 
+    // Whoever comes past the sidecars comes without a certificate.
+    let endpoints = config("endpoints");
+    let sidecar = line(&endpoints, &["outbound|9080|v1|"]).split_whitespace().next().unwrap_or_default();
+    let endpoint: SocketAddr = sidecar.parse().expect("an address");
+    let direct = b"GET / HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n";
+    assert_eq!(raw::exchange(endpoint, "GET", direct).expect("PERMISSIVE").status(), 200);
+    let table = mesh.shown(&["mtls"]);
+    line(&table, &["default", "reviews-v1", "PERMISSIVE", "refuse 1 caller"]);
+    line(&table, &["127.0.0.1", "now"]);
+    let json: Value =
+        serde_json::from_str(&mesh.shown(&["mtls", "-n", "default", "-o", "json"])).expect("JSON");
+    assert_eq!(
+        (&json["callers"][0]["connections"], &json["workloads"][0]["takes_mutual_tls"]),
+        (&1.into(), &true.into())
+    );
+    let (code, message) = mesh.refused(&["mtls", "strict", "default"]);
+    assert!(
+        code == Some(1) && message.contains("would be refused") && message.contains("127.0.0.1"),
+        "{message}"
+    );
+
     let (code, message) = mesh.refused(&["proxy-config", "routes", "nobody"]);
     assert_eq!(code, Some(1));
     assert!(message.contains("`nobody`") && message.contains("osier proxy-status"), "{message}");
@@ -209,6 +231,16 @@ fn log_levels_of_pilot_are_changed_while_it_runs() {
     assert!(!pilot.output().contains("second.yaml"), "{}", pilot.output());
     pilot.signal(Signal::SIGTERM);
     assert!(pilot.wait_end().success());
+}
+
+#[test]
+fn a_proxy_by_its_address_is_no_matter_of_a_mesh() {
+    let nobody = process::free_address().to_string();
+    let mut command = process::own("osier");
+    command.args(["proxy-config", "listeners", &nobody]).env("KUBECONFIG", "/nowhere");
+    let output = command.output().expect("osier can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&nobody) && !said.contains("mesh"), "{said}");
 }
 
 #[test]

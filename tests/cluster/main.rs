@@ -16,6 +16,7 @@ mod load;
 mod permissions;
 mod pilot;
 mod revisions;
+mod rotation;
 mod run;
 mod traffic;
 mod walkthrough;
@@ -107,6 +108,7 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     run.check("faults: odd workloads", || faults::odd_workloads(cluster));
     run.check("traffic: blue/green without a failed request", || traffic::blue_green(cluster));
     run.check("identity: a namespace of its own", || identity::a_namespace_of_its_own(cluster));
+    run.check("identity: rotation of the root under load", || rotation::of_the_root_under_load(cluster));
     let (pods, rps, times) = if full { (10, 500, 5) } else { (4, 200, 1) };
     run.check("traffic: rolling restarts without a failed request", || {
         traffic::rolling_restarts(cluster, pods, rps, times);

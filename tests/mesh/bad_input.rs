@@ -1,9 +1,11 @@
 //! Bad input: what is wrong is said, with file, line and field, in pilot's log and on its debug page; what was in force stays in
 //! force; and what is mended takes effect.
 
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 use osier_tests::{mesh, process, wait};
 
@@ -24,6 +26,21 @@ fn wait_for_report(web: &Web, text: &str) -> serde_json::Value {
 
 fn wait_for_no_report(web: &Web) {
     wait::until("nothing is left to report", || reports(web).is_empty().then_some(()));
+}
+
+#[test]
+fn clients_that_say_nothing_do_not_keep_pilot_from_its_end() {
+    let mut pilot = mesh::Pilot::start(&[], &[]);
+    let silent = [pilot.xds, pilot.monitoring].into_iter().flat_map(|address| {
+        ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\n"].map(|said| {
+            let mut client = TcpStream::connect(address).expect("pilot listens");
+            client.write_all(said.as_bytes()).expect("pilot reads");
+            client
+        })
+    });
+    let silent: Vec<TcpStream> = silent.collect();
+    assert!(pilot.end(Signal::SIGINT).success());
+    drop(silent);
 }
 
 /// One mistake in a file that would otherwise move everything to v2.

@@ -17,18 +17,27 @@ const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication
                       spec: {mtls: {mode: STRICT}}\n";
 
 /// A service `web` behind a sidecar, and a client, both with certificates.
-struct Secured {
-    server: Sidecar,
-    client: Sidecar,
-    pilot: Pilot,
+pub struct Secured {
+    pub server: Sidecar,
+    pub client: Sidecar,
+    pub pilot: Pilot,
     port: u16,
 }
 
 impl Secured {
     fn start(files: &[(&str, &str)]) -> Self {
+        Self::with("http", files, |_| ())
+    }
+
+    /// The same where an authority is plugged in: `plug_in` puts it into the folder of identities.
+    pub fn plugged_in(port_name: &str, plug_in: impl FnOnce(&Path)) -> Self {
+        Self::with(port_name, &[("strict.yaml", STRICT)], plug_in)
+    }
+
+    fn with(port_name: &str, files: &[(&str, &str)], plug_in: impl FnOnce(&Path)) -> Self {
         let port = process::free_address().port();
-        let service = service("web", "http", port);
-        let pilot = Pilot::with_identity(&[&[("service.yaml", &*service)], files].concat());
+        let service = service("web", port_name, port);
+        let pilot = Pilot::with_identity(&[&[("service.yaml", &*service)], files].concat(), plug_in);
         let backend = Backend::start("web");
         let server = Sidecar::secured(&pilot, "web", Some(backend.address));
         let client = Sidecar::secured(&pilot, "client", None);
@@ -37,7 +46,7 @@ impl Secured {
         secured
     }
 
-    fn host(&self) -> String {
+    pub fn host(&self) -> String {
         format!("web:{}", self.port)
     }
 
@@ -50,7 +59,7 @@ impl Secured {
     }
 
     /// Where the server's sidecar takes connections.
-    fn inbound(&self) -> SocketAddr {
+    pub fn inbound(&self) -> SocketAddr {
         SocketAddr::new(self.server.registration.address, self.port)
     }
 
@@ -63,13 +72,26 @@ impl Secured {
 }
 
 /// A client certificate with its key, as files.
-struct Shown {
-    certificate: PathBuf,
-    key: PathBuf,
+pub struct Shown {
+    pub certificate: PathBuf,
+    /// What is shown behind it; may be empty.
+    pub chain: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Has `authority` certify a key of openssl's making.
-fn shown(folder: &Path, name: &str, authority: &Authority, spiffe: &str) -> Shown {
+pub fn shown(folder: &Path, name: &str, authority: &Authority, spiffe: &str) -> Shown {
+    shown_for(folder, name, authority, spiffe, None)
+}
+
+/// The same for so long.
+fn shown_for(
+    folder: &Path,
+    name: &str,
+    authority: &Authority,
+    spiffe: &str,
+    life: Option<Duration>,
+) -> Shown {
     let file = |ending: &str| folder.join(format!("{name}.{ending}"));
     let (key, request, certificate) = (file("key"), file("csr"), file("crt"));
     let made = Command::new("openssl")
@@ -92,13 +114,15 @@ fn shown(folder: &Path, name: &str, authority: &Authority, spiffe: &str) -> Show
         .status();
     assert!(made.expect("openssl is there").success());
     let request = std::fs::read_to_string(&request).expect("the request");
-    let chain = authority.workload(&request, spiffe, None).expect("a certificate");
+    let chain = authority.workload(&request, spiffe, life).expect("a certificate");
+    let between = file("chain");
     std::fs::write(&certificate, &chain[0]).expect("the test's folder can be written");
-    Shown { certificate, key }
+    std::fs::write(&between, chain[1..chain.len() - 1].concat()).expect("the test's folder can be written");
+    Shown { certificate, chain: between, key }
 }
 
 /// What comes back for a request that openssl sends; empty where there is no session.
-fn ask(address: SocketAddr, shown: Option<&Shown>, protocols: &str, folder: &Path) -> String {
+pub fn ask(address: SocketAddr, shown: Option<&Shown>, protocols: &str, folder: &Path) -> String {
     let request = folder.join("request");
     std::fs::write(
         &request,
@@ -116,8 +140,11 @@ fn ask(address: SocketAddr, shown: Option<&Shown>, protocols: &str, folder: &Pat
         "-alpn",
         protocols,
     ]);
-    if let Some(Shown { certificate, key }) = shown {
+    if let Some(Shown { certificate, chain, key }) = shown {
         command.arg("-cert").arg(certificate).arg("-key").arg(key);
+        if std::fs::metadata(chain).is_ok_and(|file| file.len() > 0) {
+            command.arg("-cert_chain").arg(chain);
+        }
     }
     let said = command
         .stdin(std::fs::File::open(&request).expect("the request"))
@@ -129,7 +156,7 @@ fn ask(address: SocketAddr, shown: Option<&Shown>, protocols: &str, folder: &Pat
 
 const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
 const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
-const MESH: &str = "istio-http/1.1,istio,http/1.1";
+pub const MESH: &str = "istio-http/1.1,istio,http/1.1";
 
 #[test]
 fn strict_takes_certificates_of_the_mesh_and_nothing_else() {
@@ -162,8 +189,20 @@ fn strict_takes_certificates_of_the_mesh_and_nothing_else() {
             && answer.contains("URI=spiffe://cluster.local/ns/other/sa/caller"),
         "{answer}"
     );
+    // curl is as good a client: what counts is what it shows.
+    let Shown { certificate, key, .. } = &good;
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--insecure", "--max-time", "5", "--cert"]).arg(certificate).arg("--key").arg(key);
+    let said = curl.arg(format!("https://{inbound}/")).output().expect("curl is there");
+    let said = format!("{said:?}");
+    assert!(said.contains("URI=spiffe://cluster.local/ns/other/sa/caller"), "{said}");
+    let expired = shown_for(folder, "expired", &authority, CLIENT, Some(Duration::from_secs(1)));
+    wait::until("who has ended is refused", || {
+        ask(inbound, Some(&expired), MESH, folder).is_empty().then_some(())
+    });
     let strangers = [
         ("no certificate", None),
+        ("no name of a mesh", Some(shown(folder, "name", &authority, "https://cluster.local/ns/a/sa/b"))),
         ("foreign root", Some(shown(folder, "foreign", &foreign, CLIENT))),
         (
             "foreign trust domain",

@@ -10,6 +10,7 @@ mod load;
 mod not_processed;
 mod ports;
 mod restarts;
+mod rotation;
 mod skew;
 mod tokens;
 mod web;

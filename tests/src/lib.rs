@@ -3,6 +3,7 @@
 //! pages of walkthroughs.
 
 pub mod backend;
+pub mod family;
 pub mod mesh;
 pub mod nginx;
 pub mod process;

@@ -5,7 +5,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use osier_core::registration::{ADMIN_PORT, EXPLICIT_PROXY_PORT, METADATA_KEY, READINESS_PORT, Registration};
 
@@ -56,11 +59,13 @@ impl Pilot {
         pilot
     }
 
-    /// Starts one that gives certificates.
-    pub fn with_identity(files: &[(&str, &str)]) -> Self {
+    /// Starts one that gives certificates. `prepare` gets the folder of its keys before it does.
+    pub fn with_identity(files: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         let encrypted = process::free_address().to_string();
         let mut pilot = Self::prepare(files);
         let folder = pilot.path().join(IDENTITY);
+        Local::make(&folder).expect("a folder of our own");
+        prepare(&folder);
         let options = ["--encrypted-xds-address", &encrypted, "--identity-folder", &folder.to_string_lossy()];
         pilot.options = options.map(str::to_owned).to_vec();
         pilot.restart();
@@ -100,6 +105,13 @@ impl Pilot {
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
         self.program = None;
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn end(&mut self, signal: Signal) -> ExitStatus {
+        let mut program = self.program.take().expect("pilot is running");
+        program.signal(signal);
+        program.wait_end()
     }
 
     /// Folder for files of the test.

@@ -1,5 +1,6 @@
 //! Rules about the source itself that no compiler checks: who may import whom, module heads, listed exceptions, links.
 
+mod threats;
 mod walkthroughs;
 
 use std::path::{Path, PathBuf};
@@ -124,6 +125,19 @@ fn unsafe_code_is_only_in_listed_modules() {
         .collect();
     let listed: Vec<String> = UNSAFE.iter().map(|(path, _)| (*path).to_owned()).collect();
     assert_eq!(found, listed, "keep the list in tests/tidy/main.rs, with a reason each");
+}
+
+#[test]
+fn every_crate_takes_the_lints_of_the_workspace() {
+    let workspace = text(&root().join("Cargo.toml"));
+    assert!(workspace.contains("unsafe_code = \"deny\""), "the list above means nothing without it");
+    let members = workspace.split("members = [").nth(1).and_then(|rest| rest.split(']').next());
+    let members: Vec<&str> = members.unwrap_or_default().split('"').skip(1).step_by(2).collect();
+    assert!(members.len() >= 7, "{members:?}");
+    for member in members {
+        let manifest = text(&root().join(member).join("Cargo.toml"));
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{member}");
+    }
 }
 
 #[test]

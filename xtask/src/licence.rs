@@ -1,4 +1,4 @@
-//! Licences, bans and sources of the dependency graph, by the lists of deny.toml.
+//! Licences, bans and sources of the dependency graph, by the lists of deny.toml. A ban may be of a crate, or of its versions below one.
 //!
 //! cargo-deny does this where it is installed. It takes ten minutes to build, so without it the same lists are checked
 //! here against `cargo tree`: each package needs at least one allowed choice of its licence expression.
@@ -18,14 +18,15 @@ pub fn check() -> Result<bool> {
     }
     let rules =
         std::fs::read_to_string(part::workspace().join("deny.toml")).context("cannot read deny.toml")?;
-    let (allowed, banned) = (allowed_licences(&rules), banned_crates(&rules));
+    let (allowed, banned) = (allowed_licences(&rules), banned_crates(&rules)?);
     let packages = packages()?;
     let mut wrong = Vec::new();
     for line in &packages {
         let (id, licence) = line.split_once('|').context("cargo tree printed no licence")?;
-        let name = id.split(' ').next().unwrap_or(id);
-        if banned.iter().any(|banned| banned == name) {
-            wrong.push(format!("{id} is banned by deny.toml"));
+        let mut words = id.split(' ');
+        let (name, version) = (words.next().unwrap_or(id), words.next().unwrap_or_default());
+        if let Some(ban) = banned.iter().find(|ban| ban.holds(name, version)) {
+            wrong.push(format!("{id} is banned by deny.toml: {}", ban.reason));
         }
         if id.contains("(http") || id.contains("(git") {
             wrong.push(format!("{id} does not come from the registry"));
@@ -108,8 +109,48 @@ fn allowed_licences(rules: &str) -> Vec<String> {
     list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-fn banned_crates(rules: &str) -> Vec<String> {
-    rules.split("crate = \"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect()
+/// A crate that may not be in the graph.
+#[derive(Debug, PartialEq, Eq)]
+struct Ban {
+    name: String,
+    /// Only versions below this one.
+    below: Option<String>,
+    reason: String,
+}
+
+impl Ban {
+    fn holds(&self, name: &str, version: &str) -> bool {
+        let older = |floor: &String| numbers(version.trim_start_matches('v')) < numbers(floor);
+        self.name == name && self.below.as_ref().is_none_or(older)
+    }
+}
+
+/// `1.2.3-rc.1+4` as numbers; what is no number counts as nothing, so a candidate is taken for its release.
+fn numbers(version: &str) -> Vec<u64> {
+    let release = version.split(['-', '+']).next().unwrap_or(version);
+    release.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+/// `{ crate = "name", … }` and `{ crate = "name:<1.2.3", … }`, as cargo-deny reads them.
+fn banned_crates(rules: &str) -> Result<Vec<Ban>> {
+    let quoted = |line: &str, key: &str| {
+        let rest = line.split_once(&format!("{key} = \""))?.1;
+        rest.split_once('"').map(|(text, _)| text.to_owned())
+    };
+    let lines = rules.lines().filter(|line| !line.trim_start().starts_with('#') && line.contains("crate ="));
+    lines
+        .map(|line| {
+            let spec = quoted(line, "crate").with_context(|| format!("no crate in `{line}`"))?;
+            let reason = quoted(line, "reason").with_context(|| format!("no reason in `{line}`"))?;
+            Ok(match spec.split_once(":<") {
+                Some((name, floor)) => Ban { name: name.into(), below: Some(floor.into()), reason },
+                None if spec.contains([':', '@']) => {
+                    bail!("`{spec}`: only `name` and `name:<version` are read")
+                }
+                None => Ban { name: spec, below: None, reason },
+            })
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -130,5 +171,30 @@ mod tests {
         ] {
             assert_eq!(is_allowed(expression, &allowed), wanted, "{expression}");
         }
+    }
+
+    #[test]
+    fn banned_are_crates_and_their_old_versions() {
+        let rules = std::fs::read_to_string(part::workspace().join("deny.toml")).expect("deny.toml");
+        let banned = banned_crates(&rules).expect("bans");
+        let is_banned = |name: &str, version: &str| banned.iter().any(|ban| ban.holds(name, version));
+        for name in ["ring", "openssl-sys", "native-tls", "reqwest", "chrono"] {
+            assert!(is_banned(name, "v99.0.0"), "{name}");
+        }
+        for (name, last_bad, first_good) in [
+            ("h2", "v0.4.15", "v0.4.16"),
+            ("h2", "v0.3.27", "v0.4.20"),
+            ("rustls", "v0.23.17", "v0.23.18"),
+            ("rustls-webpki", "v0.103.12", "v0.103.13"),
+            ("bytes", "v1.11.0", "v1.11.1"),
+            ("hickory-proto", "v0.26.0", "v0.26.1"),
+            ("idna", "v0.5.0", "v1.0.0"),
+            ("regex", "v1.5.4", "v1.13.0"),
+            ("aws-lc-sys", "v0.38.0", "v0.39.0"),
+            ("tonic", "v0.12.2", "v0.12.3"),
+        ] {
+            assert!(is_banned(name, last_bad) && !is_banned(name, first_good), "{name}");
+        }
+        assert!(banned_crates("  { crate = \"a@1.0\", reason = \"\" },").is_err());
     }
 }

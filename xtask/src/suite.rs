@@ -24,6 +24,10 @@ pub enum Runs {
 
 const NGINX: Part = Part::Debian { package: "nginx-light", program: "nginx" };
 const REDIS: Part = Part::Debian { package: "redis-server", program: "redis-server" };
+const MARIADB: Part = Part::Debian { package: "mariadb-server-core", program: "mariadbd" };
+const MARIADB_CLIENT: Part = Part::Debian { package: "mariadb-client-core", program: "mariadb" };
+/// Brings its client, and its server below /usr/lib/postgresql.
+const POSTGRESQL: Part = Part::Debian { package: "postgresql", program: "pg_ctlcluster" };
 const NFTABLES: Part = Part::Debian { package: "nftables", program: "nft" };
 const IPROUTE: Part = Part::Debian { package: "iproute2", program: "ip" };
 const CURL: Part = Part::Debian { package: "curl", program: "curl" };
@@ -77,8 +81,8 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "applications",
-        about: "nginx, redis, gRPC and WebSocket behind sidecars, started with `osier up` and `osier run`",
-        parts: &[NGINX, REDIS, CURL, Part::Python],
+        about: "nginx, redis, MariaDB, PostgreSQL, gRPC and WebSocket behind sidecars, started with `osier up` and `osier run`",
+        parts: &[NGINX, REDIS, MARIADB, MARIADB_CLIENT, POSTGRESQL, CURL, Part::Python],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "applications"]),
     },
     Suite {

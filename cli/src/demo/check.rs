@@ -4,17 +4,20 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use osier_core::say;
 use serde::Serialize;
 
 use super::load::{Load, Reading};
 use super::mesh::Mesh;
-use super::table;
+use super::table::{self, Figures};
 use crate::client::Client;
 
 /// Requests per second during the story.
 const RPS: u32 = 100;
 /// Requests that a split is measured over.
 const SAMPLE: u64 = 1500;
+/// Who calls `reviews`.
+const SHOP: &str = "spiffe://cluster.local/ns/default/sa/shop";
 /// Longest wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -37,10 +40,10 @@ impl Report {
     fn add(&mut self, name: &'static str, measured: f64, wanted: impl Into<String>, ok: bool) -> Result<()> {
         let figure = Figure { name, measured, wanted: wanted.into(), ok };
         if self.json {
-            println!("{}", serde_json::to_string(&figure)?);
+            say!("{}", serde_json::to_string(&figure)?);
         } else {
             let verdict = if ok { "ok" } else { "NOT OK" };
-            println!("{:<34}{:>10.1}   wanted {:<16}{verdict}", figure.name, figure.measured, figure.wanted);
+            say!("{:<34}{:>10.1}   wanted {:<16}{verdict}", figure.name, figure.measured, figure.wanted);
         }
         self.figures.push(figure);
         Ok(())
@@ -55,13 +58,24 @@ impl Report {
         self.add(name, share, format!("{wanted:.0} +- {margin:.1}"), (share - wanted).abs() <= margin)
     }
 
+    /// By whom `reviews` is called: by the service account of `shop`, who has proved it, unless all is plaintext.
+    fn add_identities(&mut self, seen: &Figures, plaintext: bool) -> Result<()> {
+        let share = 100.0 * seen.encrypted / seen.requests;
+        let wanted = if plaintext { 0.0 } else { 100.0 };
+        self.add("requests by mutual TLS, percent", share, format!("{wanted:.0}"), share == wanted)?;
+        let expected = if plaintext { vec![] } else { vec![SHOP] };
+        let known: Vec<&str> = seen.callers.iter().map(String::as_str).collect();
+        let wanted = if plaintext { "0".to_owned() } else { format!("1: {SHOP}") };
+        self.add("callers of reviews by identity", known.len() as f64, wanted, known == expected)
+    }
+
     fn add_failures(&mut self, name: &'static str, reading: Reading) -> Result<()> {
         self.add(name, reading.failed as f64, "0", reading.failed == 0)
     }
 }
 
 /// Runs the story. The exit status is a failure if any figure is not as wanted.
-pub async fn run(mesh: &mut Mesh, json: bool) -> Result<ExitCode> {
+pub async fn run(mesh: &mut Mesh, plaintext: bool, json: bool) -> Result<ExitCode> {
     let mut report = Report { json, figures: Vec::new() };
     let load = Load::start(mesh.client().explicit_proxy(), RPS);
     wait_for_traffic(&load).await?;
@@ -69,8 +83,9 @@ pub async fn run(mesh: &mut Mesh, json: bool) -> Result<ExitCode> {
     let first = measure(&load, SAMPLE).await?;
     report.add_share("share of v1 at 90/10, percent", first, 90.0)?;
     report.add_failures("failed at 90/10", first)?;
-    let counted = metrics_see_traffic(mesh).await;
-    report.add("requests in the sidecars' metrics", counted, "> 0", counted > 0.0)?;
+    let seen = reviews(mesh).await;
+    report.add("requests in the sidecars' metrics", seen.requests, "> 0", seen.requests > 0.0)?;
+    report.add_identities(&seen, plaintext)?;
 
     let before = load.tally.read();
     let saved = Instant::now();
@@ -165,8 +180,14 @@ async fn wait_for_split(load: &Load, percent: f64) -> Result<Instant> {
     }
 }
 
-/// Requests to `reviews` that its sidecars have counted.
-async fn metrics_see_traffic(mesh: &Mesh) -> f64 {
+/// What the sidecars of `reviews` have counted.
+async fn reviews(mesh: &Mesh) -> Figures {
     let all = table::read(&Client::direct(), mesh.instances()).await;
-    all.iter().filter(|((service, _), _)| *service == "reviews").map(|(_, figures)| figures.requests).sum()
+    let mut sum = Figures::default();
+    for (_, figures) in all.into_iter().filter(|((service, _), _)| *service == "reviews") {
+        sum.requests += figures.requests;
+        sum.encrypted += figures.encrypted;
+        sum.callers.extend(figures.callers);
+    }
+    sum
 }

@@ -1,6 +1,6 @@
-//! The live table: service, version, share, requests per second, latency and errors, from the sidecars' own metrics.
+//! The live table: service, version, share, requests per second, latency, errors and callers, from the sidecars' own metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ pub struct Figures {
     pub requests: f64,
     /// Requests that ended with 5xx or without a response.
     pub errors: f64,
+    /// Requests that came by mutual TLS.
+    pub encrypted: f64,
+    /// Who has proved to be a caller: SPIFFE IDs.
+    pub callers: BTreeSet<String>,
     /// Upper bound in milliseconds and how many requests were at or below it.
     pub buckets: Vec<(f64, f64)>,
 }
@@ -33,6 +37,11 @@ impl Figures {
             let Ok(value) = value.parse::<f64>() else { continue };
             if series.starts_with("istio_requests_total{") {
                 self.requests += value;
+                if label(series, "connection_security_policy") == Some("mutual_tls") {
+                    self.encrypted += value;
+                }
+                let caller = label(series, "source_principal").filter(|id| id.starts_with("spiffe://"));
+                self.callers.extend(caller.map(str::to_owned));
                 if label(series, "response_code").is_some_and(|code| code.starts_with('5') || code == "0") {
                     self.errors += value;
                 }
@@ -54,6 +63,8 @@ impl Figures {
         Self {
             requests: (self.requests - before.requests).max(0.0),
             errors: (self.errors - before.errors).max(0.0),
+            encrypted: (self.encrypted - before.encrypted).max(0.0),
+            callers: self.callers.clone(),
             buckets: self
                 .buckets
                 .iter()
@@ -132,9 +143,16 @@ fn render(
     seconds: f64,
 ) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["SERVICE", "VERSION", "SHARE", "RPS", "P50 ms", "P99 ms", "ERRORS/s"]);
+    table.load_style(presets::NOTHING).set_header([
+        "SERVICE",
+        "VERSION",
+        "SHARE",
+        "RPS",
+        "P50 ms",
+        "P99 ms",
+        "ERRORS/s",
+        "CALLED BY",
+    ]);
     let empty = Figures::default();
     let recent: BTreeMap<_, Figures> =
         now.iter().map(|(key, figures)| (*key, figures.since(before.get(key).unwrap_or(&empty)))).collect();
@@ -151,9 +169,21 @@ fn render(
             format!("{:.0}", figures.errors / seconds),
         ];
         row.extend(numbers.map(|number| Cell::new(number).set_alignment(CellAlignment::Right)));
+        row.push(Cell::new(callers(figures)));
         table.add_row(row);
     }
     table
+}
+
+/// Service accounts of those who have proved who they are.
+fn callers(figures: &Figures) -> String {
+    let account = |id: &String| id.rsplit_once("/sa/").map_or(id.clone(), |(_, account)| account.to_owned());
+    let known: Vec<String> = figures.callers.iter().map(account).collect();
+    if known.is_empty() {
+        "nobody known (plaintext)".to_owned()
+    } else {
+        format!("{} (mTLS)", known.join(", "))
+    }
 }
 
 fn things_to_try(mesh: &Mesh) -> String {
@@ -178,7 +208,7 @@ mod tests {
 
     const METRICS: &str = r#"
 istio_requests_total{reporter="destination",response_code="200"} 90
-istio_requests_total{reporter="destination",response_code="503"} 10
+istio_requests_total{reporter="destination",response_code="503",connection_security_policy="mutual_tls",source_principal="spiffe://cluster.local/ns/default/sa/shop"} 10
 istio_requests_total{reporter="source",response_code="200"} 5
 istio_request_duration_milliseconds_bucket{reporter="destination",le="0.5"} 50
 istio_request_duration_milliseconds_bucket{reporter="destination",le="1"} 100
@@ -190,6 +220,8 @@ istio_request_duration_milliseconds_bucket{reporter="destination",le="+Inf"} 100
         let mut figures = Figures::default();
         figures.add(METRICS);
         assert_eq!((figures.requests, figures.errors), (100.0, 10.0));
+        assert_eq!(figures.encrypted, 10.0);
+        assert_eq!(callers(&figures), "shop (mTLS)");
         assert_eq!(figures.quantile(0.5), Some(0.5));
         assert_eq!(figures.quantile(0.75), Some(0.75));
         let nothing = figures.since(&figures.clone());

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use hyper::Method;
+use osier_core::{say, stdout};
 use serde_json::{Map, Value};
 
 use super::tables::{self, list};
@@ -220,7 +221,7 @@ impl Proxy {
             let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             return serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", file.display()));
         };
-        let mesh = self.mesh.mesh(self.namespace.as_deref()).await?;
+        let mesh = self.mesh.of_proxy(name, self.namespace.as_deref()).await?;
         let admin = mesh.admin(name).await?;
         mesh.page(&admin, "/config_dump?include_eds").await
     }
@@ -229,11 +230,11 @@ impl Proxy {
 /// Shows the log levels of a proxy, changed first where that is asked for.
 async fn log(proxy: &Running, levels: Option<&str>) -> Result<()> {
     let query = levels.map(levels::query).transpose()?.unwrap_or_default();
-    let mesh = proxy.mesh.mesh(proxy.namespace.as_deref()).await?;
+    let mesh = proxy.mesh.of_proxy(&proxy.name, proxy.namespace.as_deref()).await?;
     let admin = mesh.admin(&proxy.name).await?;
     let answer = mesh.ask(&admin, Method::POST, &format!("/logging{query}")).await?.body_text();
     match proxy.output {
-        Output::Table => print!("{answer}"),
+        Output::Table => stdout::print(format_args!("{answer}")),
         format => output::print(&levels::read(&answer), format)?,
     }
     Ok(())
@@ -292,7 +293,7 @@ fn show(parts: &[(Part, Vec<Value>)], format: Output) -> Result<()> {
     }
     for (number, (part, found)) in parts.iter().enumerate() {
         if number > 0 {
-            println!();
+            say!();
         }
         let found = found.iter();
         let table = match part {
@@ -301,7 +302,7 @@ fn show(parts: &[(Part, Vec<Value>)], format: Output) -> Result<()> {
             Part::Clusters => tables::clusters(found),
             Part::Endpoints => tables::endpoints(found),
         };
-        println!("{}", output::text(&table));
+        say!("{}", output::text(&table));
     }
     Ok(())
 }

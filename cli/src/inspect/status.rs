@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use comfy_table::Table;
+use osier_core::say;
 use serde_json::Value;
 
 use super::tables::text;
@@ -53,11 +54,11 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         (None, None) => clients,
     };
     match arguments.output {
-        Output::Table if shown.is_empty() => println!("No proxy is connected."),
+        Output::Table if shown.is_empty() => say!("No proxy is connected."),
         Output::Table => {
-            println!("{}", output::text(&status(&shown)));
+            say!("{}", output::text(&status(&shown)));
             if arguments.name.is_some() {
-                shown.iter().for_each(|client| println!("\n{}", detail(client)));
+                shown.iter().for_each(|client| say!("\n{}", detail(client)));
             }
         }
         format => output::print(&shown, format)?,

@@ -12,7 +12,7 @@ mod values;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
@@ -21,6 +21,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::ListParams;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt as _};
+use osier_core::say;
+use osier_pilot::inject::{MeshSettings, Values};
+use osier_pilot::source::check_mesh_config;
 use osier_pilot::source::kubernetes::named;
 use serde_json::{Value, json};
 
@@ -129,6 +132,7 @@ async fn put(target: &Target, chosen: &Value) -> Result<ExitCode> {
     values["global"]["istioNamespace"] = target.namespace.as_str().into();
     let definitions = chart::definitions()?;
     let mut objects = chart::render(&target.namespace, &values)?;
+    check_configuration(&objects)?;
     let revision = revision_of(&values);
     objects.push(record(&target.namespace, revision, chosen)?);
     let namespace = json!({
@@ -146,8 +150,8 @@ async fn put(target: &Target, chosen: &Value) -> Result<ExitCode> {
         apply::apply(&client, &namespace, dry).await?;
         if dry {
             // Nothing can be tried in a namespace that isn't there.
-            println!("{} would be made, and in it:", apply::label_of(&namespace));
-            objects.iter().for_each(|object| println!("  {}", apply::label_of(object)));
+            say!("{} would be made, and in it:", apply::label_of(&namespace));
+            objects.iter().for_each(|object| say!("  {}", apply::label_of(object)));
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -157,22 +161,35 @@ async fn put(target: &Target, chosen: &Value) -> Result<ExitCode> {
     } else {
         format!(" ({left_alone} belong to somebody else and stay as they are)")
     };
-    println!("✔ Istio's kinds are defined{others}");
+    say!("✔ Istio's kinds are defined{others}");
     for object in &mut objects {
         tag::respect_default(&client, object).await?;
         apply::apply(&client, object, dry).await?;
     }
     if dry {
-        println!("✔ the API server would take all {} objects; nothing was changed", objects.len());
+        say!("✔ the API server would take all {} objects; nothing was changed", objects.len());
         return Ok(ExitCode::SUCCESS);
     }
     remove_former(&client, revision, &objects).await?;
-    println!("✔ control plane {revision} is in namespace {}", target.namespace);
+    say!("✔ control plane {revision} is in namespace {}", target.namespace);
     if !target.readiness_timeout.is_zero() {
         wait_ready(&client, target, revision).await?;
-        println!("✔ control plane {revision} is ready");
+        say!("✔ control plane {revision} is ready");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Holds what the control plane will read against its own rules: what it can't read it would refuse when nobody looks any more.
+fn check_configuration(objects: &[Value]) -> Result<()> {
+    let texts = |key: &'static str| objects.iter().filter_map(move |object| object["data"][key].as_str());
+    for text in texts("values") {
+        Values::parse(text).map_err(|error| anyhow!("{error}"))?;
+    }
+    for text in texts("mesh") {
+        check_mesh_config(text).map_err(|wrong| anyhow!("meshConfig: {}", wrong.join("; ")))?;
+        MeshSettings::parse(text).map_err(|error| anyhow!("meshConfig: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Defines what isn't defined, and renews what is ours. How many belong to somebody else.
@@ -221,14 +238,14 @@ pub async fn uninstall(arguments: UninstallArguments) -> Result<ExitCode> {
     objects.reverse();
     for object in &objects {
         if arguments.dry_run {
-            println!("would remove {}", apply::label_of(object));
+            say!("would remove {}", apply::label_of(object));
         } else {
             apply::delete(&client, object).await?;
-            println!("removed {}", apply::label_of(object));
+            say!("removed {}", apply::label_of(object));
         }
     }
     if !arguments.dry_run {
-        println!(
+        say!(
             "✔ removed; Istio's kinds, what is written in them, and injected sidecars stay until their pods are restarted"
         );
     }
@@ -267,13 +284,13 @@ fn print<'a>(objects: impl Iterator<Item = &'a Value>, format: Format) -> Result
     match format {
         Format::Yaml => {
             for object in objects {
-                println!("---\n{}", serde_saphyr::to_string(object)?.trim_end());
+                say!("---\n{}", serde_saphyr::to_string(object)?.trim_end());
             }
         }
         Format::Json => {
             let items: Vec<&Value> = objects.collect();
             let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
-            println!("{}", serde_json::to_string_pretty(&list)?);
+            say!("{}", serde_json::to_string_pretty(&list)?);
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
+use osier_core::say;
 
 use super::{apply, chart};
 use crate::cluster::{Cluster, said};
@@ -63,11 +64,11 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut bad = false;
     for finding in &findings {
         match finding {
-            Finding::Good(text) => println!("✔ {text}"),
-            Finding::Mind(text) => println!("! {text}"),
+            Finding::Good(text) => say!("✔ {text}"),
+            Finding::Mind(text) => say!("! {text}"),
             Finding::Bad(text) => {
                 bad = true;
-                println!("✘ {text}");
+                say!("✘ {text}");
             }
         }
     }

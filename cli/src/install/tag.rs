@@ -12,6 +12,7 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use osier_core::{say, stdout};
 use osier_pilot::source::kubernetes::named;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -96,7 +97,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         What::Generate { target } => {
             let client = target.cluster.client().await?;
             let object = of_revision(&client, &target).await?;
-            print!("{}", serde_saphyr::to_string(&object)?);
+            stdout::print(format_args!("{}", serde_saphyr::to_string(&object)?));
         }
         What::List { cluster, output } => list(&cluster.client().await?, output).await?,
         What::Remove { cluster, tag, skip_confirmation } => {
@@ -127,7 +128,7 @@ async fn set(target: &Target, overwrite: bool) -> Result<()> {
         apply::apply(&client, &off, false).await?;
     }
     apply::apply(&client, &object, false).await?;
-    println!(
+    say!(
         "✔ tag {tag} stands for revision {revision}; `kubectl label namespace NAME istio.io/rev={tag} --overwrite` lets a namespace use it"
     );
     Ok(())
@@ -296,8 +297,8 @@ async fn list(client: &Client, format: Output) -> Result<()> {
         .collect();
     tags.sort_by(|a, b| a.tag.cmp(&b.tag));
     match format {
-        Output::Table if tags.is_empty() => println!("There is no tag; `osier tag set` makes one."),
-        Output::Table => println!("{}", table(&tags)),
+        Output::Table if tags.is_empty() => say!("There is no tag; `osier tag set` makes one."),
+        Output::Table => say!("{}", table(&tags)),
         format => output::print(&tags, format)?,
     }
     Ok(())
@@ -341,14 +342,14 @@ async fn remove(client: &Client, tag: &str, sure: bool) -> Result<()> {
                 "tag {tag} is used by {namespaces}: pods that are made there would get no sidecar; --skip-confirmation removes it all the same"
             );
         }
-        print!(
+        stdout::print(format_args!(
             "Tag {tag} is used by {namespaces}: pods that are made there will get no sidecar. Remove it? [y/N] "
-        );
+        ));
         std::io::stdout().flush()?;
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            println!("Nothing was changed.");
+            say!("Nothing was changed.");
             return Ok(());
         }
     }
@@ -361,9 +362,9 @@ async fn remove(client: &Client, tag: &str, sure: bool) -> Result<()> {
     if let Some(mut own) = default {
         switch_on(&mut own);
         apply::apply(client, &own, false).await?;
-        println!("✔ tag {tag} is removed; revision {DEFAULT} holds again");
+        say!("✔ tag {tag} is removed; revision {DEFAULT} holds again");
     } else {
-        println!("✔ tag {tag} is removed");
+        say!("✔ tag {tag} is removed");
     }
     Ok(())
 }

@@ -1,15 +1,22 @@
 //! Signs certificates: of workloads, as their callers have proved to be, and of the control plane's own servers.
 //!
-//! Where root and key are kept is known elsewhere. Of a request only the key counts; its names and extensions are read by nobody.
+//! Where certificates and key are kept is known elsewhere. Of a request only the key counts; its names and extensions are read by
+//! nobody. An authority has shown that it is believed before it signs for anybody: what it signs must lead to one of its roots.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
+use rustls::server::ParsedCertificate;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
@@ -29,16 +36,47 @@ pub const WORKLOAD_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const LONGEST_WORKLOAD_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A request with a key of 4,096 bits has less than 2 KiB.
 const MAX_REQUEST: usize = 16 * 1024;
+/// More between a leaf and a root than peers follow: with the leaf's own they look at six signatures.
+const MOST_BETWEEN: usize = 5;
 
-/// Why a root or its key can't be used.
+/// What an authority is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The certificate that signs.
+    Certificate,
+    /// Its key.
+    Key,
+    /// The certificates between it and a root.
+    Chain,
+    /// The roots.
+    Roots,
+}
+
+/// Why nothing can be signed with what is there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
-    /// The certificate.
-    #[error("the certificate {0}")]
-    Certificate(String),
-    /// The key.
-    #[error("the key {0}")]
-    Key(String),
+#[error("{part} {reason}")]
+pub struct Unusable {
+    /// What is at fault.
+    pub part: Part,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate => "the certificate",
+            Self::Key => "the key",
+            Self::Chain => "the chain",
+            Self::Roots => "the roots:",
+        })
+    }
+}
+
+impl Part {
+    fn is(self, reason: impl Into<String>) -> Unusable {
+        Unusable { part: self, reason: reason.into() }
+    }
 }
 
 /// Why nothing is signed.
@@ -53,24 +91,42 @@ pub enum SignError {
         /// What was asked for.
         asked: Duration,
     },
-    /// The root itself has ended.
-    #[error("the root certificate has ended")]
+    /// The authority's own certificate has ended.
+    #[error("the certificate of the authority has ended")]
     Ended,
     /// Signing fails.
     #[error("a certificate can't be made: {0}")]
     Issue(#[from] rcgen::Error),
 }
 
+/// What an authority is made of, as PEM.
+#[derive(Clone)]
+pub struct Material {
+    /// The certificate that signs; what follows it counts as chain.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// The certificates between it and a root. It may be among them, and roots may.
+    pub chain: String,
+    /// All that shall be believed.
+    pub roots: String,
+}
+
 /// Signs certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    root: String,
-    /// When the root ends, in seconds since 1970.
+    /// What is shown behind a leaf: the certificate that signs, then those between it and a root. None where a root signs.
+    between: Vec<String>,
+    roots: String,
+    /// The same as peers know them; first the one that vouches for what is signed.
+    anchors: Vec<TrustAnchor<'static>>,
+    /// The life of what vouches, in seconds since 1970: of the certificate that signs, and no longer than the others hold.
+    not_before: i64,
     not_after: i64,
 }
 
-impl std::fmt::Debug for Authority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Authority")
     }
 }
@@ -78,16 +134,64 @@ impl std::fmt::Debug for Authority {
 impl Authority {
     /// The authority of a root and its key, both PEM.
     pub fn new(root: String, key: &str) -> Result<Self, Unusable> {
-        let key = KeyPair::from_pem(key).map_err(|error| Unusable::Key(format!("can't be read: {error}")))?;
-        let not_after = check(&root).map_err(Unusable::Certificate)?;
-        let issuer = Issuer::from_ca_cert_pem(&root, key)
-            .map_err(|error| Unusable::Certificate(format!("can't be read: {error}")))?;
-        Ok(Self { issuer, root, not_after })
+        let roots = root.clone();
+        Self::of(&Material { certificate: root, key: key.to_owned(), chain: String::new(), roots })
     }
 
-    /// The root certificate, as PEM.
-    pub fn root(&self) -> &str {
-        &self.root
+    /// The authority of a certificate that leads to one of several roots.
+    pub fn of(material: &Material) -> Result<Self, Unusable> {
+        let now = ASN1Time::now();
+        let key = read_key(&material.key)?;
+        let mut signing = read(Part::Certificate, &material.certificate)?.into_iter();
+        let certificate = signing.next().ok_or_else(|| Part::Certificate.is("is no PEM"))?;
+        let mut life = check_signing(&certificate, &key, now)?;
+        let roots = roots(&material.roots, now)?;
+        let given = signing.chain(read(Part::Chain, &material.chain)?);
+        let between = between(certificate.clone(), given, &roots)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)
+            .map_err(|error| Part::Certificate.is(format!("can't be read: {error}")))?;
+        for certificate in &between {
+            life.1 = life.1.min(life_of(Part::Chain, certificate)?.1);
+        }
+        let first = vouching(&issuer, &between, &roots)?;
+        life.1 = life.1.min(life_of(Part::Roots, &roots[first].0)?.1);
+        // The one that vouches comes first: who is told of the roots sees when another one begins to.
+        let order = std::iter::once(first).chain((0..roots.len()).filter(|index| *index != first));
+        let (roots, anchors): (Vec<_>, Vec<_>) = order.map(|index| roots[index].clone()).unzip();
+        Ok(Self {
+            issuer,
+            between: between.iter().map(pem).collect(),
+            roots: roots.iter().map(pem).collect(),
+            anchors,
+            not_before: life.0,
+            not_after: life.1,
+        })
+    }
+
+    /// All roots of the mesh, as PEM; first the one that vouches for what is signed here.
+    pub fn roots(&self) -> &str {
+        &self.roots
+    }
+
+    /// How many roots there are.
+    pub fn count_of_roots(&self) -> usize {
+        self.anchors.len()
+    }
+
+    /// True where whoever believes `other` believes what is signed here.
+    pub fn is_believed_by_those_of(&self, other: &Self) -> bool {
+        self.anchors.first().is_some_and(|own| other.anchors.contains(own))
+    }
+
+    /// True where nobody can tell them apart.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let parts = |a: &Self| (a.between.clone(), a.roots.clone(), a.issuer.key().public_key_pem());
+        parts(self) == parts(other)
+    }
+
+    /// When what vouches began and when it ends, in seconds since 1970.
+    pub fn life(&self) -> (i64, i64) {
+        (self.not_before, self.not_after)
     }
 
     /// Certificate chain and key, both PEM, of a server of these names and addresses, valid for [`SERVER_LIFE`].
@@ -97,13 +201,14 @@ impl Authority {
         parameters.distinguished_name = DistinguishedName::new();
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        valid(&mut parameters, EARLIER, SERVER_LIFE);
+        parameters.use_authority_key_identifier_extension = true;
+        valid(&mut parameters, EARLIER, SERVER_LIFE.min(self.left()?));
         let certificate = parameters.signed_by(&key, &self.issuer)?;
-        Ok((certificate.pem(), key.serialize_pem()))
+        Ok((certificate.pem() + &self.between.concat(), key.serialize_pem()))
     }
 
-    /// A certificate for the key of `csr` (PKCS#10, PEM) that names `spiffe`: the certificate, then the root, both PEM.
-    /// `life`: what is asked for; `None` for the default.
+    /// A certificate for the key of `csr` (PKCS#10, PEM) that names `spiffe`: the certificate, those between it and a root one by
+    /// one, then all roots in one string; PEM each. `life`: what is asked for; `None` for the default.
     pub fn workload(
         &self,
         csr: &str,
@@ -115,20 +220,166 @@ impl Authority {
         if life > LONGEST_WORKLOAD_LIFE {
             return Err(SignError::TooLong { asked: life });
         }
+        let mut parameters =
+            leaf(&[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]);
+        parameters.subject_alt_names = vec![SanType::URI(spiffe.try_into()?)];
+        valid(&mut parameters, WORKLOAD_EARLIER, life.min(self.left()?));
+        let certificate = parameters.signed_by(&key, &self.issuer)?;
+        let between = self.between.iter().cloned();
+        Ok(std::iter::once(certificate.pem()).chain(between).chain([self.roots.clone()]).collect())
+    }
+
+    /// How long it signs yet.
+    pub fn left(&self) -> Result<Duration, SignError> {
         let left = self.not_after - ASN1Time::now().timestamp();
         let left = u64::try_from(left).ok().filter(|left| *left > 0).ok_or(SignError::Ended)?;
-        let mut parameters = CertificateParams::default();
-        parameters.distinguished_name = DistinguishedName::new();
-        parameters.subject_alt_names = vec![SanType::URI(spiffe.try_into()?)];
-        parameters.is_ca = IsCa::ExplicitNoCa;
-        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        parameters.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        parameters.serial_number = Some(serial());
-        valid(&mut parameters, WORKLOAD_EARLIER, life.min(Duration::from_secs(left)));
-        let certificate = parameters.signed_by(&key, &self.issuer)?;
-        Ok(vec![certificate.pem(), self.root.clone()])
+        Ok(Duration::from_secs(left))
     }
+}
+
+/// A certificate that may sign nothing, with no name yet.
+fn leaf(uses: &[ExtendedKeyUsagePurpose]) -> CertificateParams {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.is_ca = IsCa::ExplicitNoCa;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    parameters.extended_key_usages = uses.to_vec();
+    parameters.serial_number = Some(serial());
+    // Who knows two roots of one name tells by it which has signed.
+    parameters.use_authority_key_identifier_extension = true;
+    parameters
+}
+
+type Der = CertificateDer<'static>;
+
+fn read(part: Part, text: &str) -> Result<Vec<Der>, Unusable> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    read.map_err(|error| part.is(format!("is no PEM: {error}")))
+}
+
+fn read_key(text: &str) -> Result<KeyPair, Unusable> {
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|error| Part::Key.is(format!("is no PEM: {error}")))?;
+    KeyPair::try_from(&key).map_err(|error| Part::Key.is(format!("can't be read: {error}")))
+}
+
+fn parse<'a>(part: Part, der: &'a Der) -> Result<X509Certificate<'a>, Unusable> {
+    let parsed = x509_parser::parse_x509_certificate(der);
+    parsed.map(|(_, certificate)| certificate).map_err(|error| part.is(format!("can't be read: {error}")))
+}
+
+fn pem(der: &Der) -> String {
+    use base64::Engine as _;
+    let text = base64::prelude::BASE64_STANDARD.encode(der);
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+/// From when to when a certificate holds, in seconds since 1970.
+fn life_of(part: Part, der: &Der) -> Result<(i64, i64), Unusable> {
+    let certificate = parse(part, der)?;
+    let validity = certificate.validity();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
+/// The certificate that signs must be one that may, now, and be the key's. Its life.
+fn check_signing(der: &Der, key: &KeyPair, now: ASN1Time) -> Result<(i64, i64), Unusable> {
+    let certificate = parse(Part::Certificate, der)?;
+    if !certificate.is_ca() {
+        return Err(Part::Certificate.is("is no certificate of an authority"));
+    }
+    let usage = certificate.key_usage().ok().flatten();
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err(Part::Certificate.is("may not sign certificates (keyCertSign)"));
+    }
+    let validity = certificate.validity();
+    if validity.not_after < now {
+        return Err(Part::Certificate.is(format!("ended at {}", validity.not_after)));
+    }
+    if validity.not_before > now {
+        return Err(Part::Certificate.is(format!("begins at {}", validity.not_before)));
+    }
+    if certificate.public_key().subject_public_key.data != key.der_bytes() {
+        return Err(Part::Key.is("is not that of the certificate"));
+    }
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
+/// Each root with what peers know of it. One that has ended is left out: peers would go on to believe it, since of a root they look
+/// at name and key alone.
+fn roots(text: &str, now: ASN1Time) -> Result<Vec<(Der, TrustAnchor<'static>)>, Unusable> {
+    let mut found = Vec::new();
+    for der in read(Part::Roots, text)? {
+        let certificate = parse(Part::Roots, &der)?;
+        if !certificate.is_ca() {
+            return Err(Part::Roots.is("one is no certificate of an authority"));
+        }
+        if certificate.validity().not_after < now {
+            tracing::warn!(root = %certificate.subject(), "a root has ended, and nobody is told to believe it");
+            continue;
+        }
+        let mut store = RootCertStore::empty();
+        store.add(der.clone()).map_err(|error| Part::Roots.is(format!("one can't be read: {error}")))?;
+        let anchors = store.roots.into_iter().map(|anchor| (der.clone(), anchor));
+        found.extend(anchors);
+    }
+    if found.is_empty() {
+        return Err(Part::Roots.is("there is none that holds now"));
+    }
+    Ok(found)
+}
+
+/// What is shown behind a leaf: the signing certificate and what was given with it, each once, and no root.
+fn between(
+    signing: Der,
+    given: impl Iterator<Item = Der>,
+    roots: &[(Der, TrustAnchor<'static>)],
+) -> Result<Vec<Der>, Unusable> {
+    let mut between: Vec<Der> = Vec::new();
+    for certificate in std::iter::once(signing).chain(given) {
+        let is_root = roots.iter().any(|(root, _)| *root == certificate) || is_self_signed(&certificate)?;
+        if !is_root && !between.contains(&certificate) {
+            between.push(certificate);
+        }
+    }
+    match between.len() {
+        0..=MOST_BETWEEN => Ok(between),
+        more => {
+            Err(Part::Chain.is(format!("has {more} certificates before a root; {MOST_BETWEEN} are the most")))
+        }
+    }
+}
+
+fn is_self_signed(der: &Der) -> Result<bool, Unusable> {
+    let certificate = parse(Part::Chain, der)?;
+    Ok(certificate.subject() == certificate.issuer())
+}
+
+/// Which root vouches for what the issuer signs, found as peers find it.
+fn vouching(
+    issuer: &Issuer<'_, KeyPair>,
+    between: &[Der],
+    roots: &[(Der, TrustAnchor<'static>)],
+) -> Result<usize, Unusable> {
+    let failed = |error: String| Part::Certificate.is(format!("signs nothing that holds: {error}"));
+    let mut parameters = leaf(&[ExtendedKeyUsagePurpose::ServerAuth]);
+    valid(&mut parameters, WORKLOAD_EARLIER, WORKLOAD_LIFE);
+    let key = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
+    let trial = parameters.signed_by(&key, issuer).map_err(|error| failed(error.to_string()))?;
+    let trial = ParsedCertificate::try_from(trial.der()).map_err(|error| failed(error.to_string()))?;
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    let mut last = None;
+    for (index, (_, anchor)) in roots.iter().enumerate() {
+        let only = RootCertStore { roots: vec![anchor.clone()] };
+        let now = UnixTime::now();
+        match verify_server_cert_signed_by_trust_anchor(&trial, &only, between, now, algorithms) {
+            Ok(()) => return Ok(index),
+            Err(error) => last = Some(error),
+        }
+    }
+    let why = last.map(|error| error.to_string()).unwrap_or_default();
+    Err(Part::Chain.is(format!("from the certificate on leads to none of the roots: {why}")))
 }
 
 /// The key of a request whose own signature is good, where it is one that we take.
@@ -160,22 +411,6 @@ fn serial() -> SerialNumber {
     SerialNumber::from(bytes.to_vec())
 }
 
-/// A root that has ended, or that is none, must not be told to anybody as what to trust. When it ends, in seconds since 1970.
-fn check(root: &str) -> Result<i64, String> {
-    let der =
-        CertificateDer::from_pem_slice(root.as_bytes()).map_err(|error| format!("is no PEM: {error}"))?;
-    let (_, certificate) =
-        x509_parser::parse_x509_certificate(&der).map_err(|error| format!("can't be read: {error}"))?;
-    if !certificate.is_ca() {
-        return Err("is no certificate of an authority".into());
-    }
-    let validity = certificate.validity();
-    if validity.not_after < ASN1Time::now() {
-        return Err(format!("ended at {}; remove it, and a new one is made", validity.not_after));
-    }
-    Ok(validity.not_after.timestamp())
-}
-
 fn valid(parameters: &mut CertificateParams, earlier: Duration, life: Duration) {
     let now = SystemTime::now();
     parameters.not_before = (now - earlier).into();
@@ -185,15 +420,50 @@ fn valid(parameters: &mut CertificateParams, earlier: Duration, life: Duration) 
 /// Certificate and key of a new root, both PEM.
 pub fn new_root(organization: &str) -> Result<(String, String), rcgen::Error> {
     let key = KeyPair::generate()?;
+    let mut parameters = root();
+    parameters.distinguished_name.push(DnType::OrganizationName, organization);
+    let certificate = parameters.self_signed(&key)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+/// The root `old` once more, for another life: same name and same key, so that whoever believes one believes the other.
+pub fn renewed_root(old: &str, key: &str) -> Result<String, Unusable> {
+    let failed = |error: rcgen::Error| Part::Certificate.is(format!("can't be renewed: {error}"));
+    let read = read(Part::Certificate, old)?;
+    let old = read.first().ok_or_else(|| Part::Certificate.is("is no PEM"))?;
+    let key = read_key(key)?;
+    let mut parameters = root();
+    parameters.distinguished_name = name_of(&parse(Part::Certificate, old)?)?;
+    parameters.self_signed(&key).map(|certificate| certificate.pem()).map_err(failed)
+}
+
+/// The subject of a certificate, written as it is there: peers compare it byte by byte.
+fn name_of(certificate: &X509Certificate<'_>) -> Result<DistinguishedName, Unusable> {
+    let mut name = DistinguishedName::new();
+    for attribute in certificate.subject().iter_attributes() {
+        let odd = || Part::Certificate.is("has a name that can't be written again");
+        let kind = attribute.attr_type().iter().ok_or_else(odd)?.collect::<Vec<u64>>();
+        let text = attribute.as_str().map_err(|_| odd())?;
+        let value = match attribute.attr_value().tag() {
+            x509_parser::der_parser::ber::Tag::PrintableString => {
+                DnValue::PrintableString(text.try_into().map_err(|_| odd())?)
+            }
+            x509_parser::der_parser::ber::Tag::Utf8String => DnValue::Utf8String(text.into()),
+            _ => return Err(odd()),
+        };
+        name.push(DnType::from_oid(&kind), value);
+    }
+    Ok(name)
+}
+
+fn root() -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::OrganizationName, organization);
     parameters.serial_number = Some(serial());
     valid(&mut parameters, EARLIER, ROOT_LIFE);
-    let certificate = parameters.self_signed(&key)?;
-    Ok((certificate.pem(), key.serialize_pem()))
+    parameters
 }
 
 #[cfg(test)]
@@ -215,9 +485,49 @@ pub(crate) mod tests {
         Authority::new(root, &key).unwrap()
     }
 
+    /// A root, one authority below it, and a second one below that, which signs; with what doesn't do for either.
+    pub(crate) struct Family {
+        pub root: String,
+        pub between: String,
+        pub certificate: String,
+        pub key: String,
+        pub ended: String,
+        pub leaf: String,
+    }
+
+    impl Family {
+        /// The authority of the family where these are the roots.
+        pub(crate) fn authority(&self, roots: &str) -> Authority {
+            let Self { between, certificate, key, .. } = self;
+            let (certificate, key, chain) = (certificate.clone(), key.clone(), between.clone());
+            Authority::of(&Material { certificate, key, chain, roots: roots.into() }).unwrap()
+        }
+    }
+
+    pub(crate) fn family() -> Family {
+        let [first, second, third] = [(); 3].map(|()| KeyPair::generate().unwrap());
+        let mut ended = super::root();
+        ended.not_after = (SystemTime::now() - Duration::from_secs(60)).into();
+        let ended = ended.self_signed(&third).unwrap().pem();
+        let leaf = CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&third).unwrap().pem();
+        let key = third.serialize_pem();
+        let named = |name: &str| {
+            let mut parameters = super::root();
+            parameters.distinguished_name.push(DnType::CommonName, name);
+            parameters
+        };
+        let root = named("root");
+        let root_pem = root.self_signed(&first).unwrap().pem();
+        let root = Issuer::new(root, first);
+        let between = named("between");
+        let between_pem = between.signed_by(&second, &root).unwrap().pem();
+        let certificate = named("signs").signed_by(&third, &Issuer::new(between, second)).unwrap().pem();
+        Family { root: root_pem, between: between_pem, certificate, key, ended, leaf }
+    }
+
     fn roots(authority: &Authority) -> Arc<RootCertStore> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.root().as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(authority.roots().as_bytes()).unwrap()).unwrap();
         Arc::new(roots)
     }
 
@@ -263,7 +573,7 @@ pub(crate) mod tests {
             parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         });
         let chain = authority.workload(&csr.pem().unwrap(), WEB, None).unwrap();
-        assert_eq!((chain.len(), chain[1].as_str()), (2, authority.root()));
+        assert_eq!((chain.len(), chain[1].as_str()), (2, authority.roots()));
         let leaf = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
         let (_, read) = X509Certificate::from_der(&leaf).unwrap();
         let names = read.subject_alternative_name().unwrap().unwrap();
@@ -335,9 +645,95 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_leaf_comes_with_those_between_it_and_the_roots() {
+        let (ours, other) = (family(), family());
+        let authority = ours.authority(&format!("{}{}", other.root, ours.root));
+        let chain = authority.workload(&request(|_| ()).pem().unwrap(), WEB, None).unwrap();
+        let der = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+        assert_eq!(
+            chain[1..3].iter().map(|text| der(text)).collect::<Vec<_>>(),
+            [der(&ours.certificate), der(&ours.between)]
+        );
+        assert_eq!(chain.len(), 4);
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(chain[3].as_bytes()).map(Result::unwrap).collect();
+        assert_eq!(roots, [der(&ours.root), der(&other.root)], "the one that vouches comes first");
+        let verifies = |root: &str| {
+            let mut store = RootCertStore::empty();
+            store.add(der(root)).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider()).build();
+            let between = [der(&chain[1]), der(&chain[2])];
+            verifier.unwrap().verify_client_cert(&der(&chain[0]), &between, UnixTime::now()).is_ok()
+        };
+        assert!(verifies(&ours.root) && !verifies(&other.root));
+        let (shown, _) = authority.server(&["a".into()]).unwrap();
+        assert_eq!(CertificateDer::pem_slice_iter(shown.as_bytes()).count(), 3);
+    }
+
+    #[test]
+    fn a_renewed_root_is_believed_by_whoever_believes_the_old_one() {
+        let (old, key) = new_root("cluster.local").unwrap();
+        let new = renewed_root(&old, &key).unwrap();
+        assert_ne!(new, old);
+        let (old, new) = (Authority::new(old, &key).unwrap(), Authority::new(new, &key).unwrap());
+        assert!(new.is_believed_by_those_of(&old) && old.is_believed_by_those_of(&new));
+        assert!(!new.is_same_as(&old));
+        let stranger = authority();
+        assert!(!stranger.is_believed_by_those_of(&old));
+    }
+
+    #[test]
+    fn keys_are_taken_as_tools_write_them() {
+        let openssl = |arguments: &[&str]| {
+            let made = std::process::Command::new("openssl").args(arguments).output().unwrap();
+            assert!(made.status.success());
+            String::from_utf8(made.stdout).unwrap()
+        };
+        for arguments in [
+            &["genrsa", "-traditional", "2048"][..],
+            &["genrsa", "2048"],
+            &["ecparam", "-name", "prime256v1", "-genkey"],
+            &["ecparam", "-name", "secp384r1", "-genkey", "-noout"],
+            &["genpkey", "-algorithm", "ed25519"],
+        ] {
+            let key = openssl(arguments);
+            let root = super::root().self_signed(&read_key(&key).unwrap()).unwrap().pem();
+            let authority = Authority::new(root, &key);
+            assert!(authority.is_ok(), "{arguments:?}: {authority:?}");
+        }
+    }
+
+    #[test]
+    fn a_chain_is_no_longer_than_peers_follow() {
+        let keys: Vec<KeyPair> = (0..8).map(|_| KeyPair::generate().unwrap()).collect();
+        let named = |index: usize| {
+            let mut parameters = super::root();
+            parameters.distinguished_name.push(DnType::CommonName, format!("{index}"));
+            parameters
+        };
+        let root = named(0).self_signed(&keys[0]).unwrap().pem();
+        let mut chain = Vec::new();
+        for index in 1..8 {
+            let (above, own) = (named(index - 1), named(index));
+            let issuer = Issuer::from_params(&above, &keys[index - 1]);
+            chain.insert(0, own.signed_by(&keys[index], &issuer).unwrap().pem());
+        }
+        let of = |length: usize| {
+            let shown = &chain[7 - length..];
+            Authority::of(&Material {
+                certificate: shown[0].clone(),
+                key: keys[length].serialize_pem(),
+                chain: shown[1..].concat(),
+                roots: root.clone(),
+            })
+        };
+        of(MOST_BETWEEN).unwrap();
+        assert!(of(MOST_BETWEEN + 1).unwrap_err().to_string().contains("are the most"));
+    }
+
+    #[test]
     fn a_root_that_is_none_is_refused_with_the_reason() {
         let (root, key) = new_root("x").unwrap();
-        assert!(Authority::new(root.clone(), "no key").unwrap_err().to_string().contains("can't be read"));
+        assert!(Authority::new(root.clone(), "no key").unwrap_err().to_string().contains("is no PEM"));
         assert!(Authority::new("none".into(), &key).unwrap_err().to_string().contains("is no PEM"));
         let key = KeyPair::generate().unwrap();
         let mut ended = CertificateParams::default();

@@ -1,28 +1,44 @@
 //! The authority of a mesh without Kubernetes (`osier up`): root, key, and a key that signs tokens, in a folder of the user's own.
 //!
+//! An authority of one's own goes into the folder `cacerts` there, with the names that Istio's Secret has. It is followed: another one
+//! signs as soon as its files belong together.
+//!
 //! Who may read the folder may be anybody in that mesh: it is the user's own, mode 0700, or it is refused. `osier run` makes a token
 //! for its workload with the key; the control plane takes it as an API server's.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use super::authority::{Authority, Unusable, new_root};
-use crate::xds::identity::{AUDIENCE, Authenticate, Denied, Identity};
+use super::in_force::InForce;
+use super::material;
+use crate::xds::identity::{AUDIENCE, Authenticate, Caller, Denied, Identity};
 
 /// The root certificate: what workloads know the control plane by.
 pub const ROOT: &str = "root-cert.pem";
 /// Root and its key in one file, so that there is never one without the other.
 const AUTHORITY: &str = "ca.pem";
 const TOKEN_KEY: &str = "token-key";
+/// The folder of an authority that its owner plugs in.
+const PLUGGED: &str = "cacerts";
+/// How long nothing may move before it is read: files are written one by one.
+const QUIET: Duration = Duration::from_millis(50);
+/// How often it is read without a hint of the system.
+const LOOK: Duration = Duration::from_secs(60);
 /// Where the control plane serves encrypted xDS.
 const ADDRESS: &str = "address";
 
@@ -107,8 +123,53 @@ impl Local {
         let (root, key) = pem.split_at(pem.find("-----BEGIN PRIVATE KEY-----").unwrap_or(pem.len()));
         let authority = Authority::new(root.to_owned(), key)
             .map_err(|reason| LocalError::Unusable { path: self.0.join(AUTHORITY), reason })?;
-        self.write(ROOT, root.as_bytes())?;
         Ok(authority)
+    }
+
+    /// Offers the plugged-in authority, where there is one, else the folder's own. Its roots are what workloads know us by.
+    pub fn offer(&self, in_force: &InForce) -> Result<(), LocalError> {
+        let plugged = self.0.join(PLUGGED);
+        if plugged.is_dir() {
+            let failed = |source| LocalError::Io { path: plugged.clone(), source };
+            let files = files(&plugged).map_err(failed)?;
+            let authority = material::plugged(|name| files.get(name).map(Vec::as_slice));
+            in_force.offer(&plugged.display().to_string(), authority);
+        } else {
+            in_force.offer(&self.0.display().to_string(), Ok(self.authority()?));
+        }
+        match in_force.current() {
+            Some(authority) => self.write(ROOT, authority.roots().as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the authority in force that is to sign, then each other one that takes its place, to the end of the process.
+    pub async fn follow(self, in_force: InForce) {
+        let moved = Arc::new(Notify::new());
+        let hint = moved.clone();
+        let on_event = move |event: notify::Result<notify::Event>| {
+            // Reading a file makes events of its own.
+            if !matches!(&event, Ok(event) if event.kind.is_access()) {
+                hint.notify_one();
+            }
+        };
+        let watcher = notify::recommended_watcher(on_event).and_then(|mut watcher| {
+            watcher.watch(&self.0, RecursiveMode::Recursive)?;
+            Ok(watcher)
+        });
+        let _watcher = watcher.inspect_err(|error| {
+            tracing::warn!("{} can't be watched and is polled: {error}", self.0.display())
+        });
+        loop {
+            if let Err(error) = self.offer(&in_force) {
+                in_force.refuse(&error.to_string());
+            }
+            tokio::select! {
+                () = moved.notified() => {}
+                () = sleep(LOOK) => {}
+            }
+            while timeout(QUIET, moved.notified()).await.is_ok() {}
+        }
     }
 
     /// Makes and knows tokens.
@@ -167,6 +228,18 @@ impl Local {
     }
 }
 
+/// All files of a folder.
+fn files(folder: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.path().is_file() {
+            files.insert(entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
+        }
+    }
+    Ok(files)
+}
+
 fn private(path: &Path, content: &[u8]) -> io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content)
 }
@@ -196,8 +269,8 @@ impl LocalTokens {
 }
 
 impl Authenticate for LocalTokens {
-    fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Identity, Denied>> {
-        std::future::ready(self.check(&token)).boxed()
+    fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Caller, Denied>> {
+        std::future::ready(self.check(&token).map(Caller::from)).boxed()
     }
 }
 
@@ -206,6 +279,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::ca::authority::tests::family;
 
     fn web() -> Identity {
         Identity { namespace: "a".into(), service_account: "web".into() }
@@ -216,10 +290,9 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("identity");
         let local = Local::make(&path).unwrap();
-        let root = local.authority().unwrap().root().to_owned();
+        let root = local.authority().unwrap().roots().to_owned();
         let again = Local::open(&path).unwrap();
-        assert_eq!(again.authority().unwrap().root(), root);
-        assert_eq!(fs::read_to_string(again.file(ROOT)).unwrap(), root);
+        assert_eq!(again.authority().unwrap().roots(), root);
         for name in [AUTHORITY, TOKEN_KEY] {
             local.tokens().unwrap();
             assert_eq!(fs::metadata(path.join(name)).unwrap().mode() & 0o777, 0o600, "{name}");
@@ -228,6 +301,57 @@ mod tests {
         assert_eq!(again.tokens().unwrap().check(&token), Ok(web()));
         local.tell_address("127.0.0.1:7".parse().unwrap()).unwrap();
         assert_eq!(again.address(), Some("127.0.0.1:7".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_plugged_in_authority_comes_first_and_half_of_one_changes_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let local = Local::make(&parent.path().join("identity")).unwrap();
+        let (in_force, signs) = InForce::new(Arc::default());
+        local.offer(&in_force).unwrap();
+        let (own_root, own) = (local.authority().unwrap().roots().to_owned(), signs.borrow().clone());
+        assert_eq!(fs::read_to_string(local.file(ROOT)).unwrap(), own_root);
+        let (family, plugged) = (family(), local.file(PLUGGED));
+        fs::create_dir(&plugged).unwrap();
+        let write = |name: &str, content: &str| fs::write(plugged.join(name), content).unwrap();
+        write("ca-cert.pem", &family.certificate);
+        local.offer(&in_force).unwrap();
+        write("ca-key.pem", &family.key);
+        write("cert-chain.pem", &family.between);
+        // Nobody believes this root yet.
+        write("root-cert.pem", &family.root);
+        local.offer(&in_force).unwrap();
+        assert!(Arc::ptr_eq(signs.borrow().as_ref().unwrap(), own.as_ref().unwrap()));
+        assert_eq!(fs::read_to_string(local.file(ROOT)).unwrap(), own_root);
+        // A control plane that starts takes it.
+        let (in_force, signs) = InForce::new(Arc::default());
+        local.offer(&in_force).unwrap();
+        assert_eq!(signs.borrow().as_ref().unwrap().roots(), family.root);
+        assert_eq!(fs::read_to_string(local.file(ROOT)).unwrap(), family.root);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_changes_is_read_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let local = Local::make(&parent.path().join("identity")).unwrap();
+        let (in_force, mut signs) = InForce::new(Arc::default());
+        let task = tokio::spawn(local.clone().follow(in_force));
+        let own = signs.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        // The same authority, and one root more.
+        let pem = fs::read_to_string(local.file(AUTHORITY)).unwrap();
+        let (root, key) = pem.split_at(pem.find("-----BEGIN PRIVATE KEY-----").unwrap());
+        let more = format!("{root}{}", family().root);
+        fs::create_dir(local.file(PLUGGED)).unwrap();
+        for (name, content) in [("ca-cert.pem", root), ("ca-key.pem", key), ("root-cert.pem", &more)] {
+            fs::write(local.file(PLUGGED).join(name), content).unwrap();
+        }
+        let roots = |authority: &Option<Arc<Authority>>| authority.as_ref().map(|a| a.count_of_roots());
+        timeout(Duration::from_secs(10), signs.wait_for(|authority| roots(authority) == Some(2)))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(own.count_of_roots(), 1);
+        task.abort();
     }
 
     #[test]

@@ -13,7 +13,9 @@ use osier_proto::types::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::authority::{Authority, SignError};
+use super::authority::SignError;
+use super::in_force::Signs;
+use super::limit::Limits;
 use crate::metrics::Metrics;
 use crate::snapshot::MeshSnapshot;
 use crate::xds::identity::{Authenticate, of_call};
@@ -24,12 +26,14 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// Signs for callers.
 #[derive(Debug)]
 pub struct Certificates {
-    /// Who signs; `None` until there is a root.
-    pub authority: watch::Receiver<Option<Arc<Authority>>>,
+    /// Who signs.
+    pub authority: Signs,
     /// Who callers are.
     pub authenticate: Arc<dyn Authenticate>,
     /// Says what the trust domain is.
     pub mesh: watch::Receiver<Arc<MeshSnapshot>>,
+    /// How often they may ask.
+    pub limits: Limits,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -60,8 +64,12 @@ impl Certificates {
         &self,
         call: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let identity = of_call(&*self.authenticate, call.metadata()).await?;
-        let spiffe = identity.spiffe(&self.mesh.borrow().mesh.trust_domain);
+        let caller = of_call(&*self.authenticate, call.metadata()).await?;
+        let spiffe = caller.identity.spiffe(&self.mesh.borrow().mesh.trust_domain);
+        self.limits.admit(&caller).map_err(|wait| {
+            let wait = wait.as_secs() + 1;
+            Status::resource_exhausted(format!("{spiffe} has asked too often: ask again in {wait} s"))
+        })?;
         let request = call.into_inner();
         let life = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds > 0);
         let authority = self.authority.borrow().clone();
@@ -86,15 +94,15 @@ mod tests {
 
     use super::*;
     use crate::ca::authority::tests::authority;
-    use crate::xds::identity::{Denied, Identity};
+    use crate::xds::identity::{Caller, Denied, Identity};
 
     #[derive(Debug)]
     struct Known;
 
     impl Authenticate for Known {
-        fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Identity, Denied>> {
+        fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Caller, Denied>> {
             let known = match token.as_str() {
-                "web" => Ok(Identity { namespace: "a".into(), service_account: "web".into() }),
+                "web" => Ok(Identity { namespace: "a".into(), service_account: "web".into() }.into()),
                 _ => Err(Denied::Token("nobody's".into())),
             };
             std::future::ready(known).boxed()
@@ -107,6 +115,7 @@ mod tests {
             authority: receiver,
             authenticate: Arc::new(Known),
             mesh: watch::channel(Arc::default()).1,
+            limits: Limits::default(),
             metrics: Arc::new(Metrics::new()),
         };
         let mut call = Request::new(IstioCertificateRequest {

@@ -11,7 +11,7 @@ use crate::model::{
     Address, Age, Destination, DestinationPolicy, Endpoint, ExportTo, Exports, GatewayRef, Health,
     HttpAction, HttpMatch, HttpRoute, Kind, Locality, Location, MeshConfig, Protocol, ResourceKey, RouteRule,
     Service, ServiceKey, ServiceKind, ServicePort, ServiceSource, Subset, TargetPort, TlsMode,
-    WeightedDestination, WorkloadName,
+    WeightedDestination, Workload, WorkloadName,
 };
 use crate::snapshot::{
     EndpointIndex, MeshSnapshot, PolicyIndex, PortEndpoints, RouteIndex, ServiceEndpoints, ServiceIndex,
@@ -172,6 +172,26 @@ pub(crate) fn endpoint(ip: &str, port: u16, app: &str, version: &str) -> Endpoin
 }
 
 /// A VirtualService.
+/// A Pod of namespace `default`.
+pub(crate) fn pod<const N: usize>(name: &str, ip: &str, labels: [(&str, &str); N]) -> Workload {
+    Workload {
+        key: ResourceKey::new(Kind::Pod, "default", name),
+        age: Age { created: 0, name: name.into(), namespace: "default".into() },
+        names: Arc::default(),
+        addresses: vec![Address::Ip(ip.parse().unwrap())],
+        labels: labels.into(),
+        ports: Default::default(),
+        health: Health::Healthy,
+        service_account: "web".into(),
+        locality: Locality::default(),
+        network: "".into(),
+        weight: 1,
+        tls: TlsMode::Istio,
+        node: "".into(),
+        hostname: ["".into(), "".into()],
+    }
+}
+
 pub(crate) fn rule(name: &str, host: Host, http: Vec<HttpRoute>) -> RouteRule {
     RouteRule {
         key: ResourceKey::new(Kind::VirtualService, "default", name),

@@ -134,6 +134,24 @@ fn chains_of_listeners() {
 }
 
 #[test]
+fn who_calls_the_proxys_own_ports_is_closed() {
+    use osier_proto::types::listener::filter::ConfigType;
+    use osier_proto::types::tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier};
+    let snapshot = mesh().build();
+    for (name, port) in [("virtualInbound", 15006), ("virtualOutbound", 15001)] {
+        let l = listener(name, &view("default", []), &snapshot).unwrap();
+        let mut chains = l.filter_chains.iter();
+        let chain =
+            chains.find(|c| c.filter_chain_match.as_ref().is_some_and(|m| m.destination_port == Some(port)));
+        let chain = chain.unwrap_or_else(|| panic!("{name} has no such chain"));
+        let Some(ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else { panic!("{name}") };
+        let proxy: TcpProxy = config.unpack().unwrap();
+        let nowhere = ClusterSpecifier::Cluster("BlackHoleCluster".into());
+        assert_eq!(proxy.cluster_specifier, Some(nowhere), "{name}");
+    }
+}
+
+#[test]
 fn a_pod_is_captured_by_one_socket_whatever_its_families() {
     let fixture = mesh().service("own", None, &[(8080, Protocol::Http)]);
     let snapshot =
@@ -835,4 +853,19 @@ fn certificates_go_to_their_own_namespace_alone() {
         other.secrets_of = namespace.map(Into::into);
         assert!(secret(name, &other).is_none(), "{namespace:?} {name}");
     }
+}
+
+#[test]
+fn roots_go_to_those_who_have_proved_who_they_are() {
+    use osier_proto::types::tls::{Secret, secret::Type};
+    let mut snapshot = Fixture::default().build();
+    let mut proven = view("default", []);
+    proven.proxy.mutual_tls = true;
+    assert!(make(ResourceType::Secret, "ROOTCA", &proven, &snapshot).is_none(), "there are none yet");
+    snapshot.roots = Some("roots".into());
+    let made = make(ResourceType::Secret, "ROOTCA", &proven, &snapshot).unwrap();
+    let made: Secret = made.resource.body.unpack().unwrap();
+    assert!(matches!(made.r#type, Some(Type::ValidationContext(_))));
+    proven.proxy.mutual_tls = false;
+    assert!(make(ResourceType::Secret, "ROOTCA", &proven, &snapshot).is_none());
 }

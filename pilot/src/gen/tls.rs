@@ -18,7 +18,10 @@ use osier_proto::types::tls::{
 };
 use prost::{Message, Name};
 
-use crate::model::MeshConfig;
+use crate::model::{MeshConfig, spiffe};
+
+/// What the roots of the mesh are called.
+pub const ROOTS: &str = "ROOTCA";
 
 /// Mutual TLS towards clients of the mesh. `http`: what is within is HTTP.
 pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
@@ -40,9 +43,7 @@ pub fn client<'a>(
     protocols: &[&str],
 ) -> TransportSocket {
     let of_account = |(namespace, account): (&str, &str)| {
-        let of_domain = |domain: &str| {
-            name(MatchPattern::Exact(format!("spiffe://{domain}/ns/{namespace}/sa/{account}")))
-        };
+        let of_domain = |domain: &str| name(MatchPattern::Exact(spiffe(domain, namespace, account)));
         mesh.trust_domains().map(of_domain).collect::<Vec<_>>()
     };
     let servers = accounts.flat_map(of_account).collect();
@@ -57,7 +58,7 @@ fn common(protocols: &[&str], names: Vec<SubjectAltNameMatcher>) -> CommonTlsCon
             trusted_ca: None,
             match_typed_subject_alt_names: names,
         }),
-        validation_context_sds_secret_config: Some(secret("ROOTCA")),
+        validation_context_sds_secret_config: Some(secret(ROOTS)),
     };
     CommonTlsContext {
         tls_params: Some(TlsParameters {

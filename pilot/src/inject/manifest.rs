@@ -53,6 +53,9 @@ pub fn inject(injector: &Injector, text: &str) -> Result<Manifest, ManifestError
                     manifest.text.push_str("---\n");
                 }
                 manifest.text.push_str(&yaml);
+                if ends(piece.lines().last().unwrap_or_default()) {
+                    manifest.text.push_str("...\n");
+                }
             }
         }
         line += piece.lines().count();
@@ -60,15 +63,22 @@ pub fn inject(injector: &Injector, text: &str) -> Result<Manifest, ManifestError
     Ok(manifest)
 }
 
-/// The text in pieces of one document, each with the marker that it begins with.
+/// Whether a line is YAML's marker of a document's end.
+fn ends(line: &str) -> bool {
+    line.trim_end() == "..." || line.starts_with("... ")
+}
+
+/// The text in pieces of one document, each with the markers that it begins and ends with.
 fn documents(text: &str) -> Vec<&str> {
     let marker = |line: &str| line.trim_end() == "---" || line.starts_with("--- ");
     let mut starts = vec![0];
     let mut at = 0;
+    let mut ended = false;
     for line in text.split_inclusive('\n') {
-        if marker(line) && at > 0 {
+        if (marker(line) || ended) && at > 0 {
             starts.push(at);
         }
+        ended = ends(line);
         at += line.len();
     }
     let ends = starts.iter().skip(1).copied().chain([text.len()]);
@@ -87,7 +97,11 @@ fn document(
         ManifestError::Yaml { line: line + within, message }
     };
     let nodes = yaml::parse(piece).map_err(|e| wrong(e.line, e.message))?;
-    let Some(node) = nodes.first() else { return Ok(None) };
+    let node = match nodes.as_slice() {
+        [] => return Ok(None),
+        [node] => node,
+        [_, second, ..] => return Err(wrong(second.line, "a second document begins without ---".into())),
+    };
     let mut object: Value = decode(node).map_err(|e| wrong(e.line, e.to_string()))?;
     let line = line + usize::try_from(node.line).unwrap_or_default().max(1) - 1;
     if !resource(injector, &mut object, line, notes)? {
@@ -188,6 +202,22 @@ mod tests {
         assert!(once.text.ends_with(&format!("---\n{SERVICE}")));
         assert!(once.text.contains("istio-proxy"));
         assert_eq!(inject(&Injector::default(), &once.text).unwrap().text, once.text);
+    }
+
+    #[test]
+    fn documents_that_say_where_they_end() {
+        let pod = |name: &str| {
+            format!("kind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: app}}]}}\n")
+        };
+        let text = format!("{SERVICE}...\n{}...\n# between\n{SERVICE}...\n---\n{}", pod("a"), pod("b"));
+        let made = inject(&Injector::default(), &text).unwrap().text;
+        let names: Vec<_> = yaml::parse(&made)
+            .unwrap()
+            .iter()
+            .map(|n| n.get("metadata").unwrap().get("name").unwrap().text().unwrap().to_string())
+            .collect();
+        assert_eq!(names, ["a", "a", "a", "b"], "{made}");
+        assert_eq!(made.matches("name: istio-proxy").count(), 2, "{made}");
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Injector {
         }
         if has_proxy {
             if rewrites && plan.status_port != 0 {
-                let originals = probe::rewrite(&mut pod, plan.status_port, &[PROXY, INIT]);
+                let originals = probe::rewrite(&mut pod, plan.status_port, &[PROXY, INIT]).map_err(one)?;
                 tell_proxy(&mut pod, probe::VARIABLE, originals);
             }
             if merge_metrics.unwrap_or(self.mesh.merge_metrics) && plan.status_port != 0 {
@@ -190,20 +190,30 @@ impl Injector {
     }
 }
 
-/// Containers whose traffic goes past the proxy because they run as its user.
+/// Containers whose traffic goes past the proxy because they run as its user or in its group.
 fn evasions(pod: &Pod) -> Vec<String> {
+    let of_pod = pod.spec("securityContext");
     let mut warnings = Vec::new();
     for list in CONTAINER_LISTS {
-        for container in pod.list(list) {
-            if container["securityContext"]["runAsUser"] == sidecar::PROXY_ID && !is_ours(container) {
-                warnings.push(format!(
-                    "container {} runs as user {}, which is the proxy's: what it sends is not captured",
-                    container["name"].as_str().unwrap_or_default(),
-                    sidecar::PROXY_ID
-                ));
+        for container in pod.list(list).iter().filter(|container| !is_ours(container)) {
+            for (field, what) in [("runAsUser", "user"), ("runAsGroup", "group")] {
+                let own = &container["securityContext"][field];
+                let id = if own.is_null() { &of_pod[field] } else { own };
+                if *id == sidecar::PROXY_ID {
+                    warnings.push(format!(
+                        "container {} runs as {what} {}, which is the proxy's: what it sends is not captured",
+                        container["name"].as_str().unwrap_or_default(),
+                        sidecar::PROXY_ID
+                    ));
+                }
             }
         }
     }
+    let supplemental = of_pod["supplementalGroups"].as_array().into_iter().flatten();
+    let groups = supplemental.map(|id| ("supplementalGroups", id)).chain([("fsGroup", &of_pod["fsGroup"])]);
+    warnings.extend(groups.filter(|(_, id)| **id == sidecar::PROXY_ID).map(|(field, id)| {
+        format!("{field} of the pod has {id}, which is the proxy's group: who takes it on is not captured")
+    }));
     warnings
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use osier_core::sidecar::OWN_PORTS;
 use serde_json::{Map, Value};
 
 use super::annotation::{Annotations, Capture, Readiness};
@@ -61,6 +62,9 @@ pub(super) struct Plan<'v> {
     pub mounts: Vec<Value>,
 }
 
+/// Where the proxy's admin interface and its status port are unless ProxyConfig says another.
+const ADMIN_PORT: u16 = 15000;
+const STATUS_PORT: u16 = 15020;
 /// Port on which a control plane serves xDS as it is, and gives no certificates.
 const PLAINTEXT_PORT: &str = ":15010";
 
@@ -87,6 +91,8 @@ impl<'v> Plan<'v> {
                 names => names.clone(),
             });
         check_templates(&templates, values)?;
+        let status_port = config.status_port.unwrap_or(proxy.status_port);
+        check_ports(status_port, config.proxy_admin_port)?;
         let has = |wanted: &str| templates.iter().any(|name| name == wanted);
         let (sidecar, gateway) = (has(SIDECAR), has(GATEWAY));
         let ours = [PROXY, INIT];
@@ -112,7 +118,7 @@ impl<'v> Plan<'v> {
             init_image,
             resources: said.resources.unwrap_or_else(|| proxy.resources.clone()),
             log_level: levels.into_iter().filter(|l| !l.is_empty()).collect::<Vec<_>>().join(","),
-            status_port: config.status_port.unwrap_or(proxy.status_port),
+            status_port,
             readiness: readiness(said.readiness, values),
             captured: captured(said.capture, values),
             config: proxy_config(&config, injector),
@@ -155,6 +161,18 @@ fn check_templates(names: &[String], values: &Values) -> Result<(), String> {
     }
 }
 
+/// The ports that can be chosen must be nobody else's of the proxy.
+fn check_ports(status: u16, admin: Option<u16>) -> Result<(), String> {
+    let taken = |port: &u16, usual: u16| *port != usual && OWN_PORTS.contains(port);
+    let wrong = |what: &str, port: u16| Err(format!("{what}: port {port} is the proxy's own"));
+    match admin {
+        Some(admin) if taken(&admin, ADMIN_PORT) => wrong("proxyAdminPort", admin),
+        Some(admin) if admin == status => wrong("statusPort", status),
+        _ if taken(&status, STATUS_PORT) => wrong("statusPort", status),
+        _ => Ok(()),
+    }
+}
+
 fn readiness(said: Readiness, values: &Values) -> ReadinessProbe {
     let proxy = &values.global.proxy;
     ReadinessProbe {
@@ -192,7 +210,7 @@ fn proxy_config(config: &ProxyConfig, injector: &Injector) -> Map<String, Value>
     add("concurrency", config.concurrency.filter(|threads| *threads > 0).map(Value::from));
     add("proxyAdminPort", config.proxy_admin_port.map(Value::from));
     let status_port = config.status_port.unwrap_or(injector.values.global.proxy.status_port);
-    add("statusPort", (status_port != 15020).then(|| status_port.into()));
+    add("statusPort", (status_port != STATUS_PORT).then(|| status_port.into()));
     add("terminationDrainDuration", config.termination_drain_duration.clone().map(Value::from));
     made
 }

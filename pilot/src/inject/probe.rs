@@ -42,10 +42,15 @@ fn each(pod: &mut Pod, ours: &[&str], mut visit: impl FnMut(&mut Map<String, Val
 }
 
 /// Points probes at the status port. The value of the variable, where there were any.
-pub(super) fn rewrite(pod: &mut Pod, status_port: u16, ours: &[&str]) -> Option<String> {
+pub(super) fn rewrite(pod: &mut Pod, status_port: u16, ours: &[&str]) -> Result<Option<String>, String> {
     let mut originals = BTreeMap::new();
+    let mut wrong = Vec::new();
     each(pod, ours, |probe, path, ports| {
-        if let Some(original) = original(probe, ports, status_port) {
+        let original = original(probe, ports, status_port).unwrap_or_else(|why| {
+            wrong.push(format!("the probe for {path}: {why}"));
+            None
+        });
+        if let Some(original) = original {
             let headers = probe.get("httpGet").and_then(|get| get.get("httpHeaders")).cloned();
             let mut get = json!({"path": path, "port": status_port, "scheme": "HTTP"});
             if let Some(headers) = headers {
@@ -56,29 +61,37 @@ pub(super) fn rewrite(pod: &mut Pod, status_port: u16, ours: &[&str]) -> Option<
             originals.insert(path, original);
         }
     });
-    (!originals.is_empty()).then(|| serde_json::to_string(&originals).unwrap_or_default())
+    if !wrong.is_empty() {
+        return Err(wrong.join("; "));
+    }
+    Ok((!originals.is_empty()).then(|| serde_json::to_string(&originals).unwrap_or_default()))
 }
 
-/// What the probe asks, with ports as numbers; `None` where it is to stay as it is.
-fn original(probe: &Map<String, Value>, ports: &Ports, status_port: u16) -> Option<Value> {
+/// What the probe asks, with ports as numbers; `None` where it is to stay as it is. A port that is none would be hidden from the API
+/// server, which refuses it.
+fn original(probe: &Map<String, Value>, ports: &Ports, status_port: u16) -> Result<Option<Value>, String> {
     let kind = ["httpGet", "tcpSocket", "grpc"]
         .into_iter()
-        .find(|kind| probe.get(*kind).is_some_and(Value::is_object))?;
+        .find(|kind| probe.get(*kind).is_some_and(Value::is_object));
+    let Some(kind) = kind else { return Ok(None) };
     let mut handler = probe[kind].clone();
     // asks somebody else than this pod
     if handler["host"].as_str().is_some_and(|host| !host.is_empty()) {
-        return None;
+        return Ok(None);
     }
-    let port = ports.number(&handler["port"])?;
+    let Some(port) = ports.number(&handler["port"]) else { return Ok(None) };
     if port == u64::from(status_port) {
-        return None;
+        return Ok(None);
+    }
+    if !(1..=u64::from(u16::MAX)).contains(&port) {
+        return Err(format!("{kind}.port: {port} is no port number (1 to 65535)"));
     }
     handler["port"] = port.into();
     let mut original = Map::from_iter([(kind.to_owned(), handler)]);
     if let Some(timeout) = probe.get("timeoutSeconds") {
         original.insert("timeoutSeconds".into(), timeout.clone());
     }
-    Some(Value::Object(original))
+    Ok(Some(Value::Object(original)))
 }
 
 /// Puts back what [`rewrite`] changed, with what it gave.
@@ -131,7 +144,7 @@ mod tests {
             "lifecycle": {"preStop": {"httpGet": {"port": 8080}}, "postStart": {"exec": {"command": ["true"]}}},
         }));
         let mut changed = before.clone();
-        let variable = rewrite(&mut changed, 15020, &[]).unwrap();
+        let variable = rewrite(&mut changed, 15020, &[]).unwrap().unwrap();
         let wanted = json!({
             "/app-health/app/livez": {"httpGet": {"path": "/live", "port": 8080, "scheme": "HTTPS", "httpHeaders": [{"name": "Host", "value": "x"}]}, "timeoutSeconds": 3},
             "/app-health/app/readyz": {"tcpSocket": {"port": 8080}},
@@ -157,7 +170,7 @@ mod tests {
             "ports": [{"name": "web", "containerPort": 8080}],
             "livenessProbe": {"httpGet": {"port": "web"}},
         }));
-        let variable = rewrite(&mut changed, 15020, &[]).unwrap();
+        let variable = rewrite(&mut changed, 15020, &[]).unwrap().unwrap();
         assert_eq!(variable, r#"{"/app-health/app/livez":{"httpGet":{"port":8080}}}"#);
     }
 
@@ -172,10 +185,19 @@ mod tests {
         ] {
             let before = pod(json!({"name": "app", "livenessProbe": probe}));
             let mut changed = before.clone();
-            assert_eq!(rewrite(&mut changed, 15020, &[]), None);
+            assert_eq!(rewrite(&mut changed, 15020, &[]), Ok(None));
             assert_eq!(changed, before);
         }
         let mut ours = pod(json!({"name": "app", "livenessProbe": {"httpGet": {"port": 80}}}));
-        assert_eq!(rewrite(&mut ours, 15020, &["app"]), None);
+        assert_eq!(rewrite(&mut ours, 15020, &["app"]), Ok(None));
+    }
+
+    #[test]
+    fn a_port_that_is_none_is_refused() {
+        let mut pod = pod(json!({"name": "app", "livenessProbe": {"httpGet": {"port": 999_999}}}));
+        assert_eq!(
+            rewrite(&mut pod, 15020, &[]).unwrap_err(),
+            "the probe for /app-health/app/livez: httpGet.port: 999999 is no port number (1 to 65535)"
+        );
     }
 }

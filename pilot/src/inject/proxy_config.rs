@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use osier_core::duration;
+use osier_core::sidecar;
 use serde::Deserialize;
 
 use crate::source::decode::{closest, decode};
@@ -199,10 +200,17 @@ fn check(config: &ProxyConfig) -> Result<(), (String, String)> {
     }
     let named =
         |name: &str| !name.is_empty() && !name.contains('=') && name.bytes().all(|b| b.is_ascii_graphic());
-    match config.proxy_metadata.keys().find(|name| !named(name)) {
-        Some(name) => Err((format!("proxyMetadata[\"{name}\"]"), "is no name of a variable".into())),
-        None => Ok(()),
+    for (name, value) in &config.proxy_metadata {
+        if !named(name) {
+            return Err((format!("proxyMetadata[\"{name}\"]"), "is no name of a variable".into()));
+        }
+        let checked = match name.as_str() {
+            "OSIER_LOG_LEVEL" => super::syntax::log_levels(value).map(drop),
+            name => sidecar::check_variable(name, value),
+        };
+        checked.map_err(|why| (format!("proxyMetadata.{name}"), why))?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -230,6 +238,10 @@ mod tests {
             (
                 "proxyMetadata: {A: true}",
                 "proxyMetadata.A: must be text, not the boolean true; put it in quotes",
+            ),
+            (
+                "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'yes'}",
+                "proxyMetadata.ISTIO_META_DNS_CAPTURE: \"yes\" is neither true nor false",
             ),
             ("proxyMetadata: {'a b': x}", "proxyMetadata[\"a b\"]: is no name of a variable"),
             (

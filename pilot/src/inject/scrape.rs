@@ -3,13 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use osier_core::sidecar::OWN_PORTS;
+
 use super::pod::Pod;
 use super::syntax::Parsed;
 
 /// The variable.
 pub(super) const VARIABLE: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
-/// Ports that are the proxy's own.
-const PROXY_PORTS: [u16; 9] = [15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090];
 const PATH: &str = "/stats/prometheus";
 
 /// What the annotations of an application say.
@@ -36,9 +36,7 @@ impl Target {
         let target = |part: &str| {
             let (port, path) = part.split_once(':').unwrap_or((part, "/metrics"));
             match port.parse::<u16>() {
-                Ok(number) if PROXY_PORTS.contains(&number) => {
-                    Err(format!("port {number} is the proxy's own"))
-                }
+                Ok(number) if OWN_PORTS.contains(&number) => Err(format!("port {number} is the proxy's own")),
                 Ok(number) if number > 0 && path.starts_with('/') => {
                     Ok(Self { port: port.to_owned(), path: path.to_owned() })
                 }
@@ -60,8 +58,14 @@ pub(super) fn rewrite(
     if scrape.scrape.parse() == Ok(false) || scrape.port == status_port.to_string() {
         return Ok(None);
     }
-    if scrape.port.parse().is_ok_and(|port: u16| PROXY_PORTS.contains(&port)) {
-        return Err(format!("prometheus.io/port: port {} is the proxy's own", scrape.port));
+    match scrape.port.parse::<u16>() {
+        Ok(port) if OWN_PORTS.contains(&port) => {
+            return Err(format!("prometheus.io/port: port {port} is the proxy's own"));
+        }
+        Err(_) | Ok(0) if !scrape.port.is_empty() => {
+            return Err(format!("prometheus.io/port: {:?} is no port number (1 to 65535)", scrape.port));
+        }
+        _ => {}
     }
     for name in ["scrape", "path", "port"] {
         if let Some((key, _)) = annotation(pod, name) {
@@ -145,8 +149,10 @@ mod tests {
         }
         let mut other_words = pod(json!({"prometheus.io.scrape": "false"}));
         assert_eq!(rewrite(&mut other_words, 15020, vec![]), Ok(None));
-        let mut loops = pod(json!({"prometheus.io/port": "15090"}));
-        assert!(rewrite(&mut loops, 15020, vec![]).is_err());
+        for wrong in ["15090", "http", "0", "70000"] {
+            let mut pod = pod(json!({"prometheus.io/port": wrong}));
+            assert!(rewrite(&mut pod, 15020, vec![]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use osier_core::logging::Levels;
+use osier_core::sidecar::is_interface;
 
 /// A value as it goes on, or why it can't.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -64,11 +65,7 @@ pub(super) fn ranges_or_all(text: &str) -> Parsed<String> {
 
 /// A list of network interfaces.
 pub(super) fn interfaces(text: &str) -> Parsed<String> {
-    list(text, |part| {
-        // Linux: 15 bytes, neither blank nor slash
-        let valid = part.len() <= 15 && part.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-        (!valid).then(|| format!("{part:?} is no name of a network interface"))
-    })
+    list(text, |part| (!is_interface(part)).then(|| format!("{part:?} is no name of a network interface")))
 }
 
 /// A list of names, e.g. of templates.

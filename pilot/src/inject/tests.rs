@@ -157,3 +157,32 @@ proptest! {
         merge::merge(&mut base, patch);
     }
 }
+
+/// Users and groups by which the kernel's rules know the proxy, wherever a pod may say them.
+#[test]
+fn who_is_not_captured_is_told() {
+    let container = |context: Value| json!([{ "name": "app", "securityContext": context }]);
+    for (spec, told) in [
+        (json!({ "containers": container(json!({ "runAsUser": 1337 })) }), vec!["runs as user 1337"]),
+        (json!({ "containers": container(json!({ "runAsGroup": 1337 })) }), vec!["runs as group 1337"]),
+        (json!({ "initContainers": container(json!({ "runAsGroup": 1337 })) }), vec!["runs as group 1337"]),
+        (
+            json!({ "securityContext": { "runAsUser": 1337, "runAsGroup": 1337 }, "containers": container(Value::Null) }),
+            vec!["runs as user 1337", "runs as group 1337"],
+        ),
+        (
+            json!({ "securityContext": { "runAsUser": 1337 }, "containers": container(json!({ "runAsUser": 1 })) }),
+            vec![],
+        ),
+        (
+            json!({ "securityContext": { "fsGroup": 1337, "supplementalGroups": [7, 1337] } }),
+            vec!["supplementalGroups of the pod has 1337", "fsGroup of the pod has 1337"],
+        ),
+        (json!({ "securityContext": { "fsGroup": 2000 }, "containers": container(Value::Null) }), vec![]),
+    ] {
+        let pod = Pod::new(json!({ "metadata": {}, "spec": spec })).expect("a pod");
+        let warnings = evasions(&pod);
+        assert_eq!(warnings.len(), told.len(), "{warnings:?}");
+        assert!(warnings.iter().zip(&told).all(|(warning, text)| warning.contains(text)), "{warnings:?}");
+    }
+}

@@ -25,15 +25,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::ca::authority::Authority;
+use crate::ca::in_force::{InForce, Signs};
 use crate::ca::own;
+use crate::server;
 use crate::settings::Cluster;
 use crate::snapshot::MeshSnapshot;
-use crate::source::kubernetes::{chain, named};
+use crate::source::kubernetes::named;
 use crate::store::writer::Status;
 use crate::webhook::certificate::{Current, server_config};
 use crate::webhook::{self, Webhook};
 use addresses::AddressWriter;
+use authority::Authorities;
 use ingress::IngressStatus;
 use lease::Candidate;
 use root::Roots;
@@ -89,8 +91,8 @@ pub struct Citizen {
     pub gateways: Option<crate::store::writer::Secrets>,
     /// What our servers show.
     pub certificate: Arc<Current>,
-    /// Told who signs certificates, as soon as it is known.
-    pub signs: watch::Sender<Option<Arc<Authority>>>,
+    /// Where who signs certificates is put in force, and where it can be followed.
+    pub authority: (InForce, Signs),
     /// Dropped once our servers can be called.
     pub starting: Pending,
     /// Ends it all.
@@ -100,8 +102,19 @@ pub struct Citizen {
 impl Citizen {
     /// Runs until `shutdown`.
     pub async fn live(self) {
-        let Self { client, cluster, status, mesh, webhook, gateways, certificate, signs, starting, shutdown } =
-            self;
+        let Self {
+            client,
+            cluster,
+            status,
+            mesh,
+            webhook,
+            gateways,
+            certificate,
+            authority,
+            starting,
+            shutdown,
+        } = self;
+        let (in_force, signs) = authority;
         let (leads, leadership) = watch::channel(false);
         let candidate = Candidate {
             client: client.clone(),
@@ -120,16 +133,17 @@ impl Citizen {
         };
         tasks.spawn(ingress.run(leadership.clone()));
         if webhook.is_some() || gateways.is_some() {
-            let authority = Arc::new(authority(&client, &cluster.namespace).await);
+            let authorities =
+                Authorities { client: client.clone(), namespace: cluster.namespace.clone(), in_force };
+            tasks.spawn(authorities.run(leadership.clone()));
             let name = format!("{}.{}.svc", named("osier-pilot", &cluster.revision), cluster.namespace);
             let names = vec![name.clone(), format!("{name}.{}", cluster.cluster_domain)];
-            own::renew(&authority, &certificate, &names);
-            signs.send_replace(Some(authority.clone()));
-            let root = authority.root().to_owned();
+            tasks.spawn(own::keep(signs.clone(), certificate.clone(), names, starting));
             if let Some(feed) = gateways {
                 tasks.spawn(Secrets { client: client.clone(), snapshot: mesh.clone(), feed }.run());
-                let (client, namespace, root) = (client.clone(), cluster.namespace.clone(), root.clone());
-                tasks.spawn(Roots { client, namespace, root, snapshot: mesh }.run(leadership.clone()));
+                let (client, namespace, authority) =
+                    (client.clone(), cluster.namespace.clone(), signs.clone());
+                tasks.spawn(Roots { client, namespace, authority, snapshot: mesh }.run(leadership.clone()));
             }
             if let Some((webhook, listener)) = webhook {
                 tasks.spawn(injection::follow(client.clone(), cluster.clone(), webhook.clone()));
@@ -137,30 +151,18 @@ impl Citizen {
                     Ok(config) => config,
                     Err(error) => return tracing::error!("webhooks can't be served: {error}"),
                 };
-                tasks.spawn(webhook::serve(listener, webhook::router(webhook), config, shutdown.clone()));
+                let router = webhook::router(webhook);
+                tasks.spawn(server::serve("webhook", listener, router, Some(config), shutdown.clone()));
                 let Cluster { namespace, revision, .. } = cluster.clone();
-                tasks.spawn(Webhooks { client, namespace, revision, root }.run(leadership));
+                tasks.spawn(Webhooks { client, namespace, revision, authority: signs }.run(leadership));
             }
-            tasks.spawn(own::keep(authority, certificate, names));
+        } else {
+            drop(starting);
         }
-        drop(starting);
         shutdown.cancelled().await;
         // The candidate gives its lease back; everything else just ends.
         let _ = tokio::time::timeout(GOODBYE, candidate).await;
         tasks.shutdown().await;
-    }
-}
-
-/// The authority; waits for as long as there is none, and says why.
-async fn authority(client: &Client, namespace: &str) -> Authority {
-    loop {
-        match authority::load(client, namespace).await {
-            Ok(authority) => return authority,
-            Err(error) => {
-                tracing::error!("TLS can't be served yet: {}", chain(&error));
-                tokio::time::sleep(RETRY).await;
-            }
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tells every namespace whom its workloads may trust: the root certificate, in the ConfigMap that Istio's pods mount.
+//! Tells every namespace whom its workloads may trust: the root certificates, in the ConfigMap that Istio's pods mount.
 //!
 //! The leader alone writes. A ConfigMap of that name that another made (an Istio beside us) stays as it is.
 
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::lease::while_leading;
+use crate::ca::in_force::Signs;
 use crate::model::LabelSelector;
 use crate::snapshot::MeshSnapshot;
 use crate::source::kubernetes::{chain, said};
@@ -32,14 +33,14 @@ const OWNER: &str = "osier.io/control-plane";
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Writes the root certificate.
+/// Writes the root certificates.
 pub struct Roots {
     /// Talks to the API server.
     pub client: Client,
     /// Namespace of the control plane.
     pub namespace: String,
-    /// The root certificate, as PEM.
-    pub root: String,
+    /// Says what the root certificates are.
+    pub authority: Signs,
     /// Says which namespaces count.
     pub snapshot: watch::Receiver<Arc<MeshSnapshot>>,
 }
@@ -67,10 +68,10 @@ impl Roots {
         if self.snapshot.wait_for(|mesh| mesh.version > 0).await.is_err() {
             return;
         }
-        while_leading(leads, || self.follow(self.snapshot.clone())).await;
+        while_leading(leads, || self.follow(self.snapshot.clone(), self.authority.clone())).await;
     }
 
-    async fn follow(&self, mut snapshot: watch::Receiver<Arc<MeshSnapshot>>) {
+    async fn follow(&self, mut snapshot: watch::Receiver<Arc<MeshSnapshot>>, mut authority: Signs) {
         let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
         let maps: Api<ConfigMap> = Api::all(self.client.clone());
         let named = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
@@ -83,6 +84,7 @@ impl Roots {
                 Some(event) = namespaces.next() => event.map(|event| known.note_namespace(event)).err(),
                 Some(event) = maps.next() => event.map(|event| known.note_map(event)).err(),
                 Ok(()) = snapshot.changed() => None,
+                Ok(()) = authority.changed() => None,
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => None,
                 else => return,
             };
@@ -91,21 +93,22 @@ impl Roots {
                 sleep(RETRY).await;
             }
             if known.namespaces_listed && known.maps_listed {
+                let Some(authority) = authority.borrow_and_update().clone() else { continue };
                 let mesh = snapshot.borrow_and_update().mesh.clone();
-                let complete = self.write(&mesh.discovery_selectors, &mut known).await;
+                let complete = self.write(authority.roots(), &mesh.discovery_selectors, &mut known).await;
                 again = (!complete).then(|| Instant::now() + RETRY);
             }
         }
     }
 
     /// False where something has to be tried again.
-    async fn write(&self, selectors: &[LabelSelector], known: &mut Known) -> bool {
+    async fn write(&self, root: &str, selectors: &[LabelSelector], known: &mut Known) -> bool {
         let counts = |labels: &Labels| selectors.is_empty() || selectors.iter().any(|s| s.matches(labels));
         let Known { namespaces, maps, foreign, .. } = known;
         let mut complete = true;
         for (namespace, _) in namespaces.iter().filter(|(_, labels)| counts(labels)) {
             let seen = maps.get(namespace);
-            if seen.is_some_and(|seen| seen.root.as_ref() == Some(&self.root)) {
+            if seen.is_some_and(|seen| seen.root.as_deref() == Some(root)) {
                 continue;
             }
             if seen.is_some_and(|seen| seen.owner != self.namespace) {
@@ -116,8 +119,8 @@ impl Roots {
                 }
                 continue;
             }
-            match self.put(namespace, seen.is_some()).await {
-                Ok(()) => drop(maps.insert(namespace.clone(), self.ours())),
+            match self.put(namespace, root, seen.is_some()).await {
+                Ok(()) => drop(maps.insert(namespace.clone(), self.ours(root))),
                 Err(error) => {
                     tracing::warn!("ConfigMap {namespace}/{NAME}: {}", chain(&error));
                     complete = false;
@@ -127,13 +130,13 @@ impl Roots {
         complete
     }
 
-    fn ours(&self) -> Seen {
-        Seen { root: Some(self.root.clone()), owner: self.namespace.clone() }
+    fn ours(&self, root: &str) -> Seen {
+        Seen { root: Some(root.to_owned()), owner: self.namespace.clone() }
     }
 
-    async fn put(&self, namespace: &str, there: bool) -> kube::Result<()> {
+    async fn put(&self, namespace: &str, root: &str, there: bool) -> kube::Result<()> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        let data = BTreeMap::from([(KEY.to_owned(), self.root.clone())]);
+        let data = BTreeMap::from([(KEY.to_owned(), root.to_owned())]);
         if there {
             let patch = Patch::Merge(json!({ "data": data }));
             return api.patch(NAME, &PatchParams::default(), &patch).await.map(drop);

@@ -15,6 +15,9 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
+use x509_parser::certificate::Validity;
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::time::ASN1Time;
 
 use crate::model::{Kind, ResourceKey, TlsSecret};
 use crate::snapshot::MeshSnapshot;
@@ -93,16 +96,26 @@ async fn follow(client: Client, name: Name, feed: Feed) {
     let api: Api<Secret> = Api::namespaced(client, &name.0);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", name.1));
     let mut events = pin!(watcher(api, config));
-    let mut there = false;
+    let (mut there, mut good) = (false, false);
     let mut trouble = None;
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => there = false,
             Ok(Event::InitApply(secret) | Event::Apply(secret)) => {
                 there = true;
-                match read(&secret) {
-                    Ok(tls) => feed.put(key(&name), tls),
-                    Err(reason) => {
+                let read = read(&secret);
+                let doubt = read.as_ref().ok().and_then(|tls| doubt(&tls.chain, ASN1Time::now()));
+                match (read, doubt) {
+                    (Ok(tls), None) => {
+                        good = true;
+                        feed.put(key(&name), tls);
+                    }
+                    // Clients say better than we what is wrong with it; only a good one is worth more.
+                    (Ok(tls), Some(doubt)) if !good => {
+                        tracing::warn!("Secret {}/{}: {doubt}; clients will refuse it", name.0, name.1);
+                        feed.put(key(&name), tls);
+                    }
+                    (Ok(_), Some(reason)) | (Err(reason), _) => {
                         tracing::error!(
                             "Secret {}/{}: {reason}; what was good before stays in force",
                             name.0,
@@ -113,10 +126,14 @@ async fn follow(client: Client, name: Name, feed: Feed) {
             }
             Ok(Event::InitDone) if !there => {
                 tracing::warn!("Secret {}/{}: an Ingress names it, and it is not there", name.0, name.1);
+                good = false;
                 feed.remove(key(&name));
             }
             Ok(Event::InitDone) => {}
-            Ok(Event::Delete(_)) => feed.remove(key(&name)),
+            Ok(Event::Delete(_)) => {
+                good = false;
+                feed.remove(key(&name));
+            }
             Err(error) => {
                 let message = said(&error);
                 if trouble.as_ref() != Some(&message) {
@@ -140,10 +157,34 @@ fn read(secret: &Secret) -> Result<TlsSecret, String> {
     Ok(TlsSecret { chain: chain.into(), key: key.into() })
 }
 
+/// Why clients would not take a certificate chain at this time.
+fn doubt(chain: &[u8], now: ASN1Time) -> Option<String> {
+    let (_, pem) = parse_x509_pem(chain).ok()?;
+    let leaf = pem.parse_x509().ok()?;
+    let Validity { not_before, not_after } = leaf.validity();
+    if now > *not_after {
+        return Some(format!("the certificate has expired on {not_after}"));
+    }
+    (now < *not_before).then(|| format!("the certificate is not valid before {not_before}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use k8s_openapi::ByteString;
+
+    #[test]
+    fn certificates_out_of_their_time_are_told() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["a".into()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 2);
+        params.not_after = rcgen::date_time_ymd(2020, 2, 3);
+        let chain = params.self_signed(&key).unwrap().pem();
+        let at = |seconds| doubt(chain.as_bytes(), ASN1Time::from_timestamp(seconds).unwrap());
+        assert_eq!(at(1_579_000_000), None);
+        assert!(at(1_570_000_000).unwrap().starts_with("the certificate is not valid before Jan"));
+        assert!(at(1_590_000_000).unwrap().starts_with("the certificate has expired on Feb"));
+    }
 
     #[test]
     fn both_layouts_are_read_and_what_is_wrong_is_named() {

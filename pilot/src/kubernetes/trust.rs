@@ -1,6 +1,6 @@
 //! Tells the API server whom to trust when it calls our webhooks.
 //!
-//! The leader writes the root into every webhook of our revision (tags of it included) that has another one. The validating webhook
+//! The leader writes the roots into every webhook of our revision (tags of it included) that has another one. The validating webhook
 //! is installed so that it may fail; once the API server has been seen to get a refusal from it, it may not any more.
 
 use std::pin::pin;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::lease::while_leading;
+use crate::ca::in_force::Signs;
 use crate::source::kubernetes::{chain, istio_kind, said};
 
 /// Wait after a failure.
@@ -34,24 +35,44 @@ pub struct Webhooks {
     pub namespace: String,
     /// Its revision.
     pub revision: String,
-    /// The root certificate, as PEM.
-    pub root: String,
+    /// Says what the root certificates are.
+    pub authority: Signs,
 }
 
 impl Webhooks {
     /// Runs while there is somebody to lead.
     pub async fn run(self, leads: watch::Receiver<bool>) {
-        let both = async || {
-            tokio::join!(
-                self.keep("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false),
-                self.keep("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", true),
-            );
-        };
-        while_leading(leads, both).await;
+        while_leading(leads, || self.follow(self.authority.clone())).await;
+    }
+
+    /// Looks at all of them anew when the roots have changed.
+    async fn follow(&self, mut authority: Signs) {
+        loop {
+            let current = authority.borrow_and_update().clone();
+            let both = async {
+                let Some(authority) = &current else { return std::future::pending().await };
+                let roots = authority.roots();
+                tokio::join!(
+                    self.keep(roots, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false),
+                    self.keep(
+                        roots,
+                        "ValidatingWebhookConfiguration",
+                        "validatingwebhookconfigurations",
+                        true
+                    ),
+                );
+            };
+            tokio::select! {
+                () = both => return,
+                changed = authority.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
     }
 
     /// Follows all configurations of one kind and mends each that differs.
-    async fn keep(&self, kind: &str, plural: &str, validates: bool) {
+    async fn keep(&self, roots: &str, kind: &str, plural: &str, validates: bool) {
         let kind_of = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
         let resource = ApiResource::from_gvk_with_plural(&kind_of, plural);
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
@@ -59,7 +80,9 @@ impl Webhooks {
         let mut stream = pin!(watcher(api.clone(), watcher::Config::default().labels(&selector)));
         while let Some(event) = stream.next().await {
             let done = match event {
-                Ok(Event::Apply(found) | Event::InitApply(found)) => self.mend(&api, &found, validates).await,
+                Ok(Event::Apply(found) | Event::InitApply(found)) => {
+                    self.mend(&api, roots, &found, validates).await
+                }
                 Ok(_) => Ok(()),
                 Err(error) => {
                     tracing::warn!("{plural} can't be watched: {}", said(&error));
@@ -77,11 +100,12 @@ impl Webhooks {
     async fn mend(
         &self,
         api: &Api<DynamicObject>,
+        roots: &str,
         found: &DynamicObject,
         validates: bool,
     ) -> kube::Result<()> {
         let name = found.name_any();
-        let bundle = BASE64_STANDARD.encode(&self.root);
+        let bundle = BASE64_STANDARD.encode(roots);
         let webhooks = found.data["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
         let mut changes = Vec::new();
         for (index, webhook) in webhooks.iter().enumerate() {

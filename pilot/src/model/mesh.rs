@@ -57,6 +57,16 @@ pub struct MeshConfig {
     pub authorizers: Vec<Authorizer>,
 }
 
+/// A trust domain as names have it: `@` (an account of a cloud) becomes a dot.
+pub fn trust_domain(text: &str) -> Arc<str> {
+    text.replace('@', ".").into()
+}
+
+/// The name of a service account in a trust domain, as certificates have it.
+pub fn spiffe(trust_domain: &str, namespace: &str, service_account: &str) -> String {
+    format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+}
+
 impl MeshConfig {
     /// The mesh's own trust domain, then its aliases: whoever is of one of them is of the mesh.
     pub fn trust_domains(&self) -> impl Iterator<Item = &str> {

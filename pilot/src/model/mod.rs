@@ -34,7 +34,8 @@ pub use ingress::{
     IngressRule, IngressTls, PathRule,
 };
 pub use mesh::{
-    AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, UpgradePolicy,
+    AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, UpgradePolicy, spiffe,
+    trust_domain,
 };
 pub use owner::Owner;
 pub use policy::{

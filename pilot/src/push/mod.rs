@@ -36,6 +36,7 @@ impl PushRequest {
             || !change.rules.is_empty()
             || !change.ingresses.is_empty()
             || !change.secrets.is_empty()
+            || change.roots
         {
             reasons.insert(Reason::Config);
         }

@@ -19,6 +19,8 @@ pub struct Change {
     pub ingresses: BTreeSet<ResourceKey>,
     /// Certificates of gateways that came, went or changed.
     pub secrets: BTreeSet<ResourceKey>,
+    /// The roots of the mesh are others.
+    pub roots: bool,
     /// Services that came, went or changed.
     pub services: BTreeSet<ServiceKey>,
     /// Services whose endpoints changed.
@@ -91,6 +93,7 @@ impl Change {
             && self.rules.is_empty()
             && self.ingresses.is_empty()
             && self.secrets.is_empty()
+            && !self.roots
             && self.services.is_empty()
     }
 
@@ -100,6 +103,7 @@ impl Change {
         self.rules.extend(later.rules);
         self.ingresses.extend(later.ingresses);
         self.secrets.extend(later.secrets);
+        self.roots |= later.roots;
         self.services.extend(later.services);
         self.endpoints.extend(later.endpoints);
         self.addresses.extend(later.addresses);
@@ -113,6 +117,7 @@ impl Change {
             || self.audience.includes(&view.namespace)
             || self.endpoint_audience.includes(&view.namespace)
             || self.concerns_inbound(view)
+            || (self.roots && view.mutual_tls)
             || (view.gateway && !(self.ingresses.is_empty() && self.secrets.is_empty()))
     }
 
@@ -128,6 +133,7 @@ impl Change {
             ("rules", self.rules.len()),
             ("ingresses", self.ingresses.len()),
             ("secrets", self.secrets.len()),
+            ("roots", usize::from(self.roots)),
             ("services", self.services.len()),
             ("endpoints", self.endpoints.len()),
         ]

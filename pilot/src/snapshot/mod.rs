@@ -37,8 +37,8 @@ use osier_core::host::Host;
 
 use crate::model::{
     BackendPort, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, IngressBackend,
-    MeshConfig, MutualTls, Protocol, ProxyView, Refusal, RouteRule, Service, ServiceKey, ServiceKind,
-    TlsSecret, Workload,
+    MeshConfig, MutualTls, Protocol, ProxyView, Refusal, ResourceKey, RouteRule, Service, ServiceKey,
+    ServiceKind, TlsSecret, Workload,
 };
 
 /// Certificates by namespace and name.
@@ -67,7 +67,9 @@ pub struct MeshSnapshot {
     pub ingresses: Arc<IngressIndex>,
     /// Certificates of gateways, by namespace and name.
     pub secrets: Arc<SecretIndex>,
-    /// All Pods and WorkloadEntries.
+    /// The roots of the mesh, as PEM; `None` where it has no authority, or none yet.
+    pub roots: Option<Arc<str>>,
+    /// All Pods and WorkloadEntries, by their keys.
     pub workloads: Arc<[Arc<Workload>]>,
 }
 
@@ -84,12 +86,30 @@ impl Default for MeshSnapshot {
             security: Arc::default(),
             ingresses: Arc::default(),
             secrets: Arc::default(),
+            roots: None,
             workloads: Arc::new([]),
         }
     }
 }
 
+/// What of the clients of a workload is asked.
+#[derive(Debug)]
+pub struct WorkloadMutualTls<'s> {
+    /// On ports that no PeerAuthentication names.
+    pub mode: MutualTls,
+    /// The PeerAuthentication that says so.
+    pub policy: Option<&'s ResourceKey>,
+    /// On those where it is another.
+    pub ports: BTreeMap<u16, MutualTls>,
+}
+
 impl MeshSnapshot {
+    /// The Pod or WorkloadEntry of this key.
+    pub fn workload(&self, key: &ResourceKey) -> Option<&Arc<Workload>> {
+        let found = self.workloads.binary_search_by(|workload| workload.key.cmp(key)).ok()?;
+        self.workloads.get(found)
+    }
+
     /// The services that clients of `namespace` see: one per host, oldest first. ExternalName aliases are among them.
     pub fn services_visible_to(&self, namespace: &str) -> Vec<&Arc<Service>> {
         self.services.visible_to(namespace)
@@ -245,6 +265,20 @@ impl MeshSnapshot {
     /// Why nothing may reach a port of a proxy's workload, if so.
     pub fn refusal(&self, view: &ProxyView, port: u16) -> Option<Refusal<'_>> {
         self.security.refusal(&self.mesh.root_namespace, view, port)
+    }
+
+    /// The same for a workload: on ports that no PeerAuthentication names, and on those that one does.
+    pub fn mutual_tls_of(&self, workload: &Workload) -> WorkloadMutualTls<'_> {
+        let (root, namespace) = (&self.mesh.root_namespace, workload.namespace());
+        let at = |port| self.security.mode_at(root, namespace, &workload.labels, port);
+        let ports = self.security.ports_named_in(namespace).into_iter();
+        // No port has the number 0.
+        let elsewhere = at(0);
+        WorkloadMutualTls {
+            mode: elsewhere,
+            policy: self.security.decides_on_mode(root, namespace, &workload.labels),
+            ports: ports.map(|port| (port, at(port))).filter(|(_, mode)| *mode != elsewhere).collect(),
+        }
     }
 
     /// Whether clients of a port of a proxy's workload must, may or can't speak mutual TLS.

@@ -93,10 +93,25 @@ impl SecurityIndex {
         self.mutual_tls(root, namespace, labels, port).map_or(MutualTls::Permissive, |(_, mode)| mode)
     }
 
+    /// The PeerAuthentication that decides about a workload of these labels, on ports that none names.
+    pub(super) fn decides_on_mode(
+        &self,
+        root: &str,
+        namespace: &str,
+        labels: &Labels,
+    ) -> Option<&ResourceKey> {
+        self.mutual_tls(root, namespace, labels, 0).map(|(policy, _)| &policy.key)
+    }
+
     /// The ports of a proxy's workload that a PeerAuthentication names.
     pub(super) fn named_ports(&self, view: &ProxyView) -> BTreeSet<u16> {
+        self.ports_named_in(&view.namespace)
+    }
+
+    /// The ports that any PeerAuthentication of a namespace names.
+    pub(super) fn ports_named_in(&self, namespace: &str) -> BTreeSet<u16> {
         let named = |policy: &Arc<SecurityPolicy>| match &policy.demands {
-            Demand::MutualTls { ports, .. } if policy.key.namespace == view.namespace => {
+            Demand::MutualTls { ports, .. } if *policy.key.namespace == *namespace => {
                 ports.keys().copied().collect()
             }
             _ => Vec::new(),

@@ -183,7 +183,8 @@ impl Folder {
         let mut reader =
             Reader { file: Some(path.clone()), cluster_domain: &self.cluster_domain, ages: &mut self.ages };
         file.failure = None;
-        file.documents = nodes.into_iter().flat_map(|node| reader.read(node)).map(Arc::new).collect();
+        let documents = nodes.into_iter().flat_map(|node| reader.read(node)).collect();
+        file.replace(documents);
         true
     }
 
@@ -259,6 +260,22 @@ impl Folder {
 }
 
 impl File {
+    /// Takes what was read. Where a document doesn't say which resource it is, it may be any that is missing now: those stay.
+    fn replace(&mut self, mut documents: Vec<Document>) {
+        let mut kept = Vec::new();
+        if documents.iter().any(|document| document.unidentified) {
+            let named =
+                |key: &ResourceKey| documents.iter().any(|document| document.key.as_ref() == Some(key));
+            kept.extend(self.documents.extract_if(.., |old| old.key.as_ref().is_some_and(|key| !named(key))));
+        }
+        if !kept.is_empty() {
+            for report in documents.iter_mut().filter(|d| d.unidentified).flat_map(|d| &mut d.reports) {
+                report.message.push_str("; what this file said before and doesn't say now stays in force");
+            }
+        }
+        self.documents = documents.into_iter().map(Arc::new).chain(kept).collect();
+    }
+
     /// Notes why the file can't be used; its documents stay, so this is false.
     fn fail(&mut self, path: &Arc<PathBuf>, line: u32, message: String) -> bool {
         let kept = if self.documents.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::decode::{DecodeError, closest, decode};
 use super::yaml::{Entry, Node, Value, parse};
-use crate::model::{MeshConfig, Severity};
+use crate::model::{Kind, MeshConfig, Severity};
 use crate::store::check::mesh::{ROOT, check};
 use crate::store::check::{Checked, Context, Problem};
 use crate::store::schema::kubernetes::ConfigMap;
@@ -19,14 +19,32 @@ pub(super) fn read(context: &Context, node: &Node) -> Result<Checked<MeshConfig>
         line: node.line_of(ROOT) + line,
         message,
     };
-    let mut documents = parse(text).map_err(|e| inside("", e.line, e.message))?;
+    of_text(context, text).map_err(|e| inside(&e.path, e.line, e.message))
+}
+
+/// Holds the text of a mesh configuration against everything that pilot will: all that is wrong with it, each with its field.
+pub fn check_text(text: &str) -> Result<(), Vec<String>> {
+    let context = Context::new(Kind::MeshConfig, "", "istio", 0, &"cluster.local".into());
+    let problems = match of_text(&context, text) {
+        Ok(checked) => checked.problems,
+        Err(error) => return Err(vec![format!("line {}: {error}", error.line)]),
+    };
+    let wrong = problems.into_iter().filter(|problem| problem.severity == Severity::Error);
+    let said =
+        |p: Problem| format!("{}: {}", p.field.trim_start_matches(ROOT).trim_start_matches('.'), p.message);
+    let wrong: Vec<String> = wrong.map(said).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// Reads the text; errors have their line in it, and their path without that of the ConfigMap.
+fn of_text(context: &Context, text: &str) -> Result<Checked<MeshConfig>, DecodeError> {
+    let whole = |line, message| DecodeError { path: String::new(), line, message };
+    let mut documents = parse(text).map_err(|e| whole(e.line, e.message))?;
     let mut problems = Vec::new();
     let spec = match documents.as_mut_slice() {
         [] => Default::default(),
-        [one] => set_aside(one, "", &mut problems)
-            .and_then(|()| decode(one))
-            .map_err(|e| inside(&e.path, e.line, e.message))?,
-        [_, second, ..] => return Err(inside("", second.line, "has more than one document".into())),
+        [one] => set_aside(one, "", &mut problems).and_then(|()| decode(one))?,
+        [_, second, ..] => return Err(whole(second.line, "has more than one document".into())),
     };
     let mut checked = check(context, &spec);
     checked.problems.extend(problems);
@@ -109,7 +127,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Kind, OutboundTraffic};
+    use crate::model::OutboundTraffic;
 
     /// The configuration, if it is applied, and what is said.
     fn read_text(mesh: &str) -> (Option<MeshConfig>, Vec<String>) {
@@ -154,6 +172,13 @@ trustDomain: example.org
         assert_eq!((&*mesh.root_namespace, &*mesh.trust_domain), ("root", "example.org"));
         assert_eq!(mesh.access_log_file.as_deref(), Some("/dev/stdout"));
         assert_eq!(said, [""; 0]);
+    }
+
+    #[test]
+    fn trust_domains_that_are_accounts_of_a_cloud_are_read_as_names_have_them() {
+        let (mesh, _) = read_text("trustDomain: mesh@project.iam\ntrustDomainAliases: [old@project.iam]\n");
+        let mesh = mesh.unwrap();
+        assert_eq!(mesh.trust_domains().collect::<Vec<_>>(), ["mesh.project.iam", "old.project.iam"]);
     }
 
     #[test]

@@ -13,3 +13,5 @@ pub mod object;
 mod selection;
 pub mod watch;
 pub mod yaml;
+
+pub use mesh_config::check_text as check_mesh_config;

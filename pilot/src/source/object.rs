@@ -37,6 +37,8 @@ pub struct Document {
     pub place: Place,
     /// What there is to say.
     pub reports: Vec<Report>,
+    /// It is broken so that nobody can tell which resource it is.
+    pub unidentified: bool,
 }
 
 impl fmt::Debug for Document {
@@ -123,14 +125,18 @@ impl Reader<'_> {
         };
         let Some(kind) = kind_of(&header) else { return self.not_ours(&header) };
         if kind == Kind::Unsupported {
-            let message = match closest(&header.kind, KINDS).filter(|kind| **kind != *header.kind) {
+            let meant = closest(&header.kind, KINDS).filter(|kind| **kind != *header.kind);
+            let message = match meant {
                 Some(kind) => format!("there is no kind {}, did you mean {kind}?", header.kind),
                 None => format!(
                     "the kind {} of {} is not supported yet and not applied",
                     header.kind, header.group
                 ),
             };
-            return self.without_key(&header, String::new(), header.line, message, Severity::Error);
+            let mut document =
+                self.without_key(&header, String::new(), header.line, message, Severity::Error);
+            document.unidentified = meant.is_some();
+            return document;
         }
         self.of_kind(kind, &header, node)
     }
@@ -184,7 +190,7 @@ impl Reader<'_> {
         let keeps_lines = kind == Kind::VirtualService;
         let origin = Origin { file: self.file.clone(), line: header.line };
         let lines = keeps_lines.then(|| Arc::new(move |field: &str| node.line_of(field)) as Arc<LineOf>);
-        Document { key: Some(key), outcome, place: Place { origin, lines }, reports }
+        Document { key: Some(key), outcome, place: Place { origin, lines }, reports, unidentified: false }
     }
 
     /// Hosts that a refused resource would define.
@@ -212,6 +218,7 @@ impl Reader<'_> {
     /// A document that does not say what it is. A security policy fails closed all the same.
     fn without_header(&self, node: &Node, header: &Header, error: DecodeError) -> Document {
         let mut document = self.without_key(header, error.path, error.line, error.message, Severity::Error);
+        document.unidentified = true;
         let group = node.get("apiVersion").and_then(Node::text);
         let ours = group.is_none_or(|group| group.starts_with("security.istio.io/"));
         let Some(kind) = security_kind(&header.kind).filter(|_| ours) else { return document };
@@ -252,6 +259,7 @@ impl Reader<'_> {
             outcome: Outcome::Unused,
             place: Place { origin, lines: None },
             reports: vec![self.report(header, field, line, message, severity)],
+            unidentified: false,
         }
     }
 

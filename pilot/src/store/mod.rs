@@ -146,6 +146,8 @@ pub struct Store {
     /// Controllers of IngressClasses, by name.
     classes: BTreeMap<Arc<str>, Arc<str>>,
     secrets: Arc<SecretIndex>,
+    /// The roots of the mesh, as PEM.
+    roots: Option<Arc<str>>,
     /// Key sets of the issuers of tokens, as they were fetched.
     keys: Arc<KeyIndex>,
     mesh: Arc<MeshConfig>,
@@ -183,6 +185,7 @@ impl Store {
             ingresses: BTreeMap::new(),
             classes: BTreeMap::new(),
             secrets: Arc::default(),
+            roots: None,
             keys: Arc::default(),
             mesh: snapshot.mesh.clone(),
             registry: Registry::new(cluster_domain),
@@ -199,6 +202,11 @@ impl Store {
     /// The mesh as it is now.
     pub fn snapshot(&self) -> &Arc<MeshSnapshot> {
         &self.snapshot
+    }
+
+    /// Takes the roots of the mesh, which the next batch puts into a snapshot.
+    pub fn set_roots(&mut self, roots: Arc<str>) {
+        self.roots = Some(roots);
     }
 
     /// Takes a batch. `None` if nothing that a client could see moved.
@@ -436,6 +444,7 @@ impl Store {
         let mut next = (*old).clone();
         next.mesh = self.mesh.clone();
         next.secrets = self.secrets.clone();
+        next.roots = self.roots.clone();
         if touched.mesh || !effects.services.is_empty() {
             let services = self.registry.services().cloned();
             next.services = Arc::new(old.services.rebuilt(services, &self.mesh.service_export));
@@ -469,8 +478,13 @@ impl Store {
             next.endpoints = Arc::new(EndpointIndex::with(&old.endpoints, effects.endpoints.clone()));
         }
         let ingresses = old.ingresses.moved(&next.ingresses);
-        let mut change =
-            Change { mesh: touched.mesh, ingresses, secrets: touched.secrets.clone(), ..Change::default() };
+        let mut change = Change {
+            mesh: touched.mesh,
+            ingresses,
+            secrets: touched.secrets.clone(),
+            roots: next.roots != old.roots,
+            ..Change::default()
+        };
         let relabelled = effects.workloads && old.security.looks_at_labels();
         if !touched.security.is_empty() || touched.key_news || relabelled {
             let policies = self.security.values().cloned();

@@ -44,6 +44,7 @@ enum Input {
     Register(Box<Registration>, i64),
     Deregister(ResourceKey),
     Secret(ResourceKey, Option<Arc<TlsSecret>>),
+    Roots(Arc<str>),
     Keys(KeyLocation, Option<FetchedKeys>),
 }
 
@@ -95,6 +96,11 @@ impl Secrets {
     /// A certificate is there, or is another one.
     pub fn put(&self, key: ResourceKey, secret: TlsSecret) {
         let _ = self.0.send(Input::Secret(key, Some(Arc::new(secret))));
+    }
+
+    /// The roots of the mesh, as PEM, are others.
+    pub fn set_roots(&self, roots: &str) {
+        let _ = self.0.send(Input::Roots(roots.into()));
     }
 
     /// A certificate is gone, or nobody needs it any more.
@@ -203,6 +209,7 @@ impl Writer {
                         let outcome = secret.map_or(Outcome::Deleted, applied);
                         updates.push(Update { key, outcome, place: Place::default() });
                     }
+                    Input::Roots(roots) => self.store.set_roots(roots),
                     Input::Keys(location, fetched) => keys.push((location, fetched)),
                     Input::Deregister(key) => {
                         updates.push(Update { key, outcome: Outcome::Deleted, place: Place::default() });

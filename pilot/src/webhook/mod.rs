@@ -1,12 +1,11 @@
 //! What the API server asks before it stores something: pods to be injected, resources to be checked.
 //!
-//! `review` is the protocol (AdmissionReview v1), [`router`] the paths, `validate` the check, [`serve`] the TLS server and
-//! [`certificate`] the key that it shows. A request that is none gets 400 and why; a pod or resource that is wrong is denied with all
+//! `review` is the protocol (AdmissionReview v1), [`router`] the paths, `validate` the check and [`certificate`] the key that its
+//! server shows. A request that is none gets 400 and why; a pod or resource that is wrong is denied with all
 //! that is wrong with it. Nothing here waits for anything but the request.
 
 pub mod certificate;
 mod review;
-mod server;
 mod validate;
 
 use std::sync::Arc;
@@ -24,8 +23,6 @@ use bytes::Bytes;
 use crate::inject::{Injector, Request};
 use crate::metrics::{InjectionMetrics, Metrics, observe};
 use review::{Answer, Review};
-
-pub use server::serve;
 
 /// An API server takes objects of 3 MiB; a review holds two of them at most.
 const MAX_BODY: usize = 8 << 20;

@@ -14,6 +14,7 @@ use tower::ServiceExt as _;
 use super::certificate::{Current, server_config};
 use super::*;
 use crate::inject::Values;
+use crate::server::serve;
 
 fn webhook() -> Arc<Webhook> {
     let webhook = waiting();
@@ -238,7 +239,7 @@ async fn an_admission_call_is_quick() {
     }
     times.sort();
     let (median, p99) = (times[100], times[198]);
-    println!("admission call: median {median:?}, p99 {p99:?}");
+    eprintln!("admission call: median {median:?}, p99 {p99:?}");
     assert!(p99 < Duration::from_millis(100), "{p99:?}");
 }
 
@@ -294,7 +295,7 @@ async fn over_tls_with_a_certificate_that_is_swapped() {
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let config = server_config(current.clone()).unwrap();
-    let server = tokio::spawn(serve(listener, router(webhook()), config, shutdown.clone()));
+    let server = tokio::spawn(serve("webhook", listener, router(webhook()), Some(config), shutdown.clone()));
 
     let (first, key) = certificate();
     assert!(ready(address, &first).await.is_err(), "there is no certificate yet");

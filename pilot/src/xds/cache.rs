@@ -62,6 +62,7 @@ struct Parts {
     security: Option<Weak<SecurityIndex>>,
     ingresses: Option<Weak<IngressIndex>>,
     secrets: Option<Weak<SecretIndex>>,
+    roots: Option<Arc<str>>,
     all_endpoints: Option<Weak<EndpointIndex>>,
     endpoints: Option<Weak<ServiceEndpoints>>,
 }
@@ -95,6 +96,7 @@ impl Parts {
             security: listener.then(|| Arc::downgrade(&snapshot.security)),
             ingresses: (config && key.view.proxy.gateway).then(|| Arc::downgrade(&snapshot.ingresses)),
             secrets: (key.kind == ResourceType::Secret).then(|| Arc::downgrade(&snapshot.secrets)),
+            roots: snapshot.roots.clone().filter(|_| key.kind == ResourceType::Secret),
             all_endpoints: all.then(|| Arc::downgrade(&snapshot.endpoints)),
             endpoints: service_endpoints,
         }
@@ -110,6 +112,7 @@ impl Parts {
             security: None,
             ingresses: None,
             secrets: None,
+            roots: None,
             all_endpoints: None,
             endpoints: None,
         }
@@ -137,6 +140,7 @@ impl PartialEq for Parts {
             && same(&self.security, &other.security)
             && same(&self.ingresses, &other.ingresses)
             && same(&self.secrets, &other.secrets)
+            && self.roots == other.roots
             && same(&self.all_endpoints, &other.all_endpoints)
             && same(&self.endpoints, &other.endpoints)
     }

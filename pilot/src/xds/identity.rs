@@ -7,13 +7,15 @@ use futures_util::future::BoxFuture;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::model::spiffe;
+
 /// For whom tokens have to be made: Istio's audience, which injection writes into pods.
 pub const AUDIENCE: &str = "istio-ca";
 /// What Kubernetes calls a service account as a user begins with.
 const USER: &str = "system:serviceaccount:";
 
 /// A service account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Its namespace.
     pub namespace: Arc<str>,
@@ -35,10 +37,33 @@ impl Identity {
         format!("{USER}{}:{}", self.namespace, self.service_account)
     }
 
-    /// The name of it in a trust domain, as certificates have it. `@` in a trust domain (an account of a cloud) becomes a dot.
+    /// The name of it in a trust domain, as certificates have it.
     pub fn spiffe(&self, trust_domain: &str) -> String {
-        let trust_domain = trust_domain.replace('@', ".");
-        format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.service_account)
+        spiffe(trust_domain, &self.namespace, &self.service_account)
+    }
+}
+
+/// Who calls: a service account, and the pod that its token is bound to, where the token says so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// The service account.
+    pub identity: Identity,
+    /// The pod.
+    pub pod: Option<Pod>,
+}
+
+/// A pod of the caller's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pod {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What tells it from others of that name, before and after it.
+    pub uid: Arc<str>,
+}
+
+impl From<Identity> for Caller {
+    fn from(identity: Identity) -> Self {
+        Self { identity, pod: None }
     }
 }
 
@@ -49,18 +74,31 @@ pub enum Denied {
     #[error("the token is refused: {0}")]
     Token(String),
     /// Whoever knows can't be asked now.
-    #[error("tokens can't be checked now: {0}")]
+    #[error("who you are and what you may can't be asked now: {0}")]
     Unknown(String),
 }
 
 /// Knows whose a token is.
 pub trait Authenticate: Debug + Send + Sync {
-    /// The service account that a token was made for.
-    fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Identity, Denied>>;
+    /// Whom a token was made for.
+    fn authenticate(&self, token: String) -> BoxFuture<'_, Result<Caller, Denied>>;
+
+    /// Whether a service account may read the Secrets of its namespace. Where nobody else has a say in it, everybody may.
+    fn may_read_secrets<'a>(&'a self, _identity: &'a Identity) -> BoxFuture<'a, Result<bool, Denied>> {
+        Box::pin(std::future::ready(Ok(true)))
+    }
+}
+
+/// What is said to a caller that is denied.
+pub fn refuse(denied: &Denied) -> Status {
+    match denied {
+        Denied::Token(_) => Status::unauthenticated(denied.to_string()),
+        Denied::Unknown(_) => Status::unavailable(denied.to_string()),
+    }
 }
 
 /// The caller that the metadata of a call prove.
-pub async fn of_call(authenticate: &dyn Authenticate, metadata: &MetadataMap) -> Result<Identity, Status> {
+pub async fn of_call(authenticate: &dyn Authenticate, metadata: &MetadataMap) -> Result<Caller, Status> {
     let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
     let token = header.and_then(|header| header.strip_prefix("Bearer ")).filter(|token| !token.is_empty());
     let Some(token) = token else {
@@ -68,8 +106,5 @@ pub async fn of_call(authenticate: &dyn Authenticate, metadata: &MetadataMap) ->
             "this port needs `authorization: Bearer` with a service account's token",
         ));
     };
-    authenticate.authenticate(token.to_owned()).await.map_err(|denied| match denied {
-        Denied::Token(_) => Status::unauthenticated(denied.to_string()),
-        Denied::Unknown(_) => Status::unavailable(denied.to_string()),
-    })
+    authenticate.authenticate(token.to_owned()).await.map_err(|denied| refuse(&denied))
 }

@@ -4,12 +4,13 @@
 //! the transport has room for it, so that behind a client that does not read changes merge instead of piling up.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use osier_proto::transport::{Link, Requests, Responses};
 use osier_proto::types;
+use osier_proto::types::core::Node;
 use osier_proto::xds::server::{
     Options, ProtocolError, Request, Response, Scope, Status as TypeStatus, Step, Stream, Verdict, Want,
 };
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::cache::Cache;
-use super::identity::{self, Authenticate, Identity};
+use super::callers::Callers;
+use super::identity::{self, Authenticate, Caller, Identity};
 use super::node::{Client, NodeError};
 use super::registration::{Lease, Leases};
 use super::status::{Connected, ConnectionStatus};
@@ -28,7 +30,7 @@ use crate::r#gen::key::{Key, ResourceType, View, Views};
 use crate::r#gen::name::OutboundName;
 use crate::r#gen::{self, Generated};
 use crate::metrics::{Kind, Metrics, observe};
-use crate::model::{Kind as RuleKind, ServiceKind};
+use crate::model::{Address, Kind as RuleKind, ResourceKey, ServiceKind};
 use crate::push::PushRequest;
 use crate::push::fanout::{Fanout, Registered};
 use crate::snapshot::{Change, MeshSnapshot};
@@ -47,6 +49,8 @@ pub struct Shared {
     pub cache: Cache,
     /// Who is connected.
     pub connected: Connected,
+    /// How many streams each caller has.
+    pub callers: Callers,
     /// Workloads that live with their streams.
     pub leases: Arc<Leases>,
     /// Bounds the pushes that are generated at a time.
@@ -66,10 +70,15 @@ pub async fn serve(
     authenticate: Option<Arc<dyn Authenticate>>,
 ) -> Result<(), Status> {
     let Link { variant, remote, metadata, mut requests, responses } = link;
-    let identity = match &authenticate {
+    let caller = match &authenticate {
         Some(authenticate) => Some(identity::of_call(&**authenticate, &metadata).await?),
         None => None,
     };
+    let place = caller.as_ref().map(|caller| {
+        let place = shared.callers.admit(caller);
+        place.ok_or_else(|| Status::resource_exhausted("this workload has too many streams already"))
+    });
+    let _place = place.transpose()?;
     // Registered before anything is read: no change can fall between.
     let (registered, snapshot) = shared.fanout.register();
     let first = tokio::select! {
@@ -77,9 +86,13 @@ pub async fn serve(
         () = shared.shutdown.cancelled() => None,
     };
     let Some(first) = first else { return Ok(()) };
+    let proof = match authenticate.as_deref().zip(caller) {
+        Some((authenticate, caller)) => Some(Proof::of(authenticate, caller, &first).await?),
+        None => None,
+    };
     let mut served =
         Served::new(shared.clone(), registered, snapshot, Stream::new(variant, Options::default()));
-    let ended = match served.begin(first, variant == Variant::Incremental, remote, identity) {
+    let ended = match served.begin(first, variant == Variant::Incremental, remote, proof) {
         Ok(()) => served.run(&mut requests, &responses).await,
         Err(status) => Err(status),
     };
@@ -89,6 +102,13 @@ pub async fn serve(
         tracing::info!(node = %client.id, error, "client disconnected");
     }
     ended
+}
+
+/// What a caller has proved.
+struct Proof {
+    caller: Caller,
+    /// It is a gateway that may read the Secrets of its namespace.
+    reads_secrets: bool,
 }
 
 struct Served {
@@ -135,15 +155,11 @@ impl Served {
         first: Request,
         incremental: bool,
         remote: Option<SocketAddr>,
-        identity: Option<Identity>,
+        proof: Option<Proof>,
     ) -> Result<(), Status> {
-        let node = match &first {
-            Request::Incremental(request) => request.node.as_ref(),
-            Request::StateOfTheWorld(request) => request.node.as_ref(),
-        };
-        let client = Client::parse(node).map_err(refuse_node)?;
-        let client = Arc::new(match identity {
-            Some(identity) => proven(client, &identity)?,
+        let client = Client::parse(node_of(&first)).map_err(refuse_node)?;
+        let client = Arc::new(match proof {
+            Some(proof) => proof.of_client(client, &self.snapshot)?,
             None => unproven(client),
         });
         self.registered.identify(client.view.proxy.clone());
@@ -371,7 +387,7 @@ impl Served {
             return Touched::Everything;
         }
         let Some(client) = &self.client else { return Touched::Nothing };
-        if kind == ResourceType::Secret && !change.secrets.is_empty() {
+        if kind == ResourceType::Secret && (change.roots || !change.secrets.is_empty()) {
             return Touched::Everything;
         }
         // Which clusters a gateway has follows from its routes.
@@ -435,32 +451,83 @@ impl Served {
     }
 }
 
-/// A client that has proved who it is. It can't be of another namespace or service account, and gets the secrets of its own namespace if
-/// it is a gateway.
-fn proven(mut client: Client, identity: &Identity) -> Result<Client, Status> {
-    let Identity { namespace, service_account } = identity;
-    let refused = |claimed: String| {
-        Status::permission_denied(format!(
-            "service account {namespace}/{service_account} can't speak for a workload of {claimed}"
-        ))
-    };
-    let claimed = &client.view.proxy.namespace;
-    if claimed != namespace {
-        return Err(refused(format!("namespace {claimed}")));
+impl Proof {
+    /// What a caller may, as far as what it says in its first request needs to be asked.
+    async fn of(authenticate: &dyn Authenticate, caller: Caller, first: &Request) -> Result<Self, Status> {
+        let gateway = node_of(first).is_some_and(|node| node.id.starts_with("router~"));
+        let reads_secrets = match gateway {
+            true => {
+                authenticate.may_read_secrets(&caller.identity).await.map_err(|e| identity::refuse(&e))?
+            }
+            false => false,
+        };
+        if gateway && !reads_secrets {
+            let account = caller.identity.user();
+            tracing::warn!(
+                "the gateway of {account} gets no certificates: it needs the right to get secrets/tls, or to list secrets, in its namespace"
+            );
+        }
+        Ok(Self { caller, reads_secrets })
     }
-    if let Some(claimed) = client.service_account.as_deref().filter(|claimed| *claimed != &**service_account)
-    {
-        return Err(refused(format!("service account {claimed}")));
+
+    /// A client that has proved who it is. It can't be of another namespace or service account, nor another pod than the one that its token
+    /// is bound to; that pod's labels and addresses are those that the cluster knows. A gateway gets the secrets of its own namespace.
+    fn of_client(self, mut client: Client, snapshot: &MeshSnapshot) -> Result<Client, Status> {
+        let Caller { identity: Identity { namespace, service_account }, pod } = self.caller;
+        let refused = |claimed: String| {
+            Status::permission_denied(format!(
+                "service account {namespace}/{service_account} can't speak for a workload of {claimed}"
+            ))
+        };
+        let claimed = &client.view.proxy.namespace;
+        if *claimed != namespace {
+            return Err(refused(format!("namespace {claimed}")));
+        }
+        if let Some(claimed) =
+            client.service_account.as_deref().filter(|claimed| *claimed != &*service_account)
+        {
+            return Err(refused(format!("service account {claimed}")));
+        }
+        let secrets_of = (client.view.proxy.gateway && self.reads_secrets).then(|| namespace.clone());
+        let mut view = View { secrets_of, ..(*client.view).clone() };
+        if let Some(pod) = pod {
+            if view.proxy.name != pod.name {
+                let claimed = &view.proxy.name;
+                return Err(Status::permission_denied(format!(
+                    "the token is that of pod {}, which can't speak for pod {claimed}",
+                    pod.name
+                )));
+            }
+            take_from_cluster(&mut view, snapshot);
+        }
+        // Who can prove who it is here has a certificate from here.
+        view.proxy.mutual_tls = true;
+        client.view = Arc::new(view);
+        if let Some(registration) = &mut client.registration {
+            registration.service_account = Some(service_account.to_string());
+        }
+        Ok(client)
     }
-    let secrets_of = client.view.proxy.gateway.then(|| identity.namespace.clone());
-    let mut view = View { secrets_of, ..(*client.view).clone() };
-    // Who can prove who it is here has a certificate from here.
-    view.proxy.mutual_tls = true;
-    client.view = Arc::new(view);
-    if let Some(registration) = &mut client.registration {
-        registration.service_account = Some(identity.service_account.to_string());
+}
+
+/// Labels and addresses of a pod as the cluster has them. One that isn't known yet (it has just begun, or its namespace doesn't count)
+/// is as it says: it is that pod at least.
+fn take_from_cluster(view: &mut View, snapshot: &MeshSnapshot) {
+    let key = ResourceKey::new(RuleKind::Pod, view.proxy.namespace.clone(), view.proxy.name.clone());
+    let Some(pod) = snapshot.workload(&key) else { return };
+    view.proxy.labels = pod.labels.clone();
+    let addresses: Box<[IpAddr]> = pod.addresses.iter().filter_map(Address::ip).collect();
+    if !addresses.is_empty() {
+        view.ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+        view.proxy.addresses = addresses;
     }
-    Ok(client)
+}
+
+fn node_of(request: &Request) -> Option<&Node> {
+    match request {
+        Request::Incremental(request) => request.node.as_ref(),
+        Request::StateOfTheWorld(request) => request.node.as_ref(),
+    }
 }
 
 /// A client of which nobody knows who it is: others must not be told that it can prove anything.
@@ -523,5 +590,39 @@ fn refuse_request(error: ProtocolError) -> Status {
             Status::invalid_argument(error.to_string())
         }
         ProtocolError::TooManyTypes => Status::resource_exhausted(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::Pod;
+    use super::super::node::tests::node;
+    use super::*;
+    use crate::r#gen::fixture::pod;
+
+    fn proof(name: &str) -> Proof {
+        let identity = Identity { namespace: "default".into(), service_account: "web".into() };
+        let pod = Some(Pod { name: name.into(), uid: "u".into() });
+        Proof { caller: Caller { identity, pod }, reads_secrets: false }
+    }
+
+    #[test]
+    fn a_pod_is_what_the_cluster_knows_of_it() {
+        let snapshot = MeshSnapshot {
+            workloads: [pod("web-1", "10.0.0.7", [("app", "web")])].into_iter().map(Arc::new).collect(),
+            ..MeshSnapshot::default()
+        };
+        let claims = |name: &str| {
+            let node = node(&format!("sidecar~10.0.0.66~{name}.default~x"), &[]);
+            Client::parse(Some(&node)).unwrap()
+        };
+        let known = proof("web-1").of_client(claims("web-1"), &snapshot).unwrap();
+        assert_eq!(known.view.proxy.labels.get("app"), Some("web"));
+        assert_eq!(*known.view.proxy.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+        let early = proof("web-2").of_client(claims("web-2"), &snapshot).unwrap();
+        assert_eq!(*early.view.proxy.addresses, ["10.0.0.66".parse::<IpAddr>().unwrap()]);
+        let refused = proof("web-2").of_client(claims("web-1"), &snapshot).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        assert!(refused.message().contains("can't speak for pod web-1"), "{}", refused.message());
     }
 }

@@ -27,6 +27,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use super::cache::Cache;
+use super::identity::{Caller, Denied, Identity, Pod};
 use super::node::tests::node;
 use super::registration::Leases;
 use super::service::Discovery;
@@ -65,6 +66,7 @@ impl Pilot {
             fanout: Fanout::new(metrics.clone()),
             cache: Cache::new(metrics.clone()),
             connected: Connected::default(),
+            callers: Default::default(),
             leases: Leases::new(registrations, metrics.clone(), None),
             pushes: Semaphore::new(10),
             metrics,
@@ -671,16 +673,26 @@ impl Delta {
 struct OneToken;
 
 impl super::identity::Authenticate for OneToken {
-    fn authenticate(
-        &self,
-        token: String,
-    ) -> futures_util::future::BoxFuture<'_, Result<super::identity::Identity, super::identity::Denied>> {
-        let known = super::identity::Identity { namespace: "edge".into(), service_account: "gateway".into() };
+    fn authenticate(&self, token: String) -> futures_util::future::BoxFuture<'_, Result<Caller, Denied>> {
+        let identity = Identity { namespace: "edge".into(), service_account: "gateway".into() };
+        let bound = |name: &str| Some(Pod { name: name.into(), uid: "u".into() });
         let answer = match token.as_str() {
-            "good" => Ok(known),
-            _ => Err(super::identity::Denied::Token("it is not valid".into())),
+            "good" => Ok(Caller { identity, pod: None }),
+            "bound" => Ok(Caller { identity, pod: bound("gateway") }),
+            "may not" => {
+                let identity = Identity { service_account: "curious".into(), ..identity };
+                Ok(Caller { identity, pod: bound("gateway") })
+            }
+            _ => Err(Denied::Token("it is not valid".into())),
         };
         Box::pin(std::future::ready(answer))
+    }
+
+    fn may_read_secrets<'a>(
+        &'a self,
+        identity: &'a Identity,
+    ) -> futures_util::future::BoxFuture<'a, Result<bool, Denied>> {
+        Box::pin(std::future::ready(Ok(&*identity.service_account == "gateway")))
     }
 }
 
@@ -724,6 +736,8 @@ async fn only_who_proves_where_it_lives_gets_certificates_and_those_of_that_plac
         (Some("bad"), node(gateway, &[]), Code::Unauthenticated),
         (Some("good"), node("router~10.0.0.1~gateway.shop~x", &[]), Code::PermissionDenied),
         (Some("good"), as_account("other"), Code::PermissionDenied),
+        (Some("bound"), node("router~10.0.0.1~gateway-2.edge~x", &[]), Code::PermissionDenied),
+        (Some("bound"), node("sidecar~10.0.0.1~gateway-2.edge~x", &[]), Code::PermissionDenied),
     ] {
         let mut client = open(token, claimed.clone()).await;
         client.subscribe(osier_proto::types::SECRET, &names).await;
@@ -734,6 +748,11 @@ async fn only_who_proves_where_it_lives_gets_certificates_and_those_of_that_plac
     let answer = client.receive().await.unwrap();
     let got: Vec<_> = answer.resources.iter().map(|r| r.name.as_str()).collect();
     assert_eq!((got, answer.removed_resources), (vec![names[0]], vec![names[1].to_string()]));
+    for (token, gets) in [("bound", 1), ("may not", 0)] {
+        let mut client = open(Some(token), node(gateway, &[])).await;
+        client.subscribe(osier_proto::types::SECRET, &names).await;
+        assert_eq!(client.receive().await.unwrap().resources.len(), gets, "{token}");
+    }
     let mut plain = pilot.delta(node(gateway, &[])).await;
     plain.subscribe(osier_proto::types::SECRET, &names).await;
     assert!(plain.receive().await.unwrap().resources.is_empty(), "nothing leaves unencrypted");

@@ -1,9 +1,10 @@
-//! `/listeners`: names and addresses, bound or not.
+//! `/listeners`: names and addresses, bound or not; `/plaintext_callers`: who comes to them without mutual TLS.
 
 use osier_core::admin::{Reply, Request};
 use serde_json::json;
 
 use super::{Admin, clusters};
+use crate::config::listener::{Direction, DownstreamTransport};
 
 pub(super) fn page(admin: &Admin, request: &Request) -> Reply {
     let snapshot = admin.shared.snapshot.load();
@@ -22,4 +23,14 @@ pub(super) fn page(admin: &Admin, request: &Request) -> Reply {
         return Reply::json(&json!({"listener_statuses": statuses}));
     }
     Reply::text(shown.map(|(name, address)| format!("{name}::{address}\n")).collect::<String>())
+}
+
+/// Callers, and whether any inbound chain still takes plaintext: what STRICT is waited for by.
+pub(super) fn plaintext_callers(admin: &Admin) -> Reply {
+    let snapshot = admin.shared.snapshot.load();
+    let inbound = snapshot.listeners.values().filter(|listener| listener.direction == Direction::Inbound);
+    let takes = inbound
+        .flat_map(|listener| &listener.chains)
+        .any(|chain| matches!(chain.transport, DownstreamTransport::Plaintext));
+    Reply::json(&json!({ "takes_plaintext": takes, "callers": admin.shared.plaintext_callers.page() }))
 }

@@ -68,7 +68,7 @@ pub struct Admin {
 }
 
 /// A page: path, whether it changes something (POST), and what it is for.
-const PAGES: [(&str, bool, &str); 17] = [
+const PAGES: [(&str, bool, &str); 18] = [
     ("/", false, "this list"),
     ("/clusters", false, "upstream clusters and their endpoints; ?format=json"),
     ("/config_dump", false, "configuration as it came; ?resource=, ?mask=, ?name_regex=, ?include_eds"),
@@ -79,6 +79,7 @@ const PAGES: [(&str, bool, &str); 17] = [
     ("/listeners", false, "listeners and their addresses; ?format=json"),
     ("/logging", true, "show or change levels; ?level=, ?paths=part:level,…, ?part=level"),
     ("/memory", false, "memory of the process"),
+    ("/plaintext_callers", false, "who reaches the workload without mutual TLS, and whether that is taken"),
     ("/quitquitquit", true, "end at once"),
     ("/ready", false, "LIVE with 200, else the state with 503"),
     ("/reset_counters", true, "counters start at zero again"),
@@ -108,6 +109,7 @@ impl Pages for Admin {
             "/listeners" => listeners::page(self, &request),
             "/logging" => self.logging.page(&request),
             "/memory" => server_info::memory(),
+            "/plaintext_callers" => listeners::plaintext_callers(self),
             "/quitquitquit" => control::quit(self),
             "/ready" => self.ready(),
             "/reset_counters" | "/stats/reset" => stats::reset(self),

@@ -9,7 +9,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 
 use super::{Admin, server_info, stats};
 use crate::telemetry::authorization;
-use crate::telemetry::collector::{counter, family, gauge};
+use crate::telemetry::collector::{counter, family, gauge, pair};
 
 pub(super) fn families(admin: &Admin) -> Vec<MetricFamily> {
     // No registry: there is one collector, and what else is shown is made here.
@@ -42,5 +42,18 @@ fn own_figures(admin: &Admin) -> Vec<MetricFamily> {
         let metric = gauge(seconds as f64);
         family("istio_agent_cert_expiry_seconds", help, MetricType::GAUGE, vec![metric])
     });
-    envoy.chain(expiry).chain(server_info::process_families(admin)).collect()
+    let secrets = &admin.shared.secrets;
+    let roots = secrets.roots.trust().map(|roots| {
+        let help = "Roots of the mesh that this proxy believes, and the SHA-256 of the one that signs.";
+        let mut metric = gauge(roots.roots().len() as f64);
+        metric.set_label(vec![pair("signing", roots.first())]);
+        family("osier_mesh_roots", help, MetricType::GAUGE, vec![metric])
+    });
+    let current = left.map(|_| {
+        let help =
+            "1 where the workload's certificate is of the root that signs now, 0 where it is of another.";
+        let metric = gauge(f64::from(u8::from(secrets.is_of_first_root())));
+        family("osier_certificate_of_signing_root", help, MetricType::GAUGE, vec![metric])
+    });
+    envoy.chain(expiry).chain(roots).chain(current).chain(server_info::process_families(admin)).collect()
 }

@@ -41,6 +41,7 @@ pub(super) fn process(admin: &Admin) -> Vec<Stat> {
         gauge("server.live", u64::from(admin.state() == "LIVE")),
         gauge("server.concurrency", admin.concurrency as u64),
         gauge("server.total_connections", shared.drain.open() as u64),
+        counter("listener_manager.downstream_global_cx_overflow", refused(admin)),
         gauge("server.memory_physical_size", super::server_info::resident().unwrap_or(0)),
         counter("access_log.lines_written", logs.written.load(Relaxed)),
         counter("access_log.lines_dropped", logs.dropped.load(Relaxed)),
@@ -53,6 +54,10 @@ pub(super) fn process(admin: &Admin) -> Vec<Stat> {
         counter: !is_gauge(name),
     }));
     stats
+}
+
+fn refused(admin: &Admin) -> u64 {
+    admin.acceptors.counts().iter().map(|(_, _, count)| count.refused).sum()
 }
 
 fn active_clusters(admin: &Admin) -> impl Iterator<Item = std::sync::Arc<Cluster>> {
@@ -82,8 +87,9 @@ fn all(admin: &Admin) -> Vec<Stat> {
     for (_, address, counts) in admin.acceptors.counts() {
         // Envoy writes addresses in names with `_`, because `.` and `:` separate.
         let prefix = format!("listener.{}", address.to_string().replace(':', "_"));
-        stats.push(counter(format!("{prefix}.downstream_cx_total"), counts.0));
-        stats.push(gauge(format!("{prefix}.downstream_cx_active"), counts.1));
+        stats.push(counter(format!("{prefix}.downstream_cx_total"), counts.total));
+        stats.push(gauge(format!("{prefix}.downstream_cx_active"), counts.active));
+        stats.push(counter(format!("{prefix}.downstream_global_cx_overflow"), counts.refused));
     }
     let baseline = admin.baseline.lock();
     for stat in stats.iter_mut().filter(|stat| stat.counter) {

@@ -17,6 +17,8 @@ pub mod rules;
 
 use std::process::ExitCode;
 
+use osier_core::stdout;
+
 use self::flags::Flags;
 use self::plan::Capture;
 use crate::settings::environment::Environment;
@@ -42,7 +44,7 @@ pub fn main(flags: &Flags, environment: &Environment) -> ExitCode {
     };
     match done {
         Ok(text) => {
-            print!("{text}");
+            stdout::print(format_args!("{text}"));
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -208,11 +208,9 @@ impl Check<'_> {
     }
 
     fn interfaces(&mut self, name: &str, text: &str) -> Vec<String> {
-        // What the kernel takes as a name, without what would mean something in a rule.
-        let fits = |item: &str| {
-            item.len() < 16 && item.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.@".contains(&b))
-        };
-        self.list(name, text, "the name of an interface", |item| fits(item).then(|| item.to_owned()))
+        self.list(name, text, "the name of an interface", |item| {
+            osier_core::sidecar::is_interface(item).then(|| item.to_owned())
+        })
     }
 
     /// `*` alone is everything.

@@ -24,6 +24,7 @@ use crate::config::tls::{
     ClientTls, NameMatch, OWN, PeerCheck, ROOTS, Secret, SecretHandle, Secrets, ServerTls, Trust,
     client_config, provider, server_config,
 };
+use crate::identity::pem;
 
 /// The cluster by which SDS means the workload's own identity; with Istio its agent is behind it.
 const OWN_IDENTITY: &str = "sds-grpc";
@@ -74,10 +75,11 @@ fn server(context: &xds::DownstreamTlsContext, refs: &mut Collector<'_>) -> Resu
             let reason = "is needed with require_client_certificate: whom shall it be believed?";
             return Err(Invalid::new("validation_context", reason));
         }
+        let (own, trust) = (certificate.clone(), check.as_ref().map(|check| check.trust.clone()));
         let config = server_config(&versions, certificate, check);
         let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
         config.alpn_protocols = alpn(common);
-        Ok(ServerTls::new(config))
+        Ok(ServerTls::new(config, own, trust))
     };
     compiled().at("common_tls_context")
 }
@@ -102,11 +104,12 @@ fn client(context: &xds::UpstreamTlsContext, secrets: &Secrets) -> Result<Client
                 "is needed: without it any server would be believed",
             ));
         };
+        let believed = (check.trust.clone(), check.known.clone());
         let config = client_config(&versions, own.clone(), check);
         let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
         config.alpn_protocols = alpn(common);
         config.enable_sni = server_name.is_some();
-        Ok(ClientTls::new(config, server_name, own))
+        Ok(ClientTls::new(config, server_name, own, believed))
     };
     compiled().at("common_tls_context")
 }
@@ -191,7 +194,7 @@ fn peer_check(
             combination().at("combined_validation_context")?
         }
     };
-    Ok(Some(PeerCheck { trust, names, mandatory }))
+    Ok(Some(PeerCheck { trust, names, mandatory, known: secrets.known.clone() }))
 }
 
 /// The handle of a secret that comes by SDS: the workload's own identity, or over the stream where that is possible.
@@ -280,13 +283,7 @@ fn certified(certificate: &xds::TlsCertificate) -> Result<Arc<CertifiedKey>, Inv
 }
 
 fn certificates(field: &str, source: Option<&DataSource>) -> Result<Vec<CertificateDer<'static>>, Invalid> {
-    let found: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(bytes(field, source)?)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Invalid::new(field, format!("is no PEM: {error}")))?;
-    if found.is_empty() {
-        return Err(Invalid::new(field, "has no certificate"));
-    }
-    Ok(found)
+    pem::certificates(bytes(field, source)?).map_err(|error| Invalid::new(field, error.to_string()))
 }
 
 fn bytes<'a>(field: &str, source: Option<&'a DataSource>) -> Result<&'a [u8], Invalid> {

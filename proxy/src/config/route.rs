@@ -309,6 +309,13 @@ pub struct Forward {
     pub cluster_not_found_status: u16,
 }
 
+impl Forward {
+    /// True where the upstream is asked for another path or host than the client asked for.
+    pub fn rewrites(&self) -> bool {
+        !matches!((&self.rewrite, &self.host_rewrite), (PathRewrite::Keep, HostRewrite::Keep))
+    }
+}
+
 /// Cluster choice of a route.
 #[derive(Debug)]
 pub enum ForwardTarget {

@@ -54,11 +54,18 @@ pub struct Published {
     current: ArcSwap<Snapshot>,
     generation: AtomicU64,
     changed: watch::Sender<u64>,
+    /// Counts whatever moves under connections: snapshots, and certificates and roots beside them.
+    moves: watch::Sender<u64>,
 }
 
 impl Default for Published {
     fn default() -> Self {
-        Self { current: ArcSwap::default(), generation: AtomicU64::new(0), changed: watch::Sender::new(0) }
+        Self {
+            current: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            changed: watch::Sender::new(0),
+            moves: watch::Sender::new(0),
+        }
     }
 }
 
@@ -70,7 +77,18 @@ impl Published {
         self.current.store(Arc::new(snapshot));
         self.generation.store(generation, Ordering::Release);
         self.changed.send_replace(generation);
+        self.nudge();
         generation
+    }
+
+    /// Something that connections stand on has changed: a snapshot, a certificate, roots.
+    pub fn nudge(&self) {
+        self.moves.send_modify(|moves| *moves += 1);
+    }
+
+    /// Follows whatever connections stand on.
+    pub fn moves(&self) -> watch::Receiver<u64> {
+        self.moves.subscribe()
     }
 
     /// The snapshot in force.

@@ -1,10 +1,12 @@
 //! TLS as filter chains and clusters have it: what is shown, and who is believed.
 //!
 //! Certificates and roots are no part of it: a chain or cluster holds [`SecretHandle`]s, and SDS, or the workload's own identity, swaps
-//! what is inside. Each handshake takes what is in force then; connections that exist are not touched. Nothing is believed before
-//! the roots have come: a handshake fails until then.
+//! what is inside. Each handshake takes what is in force then. Another certificate touches no connection that exists; one whose peer
+//! no root vouches for any more is closed ([`Vouch`](crate::identity::vouch::Vouch)). Nothing is believed before the roots have come: a
+//! handshake fails until then.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwapOption;
@@ -25,7 +27,9 @@ use rustls::{
 };
 
 use super::route::ValueMatch;
-use crate::identity::peer::Peer;
+use crate::identity::known::KnownPeers;
+use crate::identity::peer::{fingerprint, hash};
+use crate::identity::vouch::Before;
 
 /// The cryptography of all TLS of ours.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -76,16 +80,25 @@ pub fn client_config(
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
+    /// What is shown.
+    own: Arc<SecretHandle>,
+    /// Who vouches for clients, where they are asked for a certificate.
+    trust: Option<Arc<SecretHandle>>,
     /// For clients that offer protocols and none of ours: they get a session without one, as from Envoy.
     without_protocols: Arc<ServerConfig>,
 }
 
 impl ServerTls {
-    /// TLS with one configuration.
-    pub fn new(config: ServerConfig) -> Self {
+    /// TLS with one configuration, which shows `own` and believes clients by `trust`.
+    pub fn new(config: ServerConfig, own: Arc<SecretHandle>, trust: Option<Arc<SecretHandle>>) -> Self {
         let mut without = config.clone();
         without.alpn_protocols.clear();
-        Self { config: Arc::new(config), without_protocols: Arc::new(without) }
+        Self { config: Arc::new(config), own, trust, without_protocols: Arc::new(without) }
+    }
+
+    /// A handshake begins; `None` where clients prove nothing.
+    pub fn before(&self) -> Option<Before> {
+        self.trust.as_ref().map(|trust| Before::new(Role::Client, trust, Some(&self.own)))
     }
 
     /// The configuration for a client that offers these protocols.
@@ -106,6 +119,10 @@ pub struct ClientTls {
     server_name: Option<ServerName<'static>>,
     /// What is shown, where the server may ask for it.
     own: Option<Arc<SecretHandle>>,
+    /// Who vouches for the server.
+    trust: Arc<SecretHandle>,
+    /// Peers that were read already.
+    known: Arc<KnownPeers>,
 }
 
 /// What is spoken within a connection.
@@ -128,6 +145,7 @@ impl ClientTls {
         config: ClientConfig,
         server_name: Option<ServerName<'static>>,
         own: Option<Arc<SecretHandle>>,
+        (trust, known): (Arc<SecretHandle>, Arc<KnownPeers>),
     ) -> Self {
         let mesh = config.alpn_protocols.iter().any(|protocol| protocol == MESH);
         let offering = |protocols: [&[u8]; 3]| {
@@ -140,7 +158,17 @@ impl ClientTls {
             true => [offering([b"istio-http/1.1", MESH, b"http/1.1"]), offering([b"istio-h2", MESH, b"h2"])],
             false => [opaque.clone(), opaque.clone()],
         };
-        Self { opaque, http1, http2, server_name, own }
+        Self { opaque, http1, http2, server_name, own, trust, known }
+    }
+
+    /// Peers that were read already.
+    pub fn known(&self) -> &KnownPeers {
+        &self.known
+    }
+
+    /// A handshake begins.
+    pub fn before(&self) -> Before {
+        Before::new(Role::Server, &self.trust, self.own.as_ref())
     }
 
     /// The configuration for a connection.
@@ -170,6 +198,8 @@ pub struct SecretHandle {
     pub name: Arc<str>,
     certificate: ArcSwapOption<CertifiedKey>,
     trust: ArcSwapOption<Trust>,
+    /// Grows when the certificate is of another root than the one before.
+    succession: AtomicU64,
 }
 
 /// What a secret holds.
@@ -202,6 +232,17 @@ impl SecretHandle {
         }
     }
 
+    /// Puts a certificate in force whose root is another than that of the one before: connections that showed that one end politely.
+    pub fn succeed(&self, certificate: Arc<CertifiedKey>) {
+        self.certificate.store(Some(certificate));
+        self.succession.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many certificates of other roots came before the one in force.
+    pub fn succession(&self) -> u64 {
+        self.succession.load(Ordering::Acquire)
+    }
+
     /// The roots in force.
     pub fn trust(&self) -> Option<Arc<Trust>> {
         self.trust.load_full()
@@ -229,25 +270,81 @@ impl ResolvesClientCert for SecretHandle {
     }
 }
 
+/// Which end a peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It came to us.
+    Client,
+    /// We went to it.
+    Server,
+}
+
 /// Roots, ready to verify chains.
 #[derive(Debug)]
 pub struct Trust {
     roots: Arc<RootCertStore>,
     clients: Arc<dyn ClientCertVerifier>,
+    /// SHA-256 of the first root, in hexadecimal digits.
+    first: Box<str>,
 }
 
 impl Trust {
     /// Trust in these roots; an error where there is none, or one is no certificate.
     pub fn new(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, String> {
-        let mut store = RootCertStore::empty();
+        let (mut store, mut first) = (RootCertStore::empty(), None);
         for root in roots {
+            first.get_or_insert_with(|| fingerprint(&hash(&root)).into());
             store.add(root).map_err(|error| error.to_string())?;
         }
-        let roots = Arc::new(store);
+        let (roots, first) = (Arc::new(store), first.unwrap_or_default());
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
         let clients = clients.build().map_err(|error| error.to_string())?;
-        Ok(Self { roots, clients })
+        Ok(Self { roots, clients, first })
     }
+
+    /// True where one of the roots vouches for a chain (the leaf first), as at `time`.
+    pub fn vouches(&self, chain: &[CertificateDer<'_>], role: Role, time: UnixTime) -> bool {
+        let [leaf, between @ ..] = chain else { return false };
+        match role {
+            Role::Client => self.clients.verify_client_cert(leaf, between, time).is_ok(),
+            Role::Server => vouches_for_server(&self.roots, leaf, between, time).is_ok(),
+        }
+    }
+
+    /// The place of the root that vouches for a chain, as at `time`. Authorities tell first the root that signs.
+    pub fn vouching(&self, chain: &[CertificateDer<'_>], time: UnixTime) -> Option<usize> {
+        let [leaf, between @ ..] = chain else { return None };
+        self.roots.roots.iter().position(|root| {
+            let only = RootCertStore { roots: vec![root.clone()] };
+            vouches_for_server(&only, leaf, between, time).is_ok()
+        })
+    }
+
+    /// True where the same roots are believed, told in the same order.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.roots.roots == other.roots.roots
+    }
+
+    /// SHA-256 of the root that comes first, in lower-case hexadecimal digits.
+    pub fn first(&self) -> &str {
+        &self.first
+    }
+
+    /// The roots.
+    pub fn roots(&self) -> &RootCertStore {
+        &self.roots
+    }
+}
+
+fn vouches_for_server(
+    roots: &RootCertStore,
+    leaf: &CertificateDer<'_>,
+    between: &[CertificateDer<'_>],
+    time: UnixTime,
+) -> Result<(), Error> {
+    let leaf = ParsedCertificate::try_from(leaf)?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&leaf, roots, between, time, algorithms)
 }
 
 /// A name of which a certificate must have one.
@@ -268,6 +365,8 @@ pub struct PeerCheck {
     pub names: Box<[NameMatch]>,
     /// Clients must show a certificate; else they may.
     pub mandatory: bool,
+    /// Peers that were read already.
+    pub known: Arc<KnownPeers>,
 }
 
 impl PeerCheck {
@@ -275,9 +374,13 @@ impl PeerCheck {
         self.trust.trust().ok_or_else(|| Error::General(format!("no roots yet ({})", self.trust.name)))
     }
 
-    fn check_names(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+    fn check_names(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+    ) -> Result<(), Error> {
         // Read in any case: a certificate with odd names is nobody's.
-        let peer = Peer::of(certificate).map_err(|error| Error::General(error.to_string()))?;
+        let peer = self.known.of(certificate, between).map_err(|error| Error::General(error.to_string()))?;
         let holds = |name: &NameMatch| {
             let among = if name.uri { &peer.uris } else { &peer.dns };
             among.iter().any(|text| name.value.holds(text.as_bytes()))
@@ -306,7 +409,7 @@ impl ClientCertVerifier for PeerCheck {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.trust()?.clients.verify_client_cert(certificate, intermediates, now)?;
-        self.check_names(certificate).map(|()| verified)
+        self.check_names(certificate, intermediates).map(|()| verified)
     }
 
     fn verify_tls12_signature(
@@ -342,11 +445,8 @@ impl ServerCertVerifier for PeerCheck {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let trust = self.trust()?;
-        let parsed = ParsedCertificate::try_from(certificate)?;
-        let algorithms = provider().signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &trust.roots, intermediates, now, algorithms)?;
-        self.check_names(certificate).map(|()| ServerCertVerified::assertion())
+        vouches_for_server(&self.trust()?.roots, certificate, intermediates, now)?;
+        self.check_names(certificate, intermediates).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -380,6 +480,10 @@ pub struct Secrets {
     pub own: Arc<SecretHandle>,
     /// The roots of the mesh.
     pub roots: Arc<SecretHandle>,
+    /// The control plane tells the roots of the mesh as they change: what a certificate authority says of them besides may be older.
+    told: AtomicBool,
+    /// Peers that were read already.
+    pub known: Arc<KnownPeers>,
 }
 
 /// What the workload's own certificate is called where SDS names it.
@@ -389,11 +493,47 @@ pub const ROOTS: &str = "ROOTCA";
 
 impl Default for Secrets {
     fn default() -> Self {
-        Self { named: Mutex::default(), own: SecretHandle::empty(OWN), roots: SecretHandle::empty(ROOTS) }
+        let (own, roots) = (SecretHandle::empty(OWN), SecretHandle::empty(ROOTS));
+        let (told, known) = (AtomicBool::new(false), Arc::default());
+        Self { named: Mutex::default(), own, roots, told, known }
     }
 }
 
 impl Secrets {
+    /// Roots of the mesh that came with a certificate. False where they are not what holds.
+    pub fn answer_roots(&self, roots: &Arc<Trust>) -> bool {
+        let told = self.told.load(Ordering::Acquire);
+        let current = self.roots.trust();
+        if told || current.is_some_and(|current| current.is_same_as(roots)) {
+            return false;
+        }
+        self.roots.publish(Secret::Trust(roots.clone()));
+        true
+    }
+
+    /// Roots of the mesh as the control plane tells them.
+    pub fn tell_roots(&self, roots: Arc<Trust>) {
+        self.told.store(true, Ordering::Release);
+        self.roots.publish(Secret::Trust(roots));
+    }
+
+    /// The control plane doesn't tell roots (any more): those that come with certificates hold.
+    pub fn forget_told(&self) {
+        self.told.store(false, Ordering::Release);
+    }
+
+    /// True where the workload's certificate is of the root that comes first, which is the one that signs.
+    pub fn is_of_first_root(&self) -> bool {
+        let (own, roots) = (self.own.certificate(), self.roots.trust());
+        let vouching = own.zip(roots).and_then(|(own, roots)| roots.vouching(&own.cert, UnixTime::now()));
+        vouching == Some(0)
+    }
+
+    /// True while the control plane tells the roots.
+    pub fn are_told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
+
     /// The handle for `name`, made empty where it is missing.
     pub fn handle(&self, name: &str) -> Arc<SecretHandle> {
         let mut handles = self.named.lock();

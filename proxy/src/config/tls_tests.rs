@@ -163,14 +163,14 @@ fn text(value: &str) -> Text {
 /// A server that takes clients of `cluster.local`, whom `roots` vouches for.
 fn mesh_server(own: Secret, roots: &Arc<SecretHandle>, mandatory: bool) -> Arc<ServerConfig> {
     let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
-    let check = PeerCheck { trust: roots.clone(), names, mandatory };
+    let check = PeerCheck { trust: roots.clone(), names, mandatory, known: Arc::default() };
     Arc::new(server_config(&[&TLS13, &TLS12], SecretHandle::new("", own), Some(check)).unwrap())
 }
 
 /// A client that wants to reach `spiffe`.
 fn mesh_client(own: Option<Secret>, roots: &Arc<SecretHandle>, spiffe: &str) -> Arc<ClientConfig> {
     let names = uri(ValueMatch::Exact(text(spiffe)));
-    let check = PeerCheck { trust: roots.clone(), names, mandatory: false };
+    let check = PeerCheck { trust: roots.clone(), names, mandatory: false, known: Arc::default() };
     let own = own.map(|own| SecretHandle::new("", own));
     Arc::new(client_config(&[&TLS13, &TLS12], own, check).unwrap())
 }
@@ -265,12 +265,33 @@ fn nobody_is_believed_before_the_roots_have_come_nor_by_a_root_that_has_gone() {
     assert!(handshake(&server, &client).is_err(), "the old root is gone");
 }
 
+/// Who resumed a session would be believed without showing a certificate.
+#[test]
+fn no_session_is_resumed_between_workloads() {
+    let root = Root::new();
+    let roots = SecretHandle::new("", root.trust());
+    for version in [&TLS13, &TLS12] {
+        let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
+        let check = PeerCheck { trust: roots.clone(), names, mandatory: true, known: Arc::default() };
+        let own = SecretHandle::new("", root.workload(API, DAY, ExtendedKeyUsagePurpose::ServerAuth));
+        let server = Arc::new(server_config(&[version], own, Some(check)).unwrap());
+        let own = root.workload(WEB, DAY, ExtendedKeyUsagePurpose::ClientAuth);
+        let mut client = Arc::unwrap_or_clone(mesh_client(Some(own), &roots, API));
+        client.resumption = Resumption::in_memory_sessions(8);
+        let client = Arc::new(client);
+        for _ in 0..2 {
+            let (_, client) = handshake(&server, &client).unwrap();
+            assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Full), "{version:?}");
+        }
+    }
+}
+
 #[test]
 fn who_offers_none_of_our_protocols_gets_a_session_without() {
     let (own, der) = certificate();
     let mut config = Arc::unwrap_or_clone(server(&SecretHandle::new("", Secret::Certificate(own))));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let tls = ServerTls::new(config);
+    let tls = ServerTls::new(config, SecretHandle::empty(""), None);
     for (offered, agreed) in [
         (vec!["istio", "h2"], Some(&b"h2"[..])),
         (vec!["istio-http/1.1", "istio", "http/1.1"], Some(b"http/1.1")),

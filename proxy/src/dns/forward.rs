@@ -166,3 +166,40 @@ fn is_answer(sent: &[u8], answer: &[u8], query: &Message) -> bool {
     let same = |a: &[u8], b: &[u8]| a.eq_ignore_ascii_case(b);
     questions == 1 && answer.get(question.clone()).zip(sent.get(question)).is_some_and(|(a, b)| same(a, b))
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::{Name, RecordType};
+
+    use super::*;
+
+    fn message(id: u16, name: &str) -> Message {
+        let mut message = Message::query();
+        message.metadata.id = id;
+        message.queries = vec![Query::query(Name::from_ascii(name).expect("a name"), RecordType::A)];
+        message
+    }
+
+    #[test]
+    fn only_an_answer_to_what_was_asked_counts() {
+        let query = message(7, "a.example.");
+        let sent = query.to_vec().expect("bytes");
+        let answer = |id: u16, name: &str, is_response: bool| {
+            let mut bytes = message(id, name).to_vec().expect("bytes");
+            bytes[2] |= if is_response { 0x80 } else { 0 };
+            bytes
+        };
+        for (what, bytes, counts) in [
+            ("the answer", answer(7, "a.example.", true), true),
+            ("its letters may differ", answer(7, "A.EXAMPLE.", true), true),
+            ("another number", answer(8, "a.example.", true), false),
+            ("another question", answer(7, "b.example.", true), false),
+            ("a query", answer(7, "a.example.", false), false),
+            ("half a head", answer(7, "a.example.", true)[..11].to_vec(), false),
+            ("nothing", Vec::new(), false),
+        ] {
+            assert_eq!(is_answer(&sent, &bytes, &query), counts, "{what}");
+        }
+    }
+}

@@ -21,6 +21,7 @@ use crate::config::listener::Direction;
 use crate::config::route::{Route, VirtualHost};
 use crate::error::{Kind, ProxyError, Side};
 use crate::ext_authz::Changes;
+use crate::identity::vouch::DISTRUSTED_CLIENT;
 use crate::telemetry::record::{Flags, RequestRecord};
 use crate::upstream::stream::Receiver;
 
@@ -268,8 +269,13 @@ impl<'a> Answer<'a> {
     pub(super) fn complete_record(&mut self, incoming: &Incoming<'_>) {
         let record = &mut self.record;
         if !self.ended {
-            record.flags.add(Flags::DOWNSTREAM_CLOSED);
-            record.details = Cow::Borrowed("downstream_remote_disconnect");
+            let distrusted = self.arrival.connection.is_distrusted();
+            let (flags, details) = match distrusted {
+                true => (Flags::default(), DISTRUSTED_CLIENT),
+                false => (Flags::DOWNSTREAM_CLOSED, "downstream_remote_disconnect"),
+            };
+            record.flags.add(flags);
+            record.details = Cow::Borrowed(details);
         }
         record.received = incoming.body.received();
         record.sent = self.responder.body_bytes();

@@ -19,11 +19,13 @@ use super::filters::rewrite;
 use super::head::{Known, Version};
 use super::replay::{MAX_REPLAY, Peeked, ReplayBody};
 use super::retry::{Outcome, RetryState, Verdict};
-use super::server::Responder;
+use super::server::{Arrival, Responder};
 use super::upgrade::{self, Wish};
+use crate::authz::{self, Facts};
 use crate::config::cluster::Cluster;
 use crate::config::route::{Forward, HostRewrite};
 use crate::error::{Kind, Progress, ProxyError, Side};
+use crate::identity::vouch::{DISTRUSTED_SERVER, Vouch};
 use crate::telemetry::record::Flags;
 use crate::upstream::balance::Tried;
 use crate::upstream::choose::ChooseBy;
@@ -209,6 +211,8 @@ impl Exchange<'_> {
     ) -> Result<Transferred, ProxyError> {
         let Self { incoming, answer } = self;
         let incoming = &*incoming;
+        let vouch = stream.vouch().cloned();
+        let mut forbidden = pin!(forbidden(answer, incoming, vouch.as_deref()));
         let (mut sender, mut receiver) = stream.split();
         let mut upload = pin!(upload(incoming, body, &mut sender));
         let length = tokio::select! {
@@ -216,6 +220,7 @@ impl Exchange<'_> {
             received = receive_head(&mut receiver, answer, retries, plan.wish) => received,
             gone = upload.as_mut() => Err(gone),
             late = incoming.clock.expired() => Err(late),
+            forbidden = forbidden.as_mut() => Err(forbidden),
         }?;
         incoming.clock.attempt_ends();
         if let Some(refusal) = answer.peers_refusal()
@@ -243,6 +248,7 @@ impl Exchange<'_> {
                 sent = answer.send_body(&mut receiver, &incoming.clock) => sent,
                 gone = upload.as_mut() => Err(gone),
                 late = incoming.clock.expired() => Err(late),
+                forbidden = forbidden.as_mut() => Err(forbidden),
             },
             Err(error) => Err(error),
         };
@@ -263,6 +269,8 @@ impl Exchange<'_> {
             return answer.cut(&ProxyError::new(kind, side, Progress::ResponseStarted, detail));
         }
         let incoming = &*incoming;
+        let vouch = stream.vouch().cloned();
+        let forbidden = forbidden(answer, incoming, vouch.as_deref());
         let (mut sender, mut receiver) = stream.split();
         let mut body = ReplayBody::new(Peeked::default(), body, &incoming.body, 0);
         let ended = match flushed {
@@ -271,6 +279,7 @@ impl Exchange<'_> {
                 sent = answer.send_body(&mut receiver, &incoming.clock) => sent,
                 gone = upload_tunnel(incoming, &mut body, &mut sender) => Err(gone),
                 late = incoming.clock.expired() => Err(late),
+                forbidden = forbidden => Err(forbidden),
             },
             Err(error) => Err(error),
         };
@@ -296,6 +305,45 @@ enum Transferred {
     Again(RetryPermit),
     /// A 101 is with the client.
     Switching,
+}
+
+/// Completes when an exchange may not go on: policies that have changed deny it, or no root vouches for the upstream any more. (Of a
+/// client that is no longer trusted the connection hears.)
+fn forbidden<'a, 'f>(
+    answer: &Answer<'a>,
+    incoming: &'f Incoming<'a>,
+    upstream: Option<&'f Vouch>,
+) -> impl Future<Output = ProxyError> + use<'a, 'f> {
+    let Arrival { worker, connection, manager } = answer.arrival;
+    let remote = answer.record.downstream.remote.ip();
+    async move {
+        if upstream.is_none() && !connection.is_policed() {
+            return std::future::pending().await;
+        }
+        let denied = || {
+            let current = connection.current(worker);
+            // The policies that have let it in.
+            let now = current.http().filter(|now| !Arc::ptr_eq(now, manager))?;
+            let head = incoming.original.as_deref().unwrap_or(incoming.head);
+            let facts = Facts::of_connection(connection).with_request(head, remote, &incoming.tokens);
+            authz::still_allowed(&now.authorization, &facts).err().map(|denial| denial.details.to_string())
+        };
+        let mut moves = worker.moves();
+        loop {
+            if upstream.is_some_and(|vouch| !vouch.holds()) {
+                let (kind, side) = (Kind::UpstreamReset, Side::Upstream);
+                return ProxyError::new(kind, side, Progress::Sent, DISTRUSTED_SERVER);
+            }
+            if connection.is_policed()
+                && let Some(details) = denied()
+            {
+                let (kind, side) = (Kind::AccessDenied, Side::Downstream);
+                return ProxyError::new(kind, side, Progress::Sent, details);
+            }
+            // The sender is the worker's, which serves us.
+            let _ = moves.changed().await;
+        }
+    }
 }
 
 /// Does `work` unless the client leaves or a limit passes.

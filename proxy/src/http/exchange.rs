@@ -153,6 +153,8 @@ pub(super) struct Exchange<'a> {
 pub(super) struct Incoming<'a> {
     /// As the client sent it, and bit by bit as the upstream gets it.
     pub(super) head: &'a mut RequestHead,
+    /// As policies saw it, where the upstream gets another and policies may come.
+    pub(super) original: Option<Box<RequestHead>>,
     pub(super) clock: Clock,
     /// The head as routes are chosen by it, where an external authorizer has changed it since.
     pub(super) routed_by: Option<Box<RequestHead>>,
@@ -163,7 +165,7 @@ pub(super) struct Incoming<'a> {
     /// May control this proxy by headers.
     internal: bool,
     /// What speaks for it.
-    tokens: Tokens<'a>,
+    pub(super) tokens: Tokens<'a>,
 }
 
 impl Incoming<'_> {
@@ -184,6 +186,7 @@ impl<'a> Exchange<'a> {
         Self {
             incoming: Incoming {
                 head,
+                original: None,
                 clock,
                 routed_by: None,
                 body,
@@ -317,9 +320,17 @@ impl<'a> Exchange<'a> {
     /// Turns the client's head into the upstream's, as far as it is the same for every attempt.
     fn prepare(&mut self, forward: &Forward, target: &Target<'a>, tells_peer: bool) {
         let Self { incoming, answer } = self;
+        if let Some(levels) = &mut answer.levels {
+            levels.specific_first[0] = target.headers;
+        }
+        let changes = forward.rewrites()
+            || target.host_rewrite.is_some()
+            || answer.levels.is_some_and(|levels| levels.change_requests());
+        if changes && answer.arrival.connection.is_policed() {
+            incoming.original = Some(Box::new(incoming.head.clone()));
+        }
         let head = &mut *incoming.head;
         if let (Some(levels), Some(route)) = (&mut answer.levels, answer.record.route) {
-            levels.specific_first[0] = target.headers;
             header_ops::apply_to_request(levels, head, &answer.record);
             rewrite::rewrite_path(forward, &route.matches, head);
         }

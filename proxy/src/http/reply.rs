@@ -129,6 +129,7 @@ pub fn from_error(error: &ProxyError, situation: Situation) -> Option<LocalReply
         Kind::MissingHost => (400, Flags::default(), "", "missing_host_header"),
         Kind::LowVersion => (426, Flags::default(), "Upgrade Required", "low_version"),
         Kind::UpgradeRefused => (403, Flags::default(), "", "upgrade_failed"),
+        Kind::AccessDenied => return Some(LocalReply::new(403, "RBAC: access denied", error.detail.clone())),
         Kind::DownstreamClosed => return None,
         Kind::ConnectFailed
         | Kind::ConnectTimeout

@@ -219,6 +219,47 @@ impl Template {
             }
         }
     }
+
+    /// [`Template::write`] for a line that people and parsers trust: a value can't end it, close a quotation or move a terminal's
+    /// cursor. What could is written as JSON writes it, for formats that make JSON by hand.
+    pub fn write_escaped(&self, context: &Context<'_>, missing: &str, out: &mut Vec<u8>) {
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text),
+                Part::Command(command) => {
+                    let start = out.len();
+                    if !command.write(context, out) {
+                        out.extend_from_slice(missing.as_bytes());
+                    }
+                    escape(out, start);
+                }
+            }
+        }
+    }
+}
+
+/// Escapes what stands in `out` from `start` on.
+fn escape(out: &mut Vec<u8>, start: usize) {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if out[start..].iter().all(plain) {
+        return;
+    }
+    let value = out.split_off(start);
+    for chunk in value.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '"' | '\\' => escaped(out, char.into()),
+                _ if char.is_control() => escaped(out, char.into()),
+                _ => out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| escaped(out, (*byte).into()));
+    }
+}
+
+fn escaped(out: &mut Vec<u8>, code: u32) {
+    // Writing into a Vec never fails.
+    let _ = write!(out, "\\u{code:04x}");
 }
 
 /// A command as it stands in the text.

@@ -7,6 +7,7 @@ use osier_proto::types::ca::istio_certificate_service_client::IstioCertificateSe
 
 use super::request::{Issued, Request, Useless};
 use crate::bootstrap::XdsServer;
+use crate::config::tls::Trust;
 use crate::xds::connect::{self, ConnectError};
 
 /// How long an answer may take.
@@ -29,10 +30,15 @@ pub enum NotIssued {
     Useless(#[from] Useless),
 }
 
-/// Has a new key certified by `server`, which is asked at its `attempt`th address, for `life` at most.
-pub async fn issue(server: &XdsServer, attempt: usize, life: Duration) -> Result<Issued, NotIssued> {
+/// Has a new key certified by `server`, which is asked at its `attempt`th address, for `life` at most. `mesh`: the roots in force.
+pub async fn issue(
+    server: &XdsServer,
+    attempt: usize,
+    life: Duration,
+    mesh: Option<&Trust>,
+) -> Result<Issued, NotIssued> {
     let request = Request::new()?;
-    let (channel, authorization) = connect::channel(server, attempt).await?;
+    let (channel, authorization) = connect::channel(server, attempt, mesh).await?;
     let mut call = tonic::Request::new(IstioCertificateRequest {
         csr: request.csr().to_owned(),
         validity_duration: life.as_secs() as i64,

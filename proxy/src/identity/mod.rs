@@ -6,5 +6,9 @@
 pub mod authority;
 pub mod known;
 pub mod peer;
+pub mod pem;
 pub mod renewal;
 pub mod request;
+#[cfg(test)]
+pub(crate) mod test_support;
+pub mod vouch;

@@ -19,6 +19,8 @@ pub struct Peer {
     pub dns: Box<[Arc<str>]>,
     /// The subject as RFC 2253 writes it; empty where it has none.
     pub subject: Arc<str>,
+    /// The certificate, and those that were shown behind it.
+    pub chain: Box<[CertificateDer<'static>]>,
     /// SHA-256 of the certificate.
     pub hash: [u8; 32],
     /// When the certificate begins, in seconds since 1970.
@@ -41,6 +43,15 @@ pub enum Unreadable {
 impl Peer {
     /// Reads a leaf certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, Unreadable> {
+        Self::with_hash(certificate, &[], hash(certificate))
+    }
+
+    /// The same where its hash is known, with what was shown behind it.
+    pub(super) fn with_hash(
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        hash: [u8; 32],
+    ) -> Result<Self, Unreadable> {
         let (_, parsed) =
             x509_parser::parse_x509_certificate(certificate).map_err(|_| Unreadable::Certificate)?;
         let names = parsed.subject_alternative_name().map_err(|_| Unreadable::Certificate)?;
@@ -52,12 +63,13 @@ impl Peer {
                 _ => {}
             }
         }
-        let hash = digest(&SHA256, certificate);
+        let chain = std::iter::once(certificate).chain(between);
         Ok(Self {
             uris: uris.into(),
             dns: dns.into(),
             subject: parsed.subject().to_string().into(),
-            hash: hash.as_ref().try_into().unwrap_or_default(),
+            chain: chain.map(|certificate| certificate.clone().into_owned()).collect(),
+            hash,
             not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),
         })
@@ -65,7 +77,7 @@ impl Peer {
 
     /// SHA-256 of the certificate, in lower-case hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        fingerprint(&self.hash)
     }
 
     /// What policies take it for: its URI names, else its DNS names, else its subject.
@@ -76,6 +88,16 @@ impl Peer {
             (uris, _) => uris,
         }
     }
+}
+
+/// A hash in lower-case hexadecimal digits.
+pub fn fingerprint(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of a certificate.
+pub fn hash(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    digest(&SHA256, certificate).as_ref().try_into().unwrap_or_default()
 }
 
 impl fmt::Display for Peer {

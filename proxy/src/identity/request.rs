@@ -1,13 +1,14 @@
 //! A new key with a request to certify it, and what comes back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 
 use super::peer::Peer;
+use super::pem;
 use crate::config::tls::{Trust, provider};
 
 /// A key that nobody has certified yet.
@@ -45,6 +46,20 @@ pub enum Useless {
     OtherKey(rustls::Error),
 }
 
+impl Issued {
+    /// The certificate, and those between it and a root.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certificate.cert
+    }
+
+    /// The place of the root that vouches for it, whatever our clock says.
+    pub fn vouching(&self, roots: &Trust) -> Option<usize> {
+        // In the middle of its life those between it and the root hold as well: they may be younger than its beginning.
+        let middle = u64::try_from(self.not_before.midpoint(self.not_after)).unwrap_or_default();
+        roots.vouching(self.chain(), UnixTime::since_unix_epoch(Duration::from_secs(middle)))
+    }
+}
+
 impl Request {
     /// Makes a key (ECDSA P-256) and a request for it. It names nobody: the authority knows who asks.
     pub fn new() -> Result<Self, rcgen::Error> {
@@ -65,9 +80,9 @@ impl Request {
         let ([certificates @ .., roots], [_, _, ..]) = (chain, chain) else {
             return Err(Useless::TooFew(chain.len()));
         };
-        let read = |pem: &String| -> Result<Vec<CertificateDer<'static>>, Useless> {
-            let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-            found.map_err(|error| Useless::Unreadable(error.to_string()))
+        let read = |text: &String| {
+            let found = pem::certificates(text.as_bytes());
+            found.map_err(|error| Useless::Unreadable(format!("a part {error}")))
         };
         let parts: Vec<_> = certificates.iter().map(read).collect::<Result<_, _>>()?;
         let shown = parts.concat();
@@ -130,7 +145,7 @@ mod tests {
         let others = sign(&Request::new().unwrap(), &issuer);
         assert!(complete(&[&others]).contains("has 1 certificates"));
         assert!(complete(&[&others, &root]).contains("is not for our key"));
-        assert!(complete(&["", &root]).contains("there is no leaf"));
+        assert!(complete(&["", &root]).contains("a part has no certificate"));
         let request = Request::new().unwrap();
         let leaf = sign(&request, &issuer);
         assert!(request.complete(&[leaf, "no root".into()]).is_err());

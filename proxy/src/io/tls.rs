@@ -117,10 +117,10 @@ impl TlsStream {
         }
     }
 
-    /// The certificate that the peer has shown, verified by now.
-    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+    /// The certificates that the peer has shown, verified by now; its own first.
+    pub fn peer_certificates(&self) -> Option<Box<[CertificateDer<'static>]>> {
         let session = self.session.lock();
-        session.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned())
+        session.peer_certificates().map(|chain| chain.iter().map(|one| one.clone().into_owned()).collect())
     }
 
     /// Moves the connection to the caller's runtime. Nothing may be reading or writing it.

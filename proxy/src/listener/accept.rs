@@ -6,12 +6,15 @@
 //!
 //! The accept loop of a socket runs on a worker, so that with one worker (the usual sidecar) a connection never crosses a
 //! thread. With more, each goes to the least loaded one.
+//!
+//! All sockets together have a most of open connections ([`Acceptors::at_most`]): one more is closed at once, so that who floods us
+//! doesn't take the descriptors that requests in flight need towards their upstreams.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -59,23 +62,70 @@ pub struct Accepted {
 struct Counts {
     total: AtomicU64,
     active: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What [`Acceptors::counts`] tells of one listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Count {
+    /// Connections so far.
+    pub total: u64,
+    /// Those that are open.
+    pub active: u64,
+    /// Those that were closed at once, because there were too many already.
+    pub refused: u64,
+}
+
+/// Open connections of all sockets together.
+#[derive(Debug)]
+struct Limit {
+    open: AtomicU64,
+    most: u64,
+    /// That connections are refused was said; not again before there is some room.
+    said: AtomicBool,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self { open: AtomicU64::new(0), most: u64::MAX, said: AtomicBool::new(false) }
+    }
 }
 
 /// One connection as its listening socket counts it, until this is dropped.
 #[derive(Debug)]
-pub struct Counted(Arc<Counts>);
+pub struct Counted {
+    counts: Arc<Counts>,
+    limit: Arc<Limit>,
+}
 
 impl Counted {
-    fn new(counts: &Arc<Counts>) -> Self {
+    /// `None` where there are as many connections as there may be.
+    fn new(counts: &Arc<Counts>, limit: &Arc<Limit>) -> Option<Self> {
         counts.total.fetch_add(1, Ordering::Relaxed);
+        let open = limit.open.fetch_add(1, Ordering::Relaxed) + 1;
+        if open > limit.most {
+            limit.open.fetch_sub(1, Ordering::Relaxed);
+            counts.refused.fetch_add(1, Ordering::Relaxed);
+            if !limit.said.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    most = limit.most,
+                    "too many open connections: further ones are closed at once"
+                );
+            }
+            return None;
+        }
+        if open < limit.most - limit.most / 8 && limit.said.load(Ordering::Relaxed) {
+            limit.said.store(false, Ordering::Relaxed);
+        }
         counts.active.fetch_add(1, Ordering::Relaxed);
-        Self(counts.clone())
+        Some(Self { counts: counts.clone(), limit: limit.clone() })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.counts.active.fetch_sub(1, Ordering::Relaxed);
+        self.limit.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -105,6 +155,7 @@ pub struct Acceptors {
     sockets: Mutex<HashMap<Key, Bound>>,
     /// Directions that [`Acceptors::close`] has ended for good.
     closed: AtomicU8,
+    limit: Arc<Limit>,
 }
 
 /// A socket is known by its address and whether it takes both families, which can't be changed once it is bound; listeners on port 0
@@ -133,7 +184,14 @@ struct Bound {
 impl Acceptors {
     /// Sockets whose connections go to `workers` (at least one) and are served by `serve`.
     pub fn new(workers: &[Arc<Worker>], serve: Serve) -> Self {
-        Self { workers: workers.into(), serve, sockets: Mutex::default(), closed: AtomicU8::new(NONE) }
+        let (sockets, closed, limit) = (Mutex::default(), AtomicU8::new(NONE), Arc::default());
+        Self { workers: workers.into(), serve, sockets, closed, limit }
+    }
+
+    /// With `most` connections at a time, of all sockets together.
+    pub fn at_most(mut self, most: u64) -> Self {
+        self.limit = Arc::new(Limit { most, ..Limit::default() });
+        self
     }
 
     /// Binds the socket of `listener` if it isn't there; it takes connections from [`Acceptors::apply`] on.
@@ -207,11 +265,15 @@ impl Acceptors {
         all
     }
 
-    /// Connections so far and now, per socket, sorted by name.
-    pub fn counts(&self) -> Vec<(Arc<str>, SocketAddr, (u64, u64))> {
+    /// Connections per socket, sorted by name.
+    pub fn counts(&self) -> Vec<(Arc<str>, SocketAddr, Count)> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let row =
-            |b: &Bound| (b.name.borrow().clone(), b.address, (load(&b.counts.total), load(&b.counts.active)));
+        let count = |counts: &Counts| Count {
+            total: load(&counts.total),
+            active: load(&counts.active),
+            refused: load(&counts.refused),
+        };
+        let row = |b: &Bound| (b.name.borrow().clone(), b.address, count(&b.counts));
         let mut all: Vec<_> = self.sockets.lock().values().map(row).collect();
         all.sort();
         all
@@ -221,10 +283,10 @@ impl Acceptors {
         let Bound { address: bound, name, counts, .. } = bound;
         let (bound, name, counts) = (*bound, name.subscribe(), counts.clone());
         let home = usize::from(bound.port()) % self.workers.len();
-        let (workers, serve) = (self.workers.clone(), self.serve);
+        let (workers, serve, limit) = (self.workers.clone(), self.serve, self.limit.clone());
         self.workers[home].spawn(async move {
             match TcpListener::from_std(socket) {
-                Ok(socket) => Accept { socket, bound, name, counts, workers, home, serve }.run().await,
+                Ok(socket) => Accept { socket, bound, name, counts, limit, workers, home, serve }.run().await,
                 Err(error) => tracing::error!(%bound, %error, "cannot accept"),
             }
         });
@@ -237,6 +299,7 @@ struct Accept {
     bound: SocketAddr,
     name: watch::Receiver<Arc<str>>,
     counts: Arc<Counts>,
+    limit: Arc<Limit>,
     workers: Box<[Arc<Worker>]>,
     home: usize,
     serve: Serve,
@@ -276,9 +339,10 @@ impl Accept {
 
     fn hand_over(&self, tcp: TcpStream, peer: SocketAddr) {
         let peer = canonical(peer);
+        let Some(counted) = Counted::new(&self.counts, &self.limit) else { return };
         let occupied = least_loaded(&self.workers, self.home).occupy();
         let listener = self.name.borrow().clone();
-        let (bound, serve, counted) = (self.bound, self.serve, Counted::new(&self.counts));
+        let (bound, serve) = (self.bound, self.serve);
         if occupied.worker().id == self.home {
             return serve(Accepted { occupied, tcp, peer, bound, listener, counted });
         }

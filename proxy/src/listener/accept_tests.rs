@@ -9,8 +9,10 @@ use super::*;
 use crate::worker::Workers;
 
 /// Answers each line with the listener's name, to show which version of what served.
-fn echo_name(mut accepted: Accepted) {
+fn echo_name(accepted: Accepted) {
     tokio::spawn(async move {
+        // Whole: what counts the connection is to live as long as it does.
+        let mut accepted = accepted;
         let mut byte = [0; 1];
         while accepted.tcp.read(&mut byte).await.is_ok_and(|n| n == 1) {
             let name = format!("{}\n", accepted.listener);
@@ -189,4 +191,33 @@ fn accepted_sockets_have_no_delay() {
     socket.set_nonblocking(false).expect("blocking");
     let (accepted, _) = socket.accept().expect("accept");
     assert!(accepted.tcp_nodelay().expect("option"), "inherited from the listening socket");
+}
+
+#[test]
+fn one_connection_too_many_is_closed_at_once_and_the_others_go_on() {
+    let workers = Workers::start(2, &Arc::default()).expect("threads");
+    let acceptors = Acceptors::new(workers.all(), echo_name).at_most(2);
+    let (one, two) = (free_address(), free_address());
+    assert!(acceptors.apply(&snapshot(vec![listener("one", one), listener("two", two)])).is_empty());
+    let (mut first, mut second) = (connect(one), connect(two));
+    assert_eq!((ask(&mut first), ask(&mut second)), ("one".into(), "two".into()));
+
+    // Whichever socket it comes to. Nothing is sent: what is not read would turn the close into a reset.
+    let mut third = connect(one);
+    assert_eq!(third.read(&mut [0; 1]).expect("an end"), 0);
+    let count = |acceptors: &Acceptors| acceptors.counts()[0].2;
+    assert_eq!(count(&acceptors), Count { total: 2, active: 1, refused: 1 });
+    assert_eq!((ask(&mut first), ask(&mut second)), ("one".into(), "two".into()));
+
+    // A place that is given back is taken by the next one.
+    drop(second);
+    let begun = std::time::Instant::now();
+    loop {
+        let mut next = connect(one);
+        if next.write_all(b"?").is_ok() && next.read(&mut [0; 1]).is_ok_and(|read| read == 1) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "there is no room again");
+    }
+    workers.stop();
 }

@@ -16,17 +16,23 @@ use socket2::SockRef;
 use super::accept::{Accepted, canonical};
 use super::connection::{Connection, ListenerSource};
 use super::detect::{DetectError, Detected, detect};
-use crate::config::listener::{ConnectionInputs, DownstreamTransport, FilterChain, Listener, NetworkAction};
+use super::plaintext_callers::PlaintextCall;
+use super::server_first::{Server, ServerFirst};
+use crate::config::listener::{
+    ConnectionInputs, Direction, DownstreamTransport, FilterChain, Inspect, Listener, NetworkAction,
+    TransportProtocol,
+};
 use crate::config::snapshot::Snapshot;
 use crate::http::exchange::Exchanges;
 use crate::http::server::{self, Ended};
 use crate::http::template::Context;
-use crate::identity::peer::Peer;
+use crate::identity::vouch::{Before, Vouch};
 use crate::io::Stream;
 use crate::io::tls::TlsStream;
 use crate::on_demand::{Answer, ListenerLookup};
 use crate::telemetry::record::{Downstream, Flags, RequestRecord};
 use crate::telemetry::write_logs;
+use crate::upstream::choose::ChooseBy;
 use crate::worker::Worker;
 
 /// How long a TLS handshake may take, once the client has said hello.
@@ -82,6 +88,8 @@ struct Arrived {
     chain: Arc<FilterChain>,
     stream: Stream,
     received: BytesMut,
+    /// For as long as it is open.
+    plaintext: Option<PlaintextCall>,
 }
 
 /// Serves a connection on the worker that it was handed to; returns at once.
@@ -122,7 +130,7 @@ async fn run(
 
 impl Arrived {
     async fn run(self, worker: &Arc<Worker>) -> Ended {
-        let Self { connection, chain, stream, received } = self;
+        let Self { connection, chain, stream, received, plaintext: _plaintext } = self;
         match &chain.action {
             NetworkAction::Tcp(proxy) => {
                 let copying = crate::tcp::exchange::run(worker, &connection, proxy, stream, received);
@@ -232,8 +240,18 @@ async fn admit(
 ) -> Result<Arrived, ArrivalError> {
     let generation = worker.shared.snapshot.generation();
     let Target { mut listener, mut source, destination } = target;
-    let Detected { transport, server_name, application_protocols, received } =
-        detect(&stream, &listener.inspect_at(destination.port()), received).await?;
+    let inspect = listener.inspect_at(destination.port());
+    let server =
+        received.is_empty().then(|| may_speak_first(&listener, &inspect, destination, ends)).flatten();
+    let first = worker.shared.server_first.as_ref().zip(server);
+    let detected = match first {
+        // Apart: hardly any connection is such a one.
+        Some((first, server)) => {
+            Box::pin(detect_silence(worker, first, server, &stream, &inspect, ends)).await?
+        }
+        None => detect(&stream, &inspect, received).await?,
+    };
+    let Detected { transport, server_name, application_protocols, received } = detected;
     let inputs =
         ConnectionInputs { source: ends.peer, destination, transport, server_name, application_protocols };
     if let Some(target) = for_server_name(worker, &listener, &inputs).await? {
@@ -243,30 +261,91 @@ async fn admit(
         log_unmatched(worker, &listener, &inputs);
         return Err(ArrivalError::NoChain);
     };
-    let (stream, received) = match &chain.transport {
-        DownstreamTransport::Plaintext => (stream, received),
+    let unproved = listener.direction == Direction::Inbound && matches!(stream, Stream::Plain(_));
+    let unproved = unproved && matches!(chain.transport, DownstreamTransport::Plaintext);
+    let callers = &worker.shared.plaintext_callers;
+    let plaintext = unproved.then(|| callers.arrived(ends.peer.ip(), inputs.destination.port()));
+    let (stream, received, vouch) = match &chain.transport {
+        DownstreamTransport::Plaintext => (stream, received, None),
         // Apart: who speaks plaintext doesn't carry its size.
         DownstreamTransport::Tls(tls) => {
-            let config = tls.for_client(&inputs.application_protocols);
-            (Box::pin(handshake(stream, received, config)).await?, BytesMut::new())
+            let (config, before) = (tls.for_client(&inputs.application_protocols), tls.before());
+            let stream = Box::pin(handshake(stream, received, config)).await?;
+            let vouch = before.map(|before| vouch(worker, &stream, before)).transpose()?.flatten();
+            (stream, BytesMut::new(), vouch)
         }
     };
-    let peer = peer(worker, &stream)?;
     let connection =
         Connection::new(worker, &listener, source, chain.clone(), generation, inputs, ends.local);
-    let own_name = peer.as_ref().and_then(|_| worker.shared.identity.name());
-    let connection = connection.with_peer(peer, own_name);
-    Ok(Arrived { connection: Arc::new(connection), chain, stream, received })
+    if let (Some(first), Some(_)) = (&worker.shared.server_first, &vouch)
+        && !inspect.http
+    {
+        first.proved(ends.peer.ip());
+    }
+    let own_name = vouch.as_ref().and_then(|_| worker.shared.identity.name());
+    let connection = connection.with_peer(vouch, own_name);
+    Ok(Arrived { connection: Arc::new(connection), chain, stream, received, plaintext })
 }
 
-/// Whom the client has proved to be, where it was asked.
-fn peer(worker: &Worker, stream: &Stream) -> Result<Option<Arc<Peer>>, ArrivalError> {
-    let certificate = match stream {
-        Stream::Plain(_) => None,
-        Stream::Tls(tls) => tls.peer_certificate(),
+/// The server behind a port that takes mutual TLS and opaque plaintext: it may be one that speaks first.
+fn may_speak_first<'l>(
+    listener: &'l Listener,
+    inspect: &Inspect,
+    destination: SocketAddr,
+    ends: Ends,
+) -> Option<Server<'l>> {
+    if !inspect.tls || inspect.http || listener.direction != Direction::Inbound {
+        return None;
+    }
+    let inputs = ConnectionInputs {
+        source: ends.peer,
+        destination,
+        transport: TransportProtocol::RawBuffer,
+        server_name: None,
+        application_protocols: Vec::new(),
     };
-    let peer = certificate.map(|certificate| worker.shared.known_peers.of(&certificate)).transpose();
-    peer.map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))
+    let chain = listener.chain_for(&inputs)?;
+    let (DownstreamTransport::Plaintext, NetworkAction::Tcp(proxy)) = (&chain.transport, &chain.action)
+    else {
+        return None;
+    };
+    let elsewhere = destination != ends.local;
+    let by = ChooseBy {
+        original_destination: elsewhere.then_some(destination),
+        own_end: elsewhere.then_some(ends.local),
+        head: None,
+    };
+    Some(Server { port: destination.port(), proxy, by })
+}
+
+/// What a client speaks, where its silence may say it.
+async fn detect_silence(
+    worker: &Worker,
+    first: &ServerFirst,
+    server: Server<'_>,
+    stream: &Stream,
+    inspect: &Inspect,
+    ends: Ends,
+) -> Result<Detected, DetectError> {
+    let mut received = BytesMut::with_capacity(512);
+    tokio::select! {
+        biased;
+        read = stream.read_buf(&mut received) => if read? == 0 {
+            return Err(DetectError::Closed);
+        },
+        () = first.silence_is_plaintext(worker, ends.peer.ip(), server) => return Ok(Detected::default()),
+    }
+    detect(stream, inspect, received).await
+}
+
+/// Whom the client has proved to be; `None` where it has shown nothing.
+fn vouch(worker: &Worker, stream: &Stream, before: Before) -> Result<Option<Arc<Vouch>>, ArrivalError> {
+    let Some(chain) = stream.peer_certificates() else { return Ok(None) };
+    let [leaf, between @ ..] = &*chain else { return Ok(None) };
+    let peer = worker.shared.secrets.known.of(leaf, between);
+    let peer =
+        peer.map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    Ok(Some(before.believed(peer)))
 }
 
 async fn handshake(

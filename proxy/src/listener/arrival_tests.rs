@@ -39,9 +39,13 @@ fn endpoint(name: &'static str) -> SocketAddr {
 }
 
 fn chain(name: &'static str, matches: ChainMatch) -> Arc<FilterChain> {
+    chain_to(name, endpoint(name), matches)
+}
+
+fn chain_to(name: &'static str, endpoint: SocketAddr, matches: ChainMatch) -> Arc<FilterChain> {
     let handle = ClusterHandle::empty(name);
     let cluster = Cluster::new(ClusterSpec::plain(name, Discovery::Static), None);
-    let endpoints = [(endpoint(name), EndpointSpec::default())];
+    let endpoints = [(endpoint, EndpointSpec::default())];
     let set = EndpointSet::build(endpoints, &cluster.live, cluster.spec.set_settings(1));
     cluster.set_endpoints(Arc::new(set));
     handle.publish(cluster);
@@ -332,7 +336,7 @@ fn tls_for(host: &str) -> (DownstreamTransport, CertificateDer<'static>) {
         .expect("versions")
         .with_no_client_auth()
         .with_cert_resolver(handle);
-    (DownstreamTransport::Tls(ServerTls::new(config)), der)
+    (DownstreamTransport::Tls(ServerTls::new(config, crate::config::tls::SecretHandle::empty(""), None)), der)
 }
 
 /// What a client gets that trusts `roots` and asks for `host`; `named`: it says so beforehand.
@@ -390,4 +394,57 @@ fn tls_is_ended_with_the_certificate_of_the_name_that_the_client_says() {
     // What fails concerns its own connection only.
     assert_eq!(ask_tls(&proxy, &roots, "a.example", true).expect("a"), "a");
     proxy.stop();
+}
+
+/// A port that takes mutual TLS and opaque plaintext, as a PERMISSIVE one, with this workload behind it.
+fn permissive(workload: Arc<FilterChain>, server_first: bool) -> Proxy {
+    let mut own = listener("inbound", "127.0.0.1:0", vec![workload]);
+    own.inspect = Inspect { tls: true, ..Inspect::default() };
+    own.direction = Direction::Inbound;
+    let shared = Shared { server_first: server_first.then(Default::default), ..Shared::default() };
+    Proxy::start(shared, snapshot(vec![own]))
+}
+
+#[test]
+fn a_silent_client_of_a_server_that_speaks_first_is_served() {
+    let proxy = permissive(chain("greeting", ChainMatch::default()), true);
+    let began = std::time::Instant::now();
+    assert_eq!(proxy.ask(b""), "greeting");
+    assert_eq!(proxy.ask(b""), "greeting");
+    // Far below what anybody would wait for a hello; how long exactly is the machine's business.
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // Who says hello is no silent client: this one offers nothing that the port's chains know.
+    assert_eq!(
+        proxy.ask(&hello(Some("a.example"), &["istio"])),
+        "greeting",
+        "unterminated, as the one chain says"
+    );
+    proxy.stop();
+}
+
+#[test]
+fn behind_a_server_that_waits_a_silence_is_waited_out() {
+    let echo = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = echo.local_addr().expect("address");
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = echo.accept() {
+            std::thread::spawn(move || {
+                let mut said = [0; 2];
+                let _ = socket.read_exact(&mut said).and_then(|()| socket.write_all(&said));
+            });
+        }
+    });
+    for server_first in [true, false] {
+        let proxy = permissive(chain_to("echo", address, ChainMatch::default()), server_first);
+        let mut client = Client::connect(proxy.acceptors.addresses()[0].1).expect("connect");
+        // Longer than a server has to speak.
+        client.set_read_timeout(Some(Duration::from_millis(2500))).expect("time-out");
+        assert!(client.read(&mut [0; 1]).is_err(), "nobody has said anything");
+        client.set_read_timeout(Some(Duration::from_secs(20))).expect("time-out");
+        client.write_all(b"hi").expect("send");
+        let mut answer = [0; 2];
+        client.read_exact(&mut answer).expect("the echo");
+        assert_eq!(&answer, b"hi");
+        proxy.stop();
+    }
 }

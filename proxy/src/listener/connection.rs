@@ -17,6 +17,7 @@ use crate::config::listener::{
 };
 use crate::config::snapshot::Snapshot;
 use crate::identity::peer::Peer;
+use crate::identity::vouch::Vouch;
 use crate::on_demand::ListenerEntry;
 use crate::telemetry::record::{Downstream, RequestRecord};
 use crate::worker::Worker;
@@ -52,6 +53,15 @@ impl ListenerSource {
     }
 }
 
+/// What certificates and roots have done to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shaken {
+    /// See [`Connection::is_distrusted`].
+    Distrusted,
+    /// See [`Connection::is_stale`].
+    Stale,
+}
+
 /// A downstream connection whose filter chain is known.
 #[derive(Debug)]
 pub struct Connection {
@@ -68,6 +78,8 @@ pub struct Connection {
     pub encrypted: bool,
     /// Who the client has proved to be.
     pub peer: Option<Arc<Peer>>,
+    /// By what.
+    vouch: Option<Arc<Vouch>>,
     /// Who we have proved to be.
     pub own_name: Option<Arc<str>>,
     /// What `x-forwarded-client-cert` says of the client; made when it is wanted.
@@ -119,6 +131,7 @@ impl Connection {
         Self {
             encrypted: chain.transport.is_tls(),
             peer: None,
+            vouch: None,
             own_name: None,
             forwarded: OnceLock::new(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -140,9 +153,44 @@ impl Connection {
     }
 
     /// The same, with a client that has shown a certificate.
-    pub fn with_peer(mut self, peer: Option<Arc<Peer>>, own_name: Option<Arc<str>>) -> Self {
-        (self.peer, self.own_name) = (peer, own_name);
+    pub fn with_peer(mut self, vouch: Option<Arc<Vouch>>, own_name: Option<Arc<str>>) -> Self {
+        self.peer = vouch.as_ref().map(|vouch| vouch.peer().clone());
+        (self.vouch, self.own_name) = (vouch, own_name);
         self
+    }
+
+    /// True where the client has proved who it is: then the connection may be [`Shaken`].
+    pub fn is_vouched_for(&self) -> bool {
+        self.vouch.is_some()
+    }
+
+    /// True where no root vouches for the client any more: whatever it does must end.
+    pub fn is_distrusted(&self) -> bool {
+        self.vouch.as_ref().is_some_and(|vouch| !vouch.holds())
+    }
+
+    /// True where what we have shown is of a root that doesn't sign any more: the client should come anew while it still believes it.
+    pub fn is_stale(&self) -> bool {
+        self.vouch.as_ref().is_some_and(|vouch| !vouch.is_fresh())
+    }
+
+    /// Completes when the ground of the connection is gone, or (unless that is known already) worn; never where the client has proved
+    /// nothing.
+    pub async fn shaken(&self, worker: &Worker, known_stale: bool) -> Shaken {
+        if self.vouch.is_none() {
+            return std::future::pending().await;
+        }
+        let mut moves = worker.moves();
+        loop {
+            if self.is_distrusted() {
+                return Shaken::Distrusted;
+            }
+            if !known_stale && self.is_stale() {
+                return Shaken::Stale;
+            }
+            // The sender is the worker's, which serves us.
+            let _ = moves.changed().await;
+        }
     }
 
     /// What `x-forwarded-client-cert` says of the client; `None` where it has shown nothing.
@@ -160,16 +208,10 @@ impl Connection {
         current.clone()
     }
 
-    /// Waits until the configuration has moved on from what [`Connection::current`] was last chosen from. Listeners that were asked
-    /// for by name are those of clients, where nobody is denied; they never do.
-    pub async fn moved(&self, worker: &Worker) {
-        match self.source {
-            ListenerSource::Named(_) => {
-                let seen = self.current.lock().generation;
-                worker.shared.snapshot.changed_since(seen).await;
-            }
-            ListenerSource::OnDemand(_) => std::future::pending().await,
-        }
+    /// True where policies may come to deny what is open. Listeners that were asked for by name are those of clients, where nobody is
+    /// denied.
+    pub fn is_policed(&self) -> bool {
+        matches!(self.source, ListenerSource::Named(_))
     }
 
     /// Where the client was going, for clusters that take that as their endpoint. `None` where that is not known: an explicit

@@ -7,4 +7,6 @@ pub mod connection;
 pub mod detect;
 pub mod filter_chain;
 pub mod orig_dst;
+pub mod plaintext_callers;
 pub mod self_check;
+pub mod server_first;

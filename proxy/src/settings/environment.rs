@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use osier_core::duration;
+use osier_core::registration::METADATA_KEY;
+use osier_core::sidecar;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -64,6 +66,15 @@ impl Environment {
     fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
+
+    /// Whether a variable switches something on.
+    fn switch(&self, name: &str, mistakes: &mut Vec<String>) -> bool {
+        let on = sidecar::switch(self.get(name).unwrap_or_default());
+        on.unwrap_or_else(|| {
+            mistakes.push(format!("{name} is neither true nor false"));
+            false
+        })
+    }
 }
 
 /// The part of Istio's ProxyConfig (`PROXY_CONFIG`, YAML or JSON) that a sidecar acts on.
@@ -99,7 +110,7 @@ pub struct Identity {
     pub proxy_config: ProxyConfig,
     /// How the pod's traffic is captured.
     pub interception: Interception,
-    /// What is known of the pod, for a gateway, and for a sidecar that captures.
+    /// What is known of the pod; `None` for who registers itself, and where nothing is captured and no status port is wanted.
     pub pod: Option<PodSettings>,
     drain: Option<Duration>,
     minimum_drain: Option<Duration>,
@@ -133,21 +144,18 @@ impl Identity {
         };
         let drain = time("terminationDrainDuration", proxy_config.termination_drain_duration.as_deref());
         let minimum_drain = time("MINIMUM_DRAIN_DURATION", environment.get("MINIMUM_DRAIN_DURATION"));
-        let until_idle = match environment.get("EXIT_ON_ZERO_ACTIVE_CONNECTIONS").map(str::parse::<bool>) {
-            Some(Ok(value)) => value,
-            Some(Err(_)) => {
-                mistakes.push("EXIT_ON_ZERO_ACTIVE_CONNECTIONS is neither true nor false".to_owned());
-                false
-            }
-            None => false,
-        };
+        let until_idle = environment.switch("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", mistakes);
         let node = node(&environment, role, mistakes);
         let interception = match role {
             Role::Sidecar => interception(&environment, &proxy_config, mistakes),
             Role::Gateway => Interception::None,
         };
-        let in_pod = role == Role::Gateway || interception != Interception::None;
-        let pod = in_pod.then(|| pod(&environment, &proxy_config, mistakes));
+        // Who registers itself (`osier run`) shares its machine with others, and these ports with it.
+        let registers = node.as_ref().is_some_and(|node| node.metadata.contains_key(METADATA_KEY));
+        let captures = interception != Interception::None;
+        // A gateway has its pod's figures to itself, whatever else it serves.
+        let asked = captures || role == Role::Gateway || proxy_config.status_port != Some(0);
+        let pod = (asked && !registers).then(|| pod(&environment, &proxy_config, captures, mistakes));
         Self { node, proxy_config, interception, pod: pod.flatten(), drain, minimum_drain, until_idle }
     }
 
@@ -186,6 +194,7 @@ fn interception(
 fn pod(
     environment: &Environment,
     proxy_config: &ProxyConfig,
+    captures: bool,
     mistakes: &mut Vec<String>,
 ) -> Option<PodSettings> {
     // A mistake in it is reported with the node.
@@ -195,7 +204,8 @@ fn pod(
     let read = |name: &str| environment.get(name).map(|text| (name.to_owned(), text.to_owned()));
     let (probers, scrape) = (read("ISTIO_KUBE_APP_PROBERS"), read("ISTIO_PROMETHEUS_ANNOTATIONS"));
     let probers = probers.and_then(|(name, text)| {
-        let parsed = Probers::parse(&text, address, status_port);
+        let source = captures.then(|| status::source(address));
+        let parsed = Probers::parse(&text, address, source, status_port);
         parsed.map_err(|error| mistakes.push(format!("{name}: {error}"))).ok()
     });
     let scrape = scrape.and_then(|(name, text)| {
@@ -213,15 +223,8 @@ fn pod(
 
 /// What there is to know for answering the pod's DNS queries; `None` where they don't come here.
 fn dns_settings(environment: &Environment, mistakes: &mut Vec<String>) -> Option<dns::Settings> {
-    let mut switch = |name: &str| match environment.get(name).map(str::to_ascii_lowercase).as_deref() {
-        None | Some("false" | "0" | "f") => false,
-        Some("true" | "1" | "t") => true,
-        Some(_) => {
-            mistakes.push(format!("{name} is neither true nor false"));
-            false
-        }
-    };
-    let (wanted, parallel) = (switch("ISTIO_META_DNS_CAPTURE"), switch("DNS_FORWARD_PARALLEL"));
+    let mut on = |name: &str| environment.switch(name, mistakes);
+    let (wanted, parallel) = (on("ISTIO_META_DNS_CAPTURE"), on("DNS_FORWARD_PARALLEL"));
     let forward_timeout =
         match environment.get("DNS_FORWARD_TIMEOUT").map(|text| (text, duration::parse(text))) {
             Some((_, Ok(time))) if !time.is_zero() => time,

@@ -44,6 +44,8 @@ pub struct Settings {
     pub readiness: Option<SocketAddr>,
     /// Worker threads.
     pub concurrency: usize,
+    /// Connections from clients at a time; `None`: by what the system lets the process open.
+    pub max_connections: Option<u64>,
     /// What to log.
     pub levels: Levels,
     /// Log as JSON.
@@ -52,6 +54,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// A 403 names the policy that denied.
     pub names_policies: bool,
+    /// Silent clients of servers that speak first are served in plaintext where that is allowed.
+    pub server_first: bool,
 }
 
 /// How the traffic of a pod gets to its sidecar.
@@ -215,10 +219,12 @@ struct Rest {
     admin: Option<SocketAddr>,
     readiness: Option<SocketAddr>,
     concurrency: usize,
+    max_connections: Option<u64>,
     levels: Levels,
     log_json: bool,
     drain: DrainSettings,
     names_policies: bool,
+    server_first: bool,
 }
 
 impl Rest {
@@ -248,15 +254,27 @@ impl Rest {
             admin,
             readiness,
             concurrency: concurrency.unwrap_or_else(worker::default_count),
+            max_connections: options.max_connections,
             levels: levels?,
             log_json: options.log_json,
             drain,
             names_policies: options.name_denying_policy,
+            server_first: options.server_first,
         })
     }
 
     fn with(self, bootstrap: Bootstrap) -> Settings {
-        let Self { admin, readiness, concurrency, levels, log_json, drain, names_policies } = self;
+        let Self {
+            admin,
+            readiness,
+            concurrency,
+            max_connections,
+            levels,
+            log_json,
+            drain,
+            names_policies,
+            server_first,
+        } = self;
         Settings {
             bootstrap,
             sidecar: None,
@@ -265,10 +283,12 @@ impl Rest {
             admin,
             readiness,
             concurrency,
+            max_connections,
             levels,
             log_json,
             drain,
             names_policies,
+            server_first,
         }
     }
 }

@@ -118,6 +118,10 @@ pub struct Options {
     #[arg(long, env = "OSIER_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: Option<u16>,
 
+    /// Connections from clients at a time; one more is closed at once [default: half of the files that the process may have open].
+    #[arg(long, env = "OSIER_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_connections: Option<u64>,
+
     /// What to log on standard error: a level (off, error, warning, info, debug, trace), with exceptions per part:
     /// `info,http=debug`.
     #[arg(long, env = "OSIER_LOG_LEVEL", value_name = "LEVELS", default_value = "info")]
@@ -135,6 +139,11 @@ pub struct Options {
     /// of policies are nobody else's business.
     #[arg(long, env = "OSIER_NAME_DENYING_POLICY")]
     pub name_denying_policy: bool,
+
+    /// Where a port takes mutual TLS and plaintext and its server speaks first, serve clients that say nothing in plaintext; false
+    /// waits for their first byte.
+    #[arg(long, env = "OSIER_SERVER_FIRST", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub server_first: bool,
 }
 
 const EXAMPLES: &str = "\

@@ -152,7 +152,25 @@ fn flags_win_over_proxy_config() {
     assert_eq!(settings.concurrency, 4);
     assert!(settings.drain.until_idle);
     let sidecar = settings.sidecar.expect("sidecar");
-    assert!(sidecar.interception == Interception::None && settings.pod.is_none());
+    assert!(sidecar.interception == Interception::None);
+    assert_eq!(settings.pod.expect("a pod").status_port, Some(15020));
+}
+
+#[test]
+fn who_registers_itself_has_no_pod() {
+    let environment = environment(&[
+        POD[0],
+        POD[1],
+        ("ISTIO_META_INTERCEPTION_MODE", "NONE"),
+        ("ISTIO_META_OSIER_REGISTER", "{}"),
+    ]);
+    let settings = check(&["sidecar", "--pilot-address", "a:1"], &environment).expect("settings");
+    assert!(settings.pod.is_none(), "its machine has other sidecars, and each port once");
+    let unasked =
+        [POD[0], POD[1], ("ISTIO_META_INTERCEPTION_MODE", "NONE"), ("PROXY_CONFIG", "{statusPort: 0}")];
+    let unasked = self::environment(&unasked);
+    let settings = check(&["sidecar", "--pilot-address", "a:1"], &unasked).expect("settings");
+    assert!(settings.pod.is_none(), "nobody asks here");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! gRPC's health check, as the kubelet asks it: in plaintext, for one service.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
@@ -9,7 +9,7 @@ use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
-use super::{client, source};
+use super::client;
 
 /// `grpc.health.v1.HealthCheckRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -34,12 +34,17 @@ enum ServingStatus {
     ServiceUnknown = 3,
 }
 
-/// Asks whether `service` is served; the error says what is instead.
-pub async fn check(address: SocketAddr, service: &str, user_agent: &str) -> Result<(), String> {
+/// Asks whether `service` is served, from `source` where one is given; the error says what is instead.
+pub async fn check(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    service: &str,
+    user_agent: &str,
+) -> Result<(), String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
     let endpoint = endpoint.user_agent(user_agent.to_owned()).map_err(|error| error.to_string())?;
     // Connected here rather than by tonic: for the source address, and for what the system says.
-    let stream = client::connect(address, Some(source(address.ip()))).await;
+    let stream = client::connect(address, source).await;
     let mut stream = Some(stream.map_err(|error| error.to_string())?);
     let connector = service_fn(move |_| {
         let stream = stream.take().map(TokioIo::new);

@@ -30,8 +30,8 @@ pub const READINESS_PORT: u16 = 15021;
 /// Port of the proxy's own metrics alone.
 pub const METRICS_PORT: u16 = 15090;
 
-/// The address to come from towards `address`.
-fn source(address: IpAddr) -> IpAddr {
+/// The address to come from towards `address` where traffic is captured: one that the rules let through.
+pub(crate) fn source(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => INBOUND_SOURCE_V4.into(),
         IpAddr::V6(_) => INBOUND_SOURCE_V6.into(),

@@ -10,7 +10,7 @@ use osier_core::admin::Reply;
 use serde::Deserialize;
 
 use super::client::{self, Ask, Bound};
-use super::{grpc, source};
+use super::grpc;
 
 /// Of an answer's body, as the kubelet reads it.
 const MOST_BODY: usize = 10 * 1024;
@@ -28,6 +28,8 @@ pub struct Probers(HashMap<String, Prober>);
 pub struct Prober {
     /// The pod and the port.
     address: SocketAddr,
+    /// Where to come from, if that matters.
+    source: Option<IpAddr>,
     /// The port of the paths.
     status_port: u16,
     kind: Kind,
@@ -72,12 +74,17 @@ struct RawGrpc {
 }
 
 impl Probers {
-    /// Reads the variable, for a pod at `address` with this status port.
-    pub fn parse(text: &str, address: IpAddr, status_port: u16) -> Result<Self, String> {
+    /// Reads the variable, for a pod at `address` with this status port. The pod is asked from `source`.
+    pub fn parse(
+        text: &str,
+        address: IpAddr,
+        source: Option<IpAddr>,
+        status_port: u16,
+    ) -> Result<Self, String> {
         let raw: HashMap<String, RawProber> =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
         let probers = raw.into_iter().map(|(path, raw)| {
-            let prober = Prober::check(&path, raw, address, status_port)?;
+            let prober = Prober { source, ..Prober::check(&path, raw, address, status_port)? };
             Ok((path, prober))
         });
         probers.collect::<Result<_, String>>().map(Self)
@@ -113,7 +120,7 @@ impl Prober {
             0 => DEFAULT_TIMEOUT,
             seconds => Duration::from_secs(seconds.into()),
         };
-        Ok(Self { address: SocketAddr::new(address, port), status_port, kind, timeout })
+        Ok(Self { address: SocketAddr::new(address, port), source: None, status_port, kind, timeout })
     }
 
     /// Asks the application; `headers` are the kubelet's.
@@ -122,12 +129,13 @@ impl Prober {
             match &self.kind {
                 Kind::Http { tls, path } => self.http(*tls, path, headers).await,
                 Kind::Tcp => {
-                    let connected = client::connect(self.address, Some(source(self.address.ip()))).await;
+                    let connected = client::connect(self.address, self.source).await;
                     connected.map(|_| Reply::text("")).map_err(|error| error.to_string())
                 }
                 Kind::Grpc { service } => {
                     let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
-                    let served = grpc::check(self.address, service, agent.unwrap_or_default()).await;
+                    let served =
+                        grpc::check(self.address, self.source, service, agent.unwrap_or_default()).await;
                     served.map(|()| Reply::text(""))
                 }
             }
@@ -152,7 +160,7 @@ impl Prober {
             let ask = Ask {
                 method: &Method::GET,
                 address,
-                source: Some(source(address.ip())),
+                source: self.source,
                 uri: &uri,
                 headers: headers.clone(),
             };

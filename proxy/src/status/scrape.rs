@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use osier_core::admin::Reply;
+use osier_core::sidecar::OWN_PORTS;
 use prometheus::TextEncoder;
 use prometheus::proto::{LabelPair, MetricFamily, MetricType};
 use serde::Deserialize;
@@ -23,9 +24,6 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
 /// So that applications that know other formats speak this one.
 const ACCEPT: &str = "text/plain;version=0.0.4;q=1,*/*;q=0.1";
-
-/// Ports of the sidecar, which would ask itself.
-const OWN_PORTS: [u16; 9] = [15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090];
 
 /// Where the application's metrics are, and how asking for them went.
 #[derive(Debug, Default)]
@@ -74,6 +72,7 @@ impl Scrape {
                     .filter(|port| *port > 0)
                     .ok_or_else(|| format!("`{text}` is not a port"))?,
             };
+            // The sidecar would ask itself.
             if OWN_PORTS.contains(&port) || port == status_port {
                 return Err(format!("port {port} is the sidecar's own"));
             }

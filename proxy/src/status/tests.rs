@@ -47,7 +47,7 @@ fn response(status: &str, headers: &str, body: &str) -> String {
 
 fn status(probers: &str, scrape: &str) -> (Status, tokio::sync::mpsc::Receiver<Order>) {
     let (admin, orders) = admin();
-    let probers = Probers::parse(probers, POD, 15020).expect("probers");
+    let probers = Probers::parse(probers, POD, Some(super::source(POD)), 15020).expect("probers");
     (Status::new(admin, probers, Scrape::parse(scrape, 15020).expect("targets"), None), orders)
 }
 

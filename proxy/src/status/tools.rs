@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use http::{HeaderMap, Method, Uri};
+use osier_core::stdout;
 
 use super::STATUS_PORT;
 use super::client::{self, Ask, Bound};
@@ -105,7 +106,7 @@ fn run(work: impl Future<Output = Result<String, String>>) -> Result<String, Str
 fn report(done: Result<String, String>) -> ExitCode {
     match done {
         Ok(text) => {
-            print!("{text}");
+            stdout::print(format_args!("{text}"));
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -3,7 +3,7 @@
 //! A failed connect moves on to another endpoint, up to the configured number of attempts: nothing was sent yet, so it is
 //! safe whatever the protocol. From the first byte on the connection stays where it is; a configuration change or a removed
 //! endpoint doesn't touch it, unless the cluster says `close_connections_on_host_health_failure`; only a policy that now denies
-//! it ends it at once. Policies are asked before anything is opened: a server that speaks first says nothing to whom they deny.
+//! it ends it at once, and so does an end that no root vouches for any more. Policies are asked before anything is opened: a server that speaks first says nothing to whom they deny.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::config::listener::{NetworkAction, TcpProxy};
 use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::ext_authz::{DENIED, ERROR, Question, Verdict};
 use crate::http::template::Context;
+use crate::identity::vouch::{DISTRUSTED_CLIENT, DISTRUSTED_SERVER, Vouch};
 use crate::io::Stream;
 use crate::listener::connection::Connection;
 use crate::telemetry::record::{Flags, RequestRecord};
@@ -146,7 +147,7 @@ impl Exchange<'_> {
             ProxyError::new(Kind::NoCluster, Side::Internal, Progress::NothingSent, detail)
         })?;
         record.cluster = Some(cluster.clone());
-        let TcpConnection { stream: upstream, permit } = self.connect(&cluster, record).await?;
+        let TcpConnection { stream: upstream, vouch, permit } = self.connect(&cluster, record).await?;
         record.upstream_local = upstream.local_addr().ok();
         let count = tally.open(record);
         if !received.is_empty() {
@@ -161,7 +162,7 @@ impl Exchange<'_> {
             end = copy::both_ways(self.worker, self.downstream, &upstream, self.proxy.idle_timeout, &count) => end,
             () = permit.endpoint().severed(), if cluster.spec.close_on_host_removal => End::Severed,
             () = lifetime(self.proxy.max_duration) => End::TooOld,
-            details = self.denied_later() => End::Denied(details),
+            details = self.forbidden_later(vouch.as_deref()) => End::Denied(details),
         };
         if matches!(end, End::Broken(..) | End::Denied(_)) {
             let _ = upstream.reset_on_close();
@@ -169,17 +170,37 @@ impl Exchange<'_> {
         Ok(end)
     }
 
-    /// Completes when the policies of the listener have changed, and the new ones deny this connection.
-    async fn denied_later(&self) -> String {
+    /// Completes when policies have changed and the new ones deny this connection, or when no root vouches for one of its ends any more.
+    async fn forbidden_later(&self, upstream: Option<&Vouch>) -> String {
+        let Self { worker, connection, proxy, .. } = self;
+        let mut moves = worker.moves();
         loop {
-            self.connection.moved(self.worker).await;
-            let current = self.connection.current(self.worker);
-            let NetworkAction::Tcp(proxy) = &current.chain.action else { continue };
-            let facts = Facts::of_connection(self.connection);
-            if let Err(denial) = authz::still_allowed(&proxy.authorization, &facts) {
-                return denial.details.to_string();
+            if connection.is_distrusted() {
+                return DISTRUSTED_CLIENT.into();
             }
+            if upstream.is_some_and(|vouch| !vouch.holds()) {
+                return DISTRUSTED_SERVER.into();
+            }
+            if let Some(details) = self.denied_since(proxy) {
+                return details;
+            }
+            // The sender is the worker's, which serves us.
+            let _ = moves.changed().await;
         }
+    }
+
+    /// What to say where other policies than those of `proxy` are in force, and deny this connection.
+    fn denied_since(&self, proxy: &TcpProxy) -> Option<String> {
+        if !self.connection.is_policed() {
+            return None;
+        }
+        let current = self.connection.current(self.worker);
+        let NetworkAction::Tcp(now) = &current.chain.action else { return None };
+        if std::ptr::eq(&**now, proxy) {
+            return None;
+        }
+        let facts = Facts::of_connection(self.connection);
+        authz::still_allowed(&now.authorization, &facts).err().map(|denial| denial.details.to_string())
     }
 
     /// Connects to an endpoint of `cluster`, to another one where that fails.

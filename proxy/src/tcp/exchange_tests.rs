@@ -15,7 +15,10 @@ use crate::config::listener::{
     FilterChain, Listener, TransportProtocol,
 };
 use crate::config::snapshot::Snapshot;
+use crate::config::tls::Secret;
 use crate::http::template::Template;
+use crate::identity::test_support::{Root, believing, roots};
+use crate::identity::vouch::Vouch;
 use crate::listener::connection::ListenerSource;
 use crate::listener::filter_chain::ChainMatcher;
 
@@ -24,6 +27,8 @@ struct Setup {
     worker: Arc<Worker>,
     proxy: Arc<TcpProxy>,
     folder: tempfile::TempDir,
+    /// By what clients are believed.
+    vouch: Option<Arc<Vouch>>,
 }
 
 impl Setup {
@@ -47,7 +52,7 @@ impl Setup {
             access_log: vec![Arc::new(log)],
         };
         change(&mut proxy);
-        Self { worker: Worker::here(Arc::default()), proxy: Arc::new(proxy), folder }
+        Self { worker: Worker::here(Arc::default()), proxy: Arc::new(proxy), folder, vouch: None }
     }
 
     /// A listener whose one chain is this proxy.
@@ -91,7 +96,8 @@ impl Setup {
             application_protocols: Vec::new(),
         };
         let source = ListenerSource::Named("l".into());
-        Connection::new(&self.worker, &listener, source, chain, 0, inputs, destination)
+        let connection = Connection::new(&self.worker, &listener, source, chain, 0, inputs, destination);
+        connection.with_peer(self.vouch.clone(), None)
     }
 
     /// Runs one connection; returns the client's end.
@@ -443,4 +449,28 @@ async fn an_open_connection_ends_when_a_policy_comes_that_denies_it_and_only_the
     assert_eq!(cut.kind(), std::io::ErrorKind::ConnectionReset);
     task.await.expect("task");
     assert_eq!(setup.log(), "- c 4 6 rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[0]] 1\n");
+}
+
+#[tokio::test]
+async fn an_open_connection_ends_when_no_root_vouches_for_its_client_and_only_then() {
+    let (old, new) = (Root::new("old"), Root::new("new"));
+    let trust = believing(&[&old]);
+    let mut setup = Setup::new(WeightedClusters::single(cluster("c", &[echo("hi").await])), |_| {});
+    setup.vouch = Some(old.vouches_by(&trust, None));
+    let (mut client, task) = setup.client(here(), None, b"").await;
+    let mut got = [0; 2];
+    client.read_exact(&mut got).await.expect("greeting");
+    let believe = |of: &[&Root]| {
+        trust.publish(Secret::Trust(roots(of)));
+        setup.worker.shared.snapshot.nudge();
+    };
+    believe(&[&new, &old]);
+    client.write_all(b"a1").await.expect("send");
+    client.read_exact(&mut got).await.expect("it goes on");
+    believe(&[&new]);
+    let read = tokio::time::timeout(Duration::from_secs(20), client.read(&mut got));
+    let cut = read.await.expect("within the deadline").expect_err("cut, and not ended");
+    assert_eq!(cut.kind(), std::io::ErrorKind::ConnectionReset);
+    task.await.expect("task");
+    assert_eq!(setup.log(), "- c 2 4 downstream_peer_no_longer_trusted 1\n");
 }

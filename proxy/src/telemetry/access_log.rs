@@ -161,8 +161,8 @@ impl AccessLogFormat {
     /// Appends one line, with its end.
     fn write(&self, context: &Context<'_>, out: &mut Vec<u8>) {
         match self {
-            Self::Default => ISTIO_TEMPLATE.write(context, "-", out),
-            Self::Text(template) => template.write(context, "-", out),
+            Self::Default => ISTIO_TEMPLATE.write_escaped(context, "-", out),
+            Self::Text(template) => template.write_escaped(context, "-", out),
             Self::Json(fields) => write_json(fields, context, out),
         }
     }

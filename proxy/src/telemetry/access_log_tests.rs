@@ -64,9 +64,35 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 fn the_default_line_is_istios() {
     assert_eq!(
         line(&AccessLogFormat::Default),
-        "[2026-01-02T03:04:05.678Z] \"GET /a\"b HTTP/1.1\" 503 UH no_healthy_upstream - \"-\" 1 19 4 - \"-\" \"curl/8\" \
+        "[2026-01-02T03:04:05.678Z] \"GET /a\\u0022b HTTP/1.1\" 503 UH no_healthy_upstream - \"-\" 1 19 4 - \"-\" \"curl/8\" \
          \"-\" \"a.example\" \"-\" outbound|80||a - 10.0.0.1:80 10.0.0.2:40000 - -\n"
     );
+}
+
+#[test]
+fn nobody_writes_lines_of_their_own() {
+    let written = |format: &str, record: &RequestRecord<'_>, request: Option<&RequestHead>| {
+        let format = AccessLogFormat::Text(Template::parse(format).expect("format"));
+        let mut out = Vec::new();
+        format.write(&Context { record, request, response: None, trailers: None }, &mut out);
+        String::from_utf8(out).expect("text")
+    };
+    // A server name may be anything that is ASCII.
+    let mut record = record();
+    for (name, logged) in [
+        ("a.example", "a.example"),
+        ("a\" 200 - \"b", "a\\u0022 200 - \\u0022b"),
+        ("c:\\x", "c:\\u005cx"),
+        ("a\r\n[2026] \"GET", "a\\u000d\\u000a[2026] \\u0022GET"),
+        ("\u{1b}[2K\u{7f}\u{9b}2J", "\\u001b[2K\\u007f\\u009b2J"),
+    ] {
+        record.downstream.server_name = Some(name);
+        assert_eq!(written("%REQUESTED_SERVER_NAME%\n", &record, None), format!("{logged}\n"));
+    }
+    // The value of a header may be no text.
+    let mut request = RequestHead::new();
+    request.fields.append("user-agent", b"\xc3\xa9 \x9b2J\xff");
+    assert_eq!(written("%REQ(USER-AGENT)%", &record, Some(&request)), "\u{e9} \\u009b2J\\u00ff");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::live::{ConnectionPermit, EndpointState};
 use crate::config::cluster::{ClusterSpec, TcpKeepalive};
 use crate::config::tls::Within;
 use crate::error::{Kind, Progress, ProxyError, Side};
+use crate::identity::vouch::Vouch;
 use crate::io::Stream;
 use crate::io::tls::TlsStream;
 
@@ -24,6 +25,8 @@ use crate::io::tls::TlsStream;
 pub struct TcpConnection {
     /// The socket, with TLS where the endpoint wants it.
     pub stream: Stream,
+    /// By what the endpoint is believed, where it has proved who it is.
+    pub vouch: Option<Arc<Vouch>>,
     /// Its place among the cluster's connections.
     pub permit: ConnectionPermit,
 }
@@ -39,8 +42,14 @@ pub async fn open_tcp(
         return Err(endpoint.cluster.overflow("max_connections"));
     };
     let permit = permit.busy();
-    let stream = connect(&permit, spec, Within::Opaque).await?;
-    Ok(TcpConnection { stream, permit })
+    let Connected { stream, vouch } = connect(&permit, spec, Within::Opaque).await?;
+    Ok(TcpConnection { stream, vouch, permit })
+}
+
+/// A socket to an endpoint, and by what the endpoint is believed.
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    pub(super) vouch: Option<Arc<Vouch>>,
 }
 
 /// Connects to the permit's endpoint and counts the outcome.
@@ -48,7 +57,7 @@ pub(super) async fn connect(
     permit: &ConnectionPermit,
     spec: &ClusterSpec,
     within: Within,
-) -> Result<Stream, ProxyError> {
+) -> Result<Connected, ProxyError> {
     let endpoint = permit.endpoint();
     let attempt = secured(endpoint, spec, within);
     let outcome = match tokio::time::timeout(spec.connect_timeout, attempt).await {
@@ -99,17 +108,28 @@ async fn secured(
     endpoint: &EndpointState,
     spec: &ClusterSpec,
     within: Within,
-) -> Result<Stream, DialFailure> {
+) -> Result<Connected, DialFailure> {
     let Some(tls) = spec.transport.towards(&endpoint.transport) else {
-        return dial(endpoint.address, spec).await.map(Stream::Plain);
+        let stream = dial(endpoint.address, spec).await.map(Stream::Plain)?;
+        return Ok(Connected { stream, vouch: None });
     };
     if !tls.is_ready() {
         return Err(DialFailure::NoCertificate);
     }
     let tcp = dial(endpoint.address, spec).await?;
+    let before = tls.before();
     let handshake = TlsStream::connect(tcp, tls.config(within), tls.server_name(endpoint.address.ip()));
     let stream = Box::pin(handshake).await.map_err(DialFailure::Tls)?;
-    Ok(Stream::Tls(Box::new(stream)))
+    let vouch = match stream.peer_certificates().as_deref() {
+        Some([leaf, between @ ..]) => {
+            let peer = tls.known().of(leaf, between);
+            let peer =
+                peer.map_err(|error| DialFailure::Tls(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+            Some(before.believed(peer))
+        }
+        _ => None,
+    };
+    Ok(Connected { stream: Stream::Tls(Box::new(stream)), vouch })
 }
 
 async fn dial(address: SocketAddr, spec: &ClusterSpec) -> Result<TcpStream, DialFailure> {

@@ -21,6 +21,7 @@ use crate::http::h1::hop_by_hop::strip_trailers;
 use crate::http::h1::transfer::{Inbound, Outbound, ReadError, WriteError};
 use crate::http::h1::{Framing, HeadStyle, Limits, Malformed, parse_response};
 use crate::http::head::{Known, Method, RequestHead, ResponseHead, Version};
+use crate::identity::vouch::Vouch;
 use crate::io::Stream;
 use crate::worker::Worker;
 
@@ -88,6 +89,10 @@ impl Http1Stream {
                 tunnel: false,
             },
         }
+    }
+
+    pub(super) fn vouch(&self) -> Option<&Arc<Vouch>> {
+        self.connection.vouch()
     }
 
     pub(super) fn local_address(&self) -> Option<SocketAddr> {

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::http::fields::Fields;
 use crate::http::h1::hop_by_hop::strip_trailers;
 use crate::http::h2::{fields_from_h2, fields_to_h2, request_to_h2, response_from_h2};
 use crate::http::head::{Known, Method, RequestHead, ResponseHead};
+use crate::identity::vouch::Vouch;
 
 /// A stream with the request that it carries.
 #[derive(Debug)]
@@ -93,6 +95,10 @@ enum BodyState {
 impl Http2Stream {
     pub(super) fn new(lease: Http2Lease) -> Self {
         Self { request: Request::default(), response: Response::Unasked, shared: Shared::default(), lease }
+    }
+
+    pub(super) fn vouch(&self) -> Option<&Arc<Vouch>> {
+        self.lease.vouch()
     }
 
     pub(super) fn local_address(&self) -> Option<SocketAddr> {

@@ -20,6 +20,7 @@ use crate::error::{Progress, ProxyError};
 use crate::http::body::{BodyLength, Frame};
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead, Version};
+use crate::identity::vouch::Vouch;
 use crate::worker::Worker;
 
 /// A request's way to an endpoint.
@@ -82,6 +83,14 @@ impl UpstreamStream {
     /// Where it leads.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         self.permit.endpoint()
+    }
+
+    /// By what the endpoint is believed, where it has proved who it is.
+    pub fn vouch(&self) -> Option<&Arc<Vouch>> {
+        match &self.kind {
+            Kind::H1(stream) => stream.vouch(),
+            Kind::H2(stream) => stream.vouch(),
+        }
     }
 
     /// Our own address on the connection.

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use osier_proto::transport::{self, Connection};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -17,7 +16,8 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use crate::bootstrap::{XdsServer, XdsTarget};
-use crate::config::tls::provider;
+use crate::config::tls::{Trust, provider};
+use crate::identity::pem;
 
 /// Why the control plane could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -48,18 +48,24 @@ pub enum ConnectError {
 }
 
 /// Connects to the `attempt`th address (counting round) and opens a stream.
-pub(super) async fn open(server: XdsServer, attempt: usize) -> Result<Connection, ConnectError> {
-    let (channel, authorization) = channel(&server, attempt).await?;
+pub(super) async fn open(
+    server: XdsServer,
+    attempt: usize,
+    mesh: Option<Arc<Trust>>,
+) -> Result<Connection, ConnectError> {
+    let (channel, authorization) = channel(&server, attempt, mesh.as_deref()).await?;
     Ok(Connection::over(channel, server.variant, authorization))
 }
 
-/// A channel to the `attempt`th address (counting round), and what calls must carry.
+/// A channel to the `attempt`th address (counting round), and what calls must carry. An encrypted server is known by the roots of its
+/// file, and by those of the mesh: where roots change, the file (a ConfigMap that the kubelet brings) is a minute late.
 pub(crate) async fn channel(
     server: &XdsServer,
     attempt: usize,
+    mesh: Option<&Trust>,
 ) -> Result<(Channel, Option<AsciiMetadataValue>), ConnectError> {
     let target = server.targets[attempt % server.targets.len()].clone();
-    let connecting = connect(server, target.clone());
+    let connecting = connect(server, target.clone(), mesh);
     let authorization = match &server.tls {
         Some(tls) => Some(authorization(&tls.token).await?),
         None => None,
@@ -70,7 +76,11 @@ pub(crate) async fn channel(
     }
 }
 
-async fn connect(server: &XdsServer, target: XdsTarget) -> Result<Channel, ConnectError> {
+async fn connect(
+    server: &XdsServer,
+    target: XdsTarget,
+    mesh: Option<&Trust>,
+) -> Result<Channel, ConnectError> {
     let io_error = |source| ConnectError::Io { target: target.clone(), source };
     let grpc_error = |source| ConnectError::Grpc { target: target.clone(), source };
     // Connected here rather than by tonic, so that an error says what the system said.
@@ -79,7 +89,7 @@ async fn connect(server: &XdsServer, target: XdsTarget) -> Result<Channel, Conne
             let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(io_error)?;
             stream.set_nodelay(true).map_err(io_error)?;
             if let Some(tls) = &server.tls {
-                let stream = encrypted(stream, host, &tls.roots, &target).await?;
+                let stream = encrypted(stream, host, (&tls.roots, mesh), &target).await?;
                 return over(&endpoint(server, &target), stream).await.map_err(grpc_error);
             }
             over(&endpoint(server, &target), stream).await.map_err(grpc_error)
@@ -101,22 +111,18 @@ async fn authorization(file: &Path) -> Result<AsciiMetadataValue, ConnectError> 
     Ok(value)
 }
 
-/// Sends nothing before the server has shown that it is `host`, to whoever signed `roots`.
+/// Sends nothing before the server has shown that it is `host`, by a root of the file or of the mesh.
 async fn encrypted(
     stream: TcpStream,
     host: &str,
-    roots: &Path,
+    (roots, mesh): (&Path, Option<&Trust>),
     target: &XdsTarget,
 ) -> Result<TlsStream<TcpStream>, ConnectError> {
     let wrong = |reason: String| ConnectError::File { file: roots.into(), reason };
     let pem = tokio::fs::read(roots).await.map_err(|error| wrong(error.to_string()))?;
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| wrong(format!("is no PEM: {error}")))?;
+    let mut store = mesh.map_or_else(RootCertStore::empty, |mesh| mesh.roots().clone());
+    for certificate in pem::certificates(&pem).map_err(|error| wrong(error.to_string()))? {
         store.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    if store.is_empty() {
-        return Err(wrong("has no certificate".into()));
     }
     let failed = |source: io::Error| ConnectError::Tls { target: target.clone(), source };
     let other = |error: rustls::Error| failed(io::Error::new(io::ErrorKind::InvalidData, error));

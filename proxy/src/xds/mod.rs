@@ -117,6 +117,9 @@ pub fn start(options: Options) -> Result<Xds, Rejected> {
     let Options { bootstrap, clusters, secrets, counters, snapshot, resolver, mode, directory, sockets } =
         options;
     let mut state = State::new(clusters, secrets, counters, snapshot, resolver, sockets);
+    if bootstrap.dynamic.as_ref().is_some_and(|dynamic| dynamic.server.tls.is_some()) {
+        state.identify();
+    }
     let now = tokio::time::Instant::now();
     for cluster in &bootstrap.clusters {
         state.fix(Kind::Cluster, &cluster.name, &cluster.body, now)?;

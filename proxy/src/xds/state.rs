@@ -24,7 +24,7 @@ use crate::config::cluster::{Cluster, Discovery};
 use crate::config::listener::Listener;
 use crate::config::route::VirtualHost;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
-use crate::config::tls::Secrets;
+use crate::config::tls::{ROOTS, Secret, Secrets, Trust};
 use crate::listener::accept::Acceptors;
 use crate::on_demand::OnDemand;
 use crate::upstream::dns::{DnsResolver, DnsTask, discover};
@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) absent: HashSet<(Kind, Arc<str>)>,
     pub(super) handles: Arc<Clusters>,
     secret_handles: Arc<Secrets>,
+    /// The control plane knows who we are: it has the roots of the mesh for us.
+    identified: bool,
     counters: Arc<Counters>,
     pub(super) snapshot: SharedSnapshot,
     pub(super) on_demand: Option<Arc<OnDemand>>,
@@ -107,6 +109,7 @@ impl State {
             absent: HashSet::new(),
             handles,
             secret_handles,
+            identified: false,
             counters,
             snapshot,
             on_demand: None,
@@ -118,6 +121,17 @@ impl State {
             snapshot_changed: false,
             references_changed: false,
         }
+    }
+
+    /// From now on the roots of the mesh are asked for.
+    pub(super) fn identify(&mut self) {
+        self.identified = true;
+        self.references_changed = true;
+    }
+
+    /// The roots of the mesh in force.
+    pub(super) fn mesh_roots(&self) -> Option<Arc<Trust>> {
+        self.secret_handles.roots.trust()
     }
 
     /// Goes over to on-demand rules.
@@ -247,14 +261,31 @@ impl State {
         Ok(())
     }
 
-    /// Puts a certificate in force for new connections.
+    /// Puts a certificate in force for new connections, or roots for all of them.
     fn accept_secret(&mut self, name: &str, source: Source) -> Result<(), Rejected> {
         let hash = content_hash(&source.body);
         let compiled = compile::tls::secret(name, &source.body);
         let source = Source { body: Any { value: Default::default(), ..source.body }, ..source };
         let Some(source) = self.secrets.unless_held(name, source, hash) else { return Ok(()) };
-        let certificate = compiled.map_err(|e| self.secrets.refuse(name, source.clone(), e))?;
-        self.secret_handles.handle(name).publish(certificate);
+        let of_mesh = self.identified && name == ROOTS;
+        let compiled = compiled.and_then(|secret| match secret {
+            Secret::Certificate(_) if of_mesh => Err(Rejected {
+                name: name.into(),
+                field: "validation_context".into(),
+                reason: "is needed: this name has the roots of the mesh".into(),
+            }),
+            secret => Ok(secret),
+        });
+        let secret = compiled.map_err(|e| self.secrets.refuse(name, source.clone(), e))?;
+        match secret {
+            Secret::Trust(roots) if of_mesh => {
+                tracing::info!(roots = roots.roots().len(), "roots of the mesh in force");
+                self.secret_handles.tell_roots(roots);
+            }
+            secret => self.secret_handles.handle(name).publish(secret),
+        }
+        // Connections that stand on what is gone now have to hear of it.
+        self.snapshot.nudge();
         self.secrets.warm(name, Revision { source, hash, value: () }, None);
         self.secrets.activate(name);
         Ok(())
@@ -345,6 +376,9 @@ impl State {
     pub(super) fn remove(&mut self, kind: Kind, name: &str) {
         if self.is_fixed(kind, name) {
             return;
+        }
+        if kind == Kind::Secret && self.identified && name == ROOTS {
+            self.secret_handles.forget_told();
         }
         match kind {
             // Who serves with it goes on: connections that can't be made help nobody.
@@ -474,7 +508,8 @@ impl State {
             }
             Kind::Secret => {
                 let versions = self.listeners.iter().flat_map(|(_, held)| held.revisions());
-                versions.flat_map(|r| &r.value.compiled.references.secrets).cloned().collect()
+                let named = versions.flat_map(|r| &r.value.compiled.references.secrets).cloned();
+                named.chain(self.identified.then(|| ROOTS.into())).collect()
             }
             // Who holds a handle, also a request that still runs on an old route, keeps the cluster.
             Kind::Cluster => self.handles.in_use().into_iter().filter(|n| !self.is_fixed(kind, n)).collect(),

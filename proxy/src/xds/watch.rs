@@ -245,7 +245,8 @@ impl Watch {
     fn connect(&mut self) {
         let Some(dynamic) = &self.bootstrap.dynamic else { return };
         self.stats.attempts.fetch_add(1, Relaxed);
-        self.link = Link::Connecting(Box::pin(connect::open(dynamic.server.clone(), self.attempts)));
+        let opening = connect::open(dynamic.server.clone(), self.attempts, self.state.mesh_roots());
+        self.link = Link::Connecting(Box::pin(opening));
         self.attempts = self.attempts.wrapping_add(1);
     }
 

@@ -92,6 +92,42 @@ fn only_what_changed_is_an_update() {
 }
 
 #[test]
+fn a_document_that_lost_its_identity_takes_nothing_with_it() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: r\nspec:\n  hosts: [a]\n  http:\n  - route: [{destination: {host: a}}]\n";
+    let mut f = Fixture::new();
+    let whole = format!("{}---\n{rule}---\n{}", service("a"), service("b"));
+    f.write("a.yaml", &whole);
+    f.scan();
+    for (part, broken, wanted) in [
+        ("  name: a\n", "  nam: a\n", "a.yaml:4: Service: metadata.name: is required"),
+        ("kind: Service\n", "", "a.yaml:1: kind: is required"),
+        (
+            "kind: VirtualService",
+            "kind: VirtualServic",
+            "a.yaml:10: VirtualServic default/r: there is no kind VirtualServic, did you mean VirtualService?",
+        ),
+        (
+            &whole[whole.find("  name: r").unwrap()..],
+            "",
+            "a.yaml:12: VirtualService: metadata.name: is required",
+        ),
+    ] {
+        f.write("a.yaml", &whole.replacen(part, broken, 1));
+        f.scan();
+        let rules = f.store.snapshot().routes.iter().count();
+        assert_eq!((f.hosts(), rules), (vec![A.to_owned(), B.to_owned()], 1), "{broken:?}");
+        assert_eq!(
+            f.reports,
+            [format!("{wanted}; what this file said before and doesn't say now stays in force")]
+        );
+    }
+    // What is removed while all is well goes, also what had been kept.
+    f.write("a.yaml", &service("a"));
+    f.scan();
+    assert_eq!((f.hosts(), f.reports.len()), (vec![A.to_owned()], 0));
+}
+
+#[test]
 fn a_broken_file_keeps_its_last_good_resources() {
     let mut f = Fixture::new();
     f.write("a.yaml", &format!("{}---\n{}", service("a"), service("b")));

@@ -175,7 +175,7 @@ impl Collector {
     }
 
     fn note(&mut self, index: usize, name: Name, document: Document) {
-        let Document { key, outcome, place, reports } = document;
+        let Document { key, outcome, place, reports, unidentified: _ } = document;
         match reports.is_empty() {
             true => self.reports.remove(&(index, name.clone())),
             false => self.reports.insert((index, name.clone()), reports),
@@ -232,7 +232,7 @@ impl Collector {
         {
             self.list_again();
         }
-        let Document { key, outcome, place, reports } = document;
+        let Document { key, outcome, place, reports, unidentified: _ } = document;
         self.reports.insert((0, ("".into(), "mesh".into())), reports);
         self.updates.extend(key.map(|key| Update { key, outcome, place }));
     }

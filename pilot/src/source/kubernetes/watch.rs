@@ -113,7 +113,10 @@ impl Watch {
         while let Some(event) = stream.next().await {
             let what = match event {
                 Ok(event) => {
-                    wait = FIRST;
+                    // A list that begins may still be refused.
+                    if matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
+                        wait = FIRST;
+                    }
                     What::Event(Box::new(event))
                 }
                 Err(error) if has_code(&error, 404) => return End::NoSuchVersion,
@@ -346,6 +349,15 @@ mod tests {
         let lists = said.iter().filter(|line| *line == "done").count();
         assert!(!said.iter().any(|line| line.contains("too old")), "{said:?}");
         assert!(lists >= 2 && said.contains(&"listed one".to_owned()), "{said:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_refuses_is_asked_more_and_more_slowly() {
+        let began = tokio::time::Instant::now();
+        // Each try says that a list begins, and why it doesn't.
+        said(pods(), 16, |_| (500, vec![status(500, "InternalError", "etcd is away")])).await;
+        let took = began.elapsed();
+        assert!(took > Duration::from_secs(12), "eight tries in {took:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Check, Checked, Context, Path};
 use crate::model::{
-    AccessLogEncoding, InboundTraffic, IngressMode, IngressPolicy, LabelSelector, MeshConfig,
+    self, AccessLogEncoding, InboundTraffic, IngressMode, IngressPolicy, LabelSelector, MeshConfig,
     OutboundTraffic, PathNormalization, UpgradePolicy,
 };
 use crate::store::schema::destination_rule::H2UpgradePolicy;
@@ -33,7 +33,8 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
     let refresh = root.field("dnsRefreshRate");
     let mesh = MeshConfig {
         root_namespace: some_text(&spec.root_namespace).unwrap_or(default.root_namespace),
-        trust_domain: some_text(&spec.trust_domain).unwrap_or(default.trust_domain),
+        trust_domain: some_text(&spec.trust_domain)
+            .map_or(default.trust_domain, |text| model::trust_domain(&text)),
         trust_domain_aliases: check
             .trust_domains(root.field("trustDomainAliases"), &spec.trust_domain_aliases),
         outbound: match spec.outbound_traffic_policy.as_ref().map(|p| p.mode) {
@@ -130,7 +131,7 @@ impl Check<'_> {
             let plain = !name.is_empty() && !name.contains(['/', '*']);
             self.require(plain, at.index(index), || format!("{name:?} is no trust domain"));
         }
-        names.iter().map(|name| Arc::from(name.as_str())).collect()
+        names.iter().map(|name| model::trust_domain(name)).collect()
     }
 
     fn label_selectors(

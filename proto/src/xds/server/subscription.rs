@@ -133,6 +133,8 @@ impl Subscription {
         }
         self.gone.swap_remove(&resource.name);
         self.absent.swap_remove(&resource.name);
+        // Asked for before it went out ahead: it goes once.
+        self.ahead.swap_remove(&resource.name);
         let due = self.due.contains(&resource.name);
         let has_it = self.held.get(&resource.name).is_some_and(|held| held.version == Some(resource.version));
         if has_it && !due {
@@ -147,6 +149,7 @@ impl Subscription {
 
     fn is_missing(&mut self, name: &Name) {
         self.changed.swap_remove(name);
+        self.ahead.swap_remove(name);
         if self.any_rejected && self.held.contains_key(name) {
             self.want_rejected_again(name);
         }

@@ -502,6 +502,22 @@ fn what_is_pushed_ahead_goes_before_the_answer_and_is_not_a_subscription() {
 }
 
 #[test]
+fn what_is_asked_for_before_it_went_out_ahead_goes_once() {
+    let mut rig = Rig::incremental();
+    rig.exist(CLUSTER, &["c"]);
+    rig.delta(DeltaDiscoveryRequest {
+        node: node(&[schema::FEATURE_ON_DEMAND]),
+        type_url: VIRTUAL_HOST.into(),
+        resource_names_subscribe: vec!["80/a".into()],
+        ..Default::default()
+    });
+    let Some(Step::Generate(want)) = rig.stream.next(rig.now) else { panic!("a want") };
+    rig.stream.answer(want, vec![resource(VIRTUAL_HOST, "80/a", 1)]);
+    rig.stream.push_ahead(CLUSTER, vec![resource(CLUSTER, "c", 1), resource(CLUSTER, "d", 1)]);
+    assert_eq!(rig.ask(CLUSTER, "+c"), ["CDS +c +d", "VHDS +80/a"]);
+}
+
+#[test]
 fn features_are_confirmed_only_to_those_who_announce_them() {
     for (announced, confirmed) in [(&[schema::FEATURE_ON_DEMAND][..], true), (&[][..], false)] {
         let mut rig = Rig::incremental();

@@ -69,6 +69,7 @@ mod tests {
             uris: ["spiffe://cluster.local/ns/a/sa/web".into()].into(),
             dns: ["web.a".into()].into(),
             subject: "CN=\"web\"".into(),
+            chain: [].into(),
             hash: [0xab; 32],
             not_before: 0,
             not_after: 0,

@@ -38,6 +38,10 @@ const INTERNAL_ONLY: [Known; 13] = [
     Known::XEnvoyHedgeOnPerTryTimeout,
 ];
 
+/// What a proxy of the mesh says of a request; at its edge nobody has said anything yet.
+const NOT_AT_THE_EDGE: [Known; 3] =
+    [Known::XEnvoyDecoratorOperation, Known::XEnvoyOriginalHost, Known::XEnvoyOriginalPath];
+
 /// Settles `x-forwarded-for`, `x-forwarded-proto`, the scheme, `x-request-id` and the internal headers of a request that `peer`
 /// sent, `encrypted` or not.
 pub fn settle(manager: &HttpManager, peer: SocketAddr, encrypted: bool, head: &mut RequestHead) -> Origin {
@@ -86,7 +90,7 @@ pub fn settle(manager: &HttpManager, peer: SocketAddr, encrypted: bool, head: &m
 /// One look at the fields decides for almost all requests that there is nothing to remove.
 fn remove_internal(fields: &mut Fields, edge: bool) {
     let forbidden =
-        |known: Known| INTERNAL_ONLY.contains(&known) || (edge && known == Known::XEnvoyDecoratorOperation);
+        |known: Known| INTERNAL_ONLY.contains(&known) || (edge && NOT_AT_THE_EDGE.contains(&known));
     let first = Known::XEnvoyAttemptCount as u8;
     let last = Known::XEnvoyUpstreamStreamDurationMs as u8;
     let suspicious = |known: Known| (first..=last).contains(&(known as u8)) && forbidden(known);
@@ -272,12 +276,13 @@ mod tests {
             ("x-envoy-upstream-rq-timeout-ms", "1"),
             ("x-envoy-internal", "true"),
             ("x-envoy-decorator-operation", "op"),
+            ("x-envoy-original-path", "/public"),
         ];
         let (origin, head) = settled(|_| {}, &lines);
         assert!(!origin.internal);
         let names: Vec<_> =
             head.fields.iter().filter(|f| f.name.starts_with(b"x-envoy")).map(|f| f.name).collect();
-        assert_eq!(names, [b"x-envoy-decorator-operation"]);
+        assert_eq!(names, [&b"x-envoy-decorator-operation"[..], b"x-envoy-original-path"]);
 
         let ranges =
             |config: &mut HttpManager| config.internal_addresses = ["10.0.0.0/8".parse().unwrap()].into();
@@ -290,7 +295,10 @@ mod tests {
             assert!(!origin.internal && value(&head, "x-envoy-retry-on").is_none(), "{others}");
         }
         let (origin, head) = settled(edge(0), &lines);
-        assert!(!origin.internal && value(&head, "x-envoy-decorator-operation").is_none());
+        assert!(!origin.internal);
+        for name in ["x-envoy-decorator-operation", "x-envoy-original-path", "x-envoy-max-retries"] {
+            assert_eq!(value(&head, name), None, "{name} at the edge");
+        }
     }
 
     #[test]

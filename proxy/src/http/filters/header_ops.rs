@@ -21,6 +21,11 @@ pub struct Levels<'a> {
 }
 
 impl<'a> Levels<'a> {
+    /// True where some level changes requests.
+    pub fn change_requests(&self) -> bool {
+        self.in_order().any(|ops| !ops.request_add.is_empty() || !ops.request_remove.is_empty())
+    }
+
     fn in_order(&self) -> impl Iterator<Item = &'a HeaderOps> {
         let count = self.specific_first.len();
         let (levels, reverse) = (self.specific_first, self.most_specific_wins);

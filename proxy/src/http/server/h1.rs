@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use super::{Arrival, Ended, Handler, downstream, downstream_closed};
+use super::{Arrival, Ended, HEAD_TIME, Handler, downstream, downstream_closed};
 use crate::config::listener::HttpManager;
 use crate::error::{Kind, ProxyError};
 use crate::http::body::{BodyLength, Frame, RequestBody};
@@ -42,18 +42,15 @@ pub(super) async fn serve<H: Handler>(
 ) -> Ended {
     let mut server = Server { worker, connection, stream, inbound, outbound: Outbound::default(), served: 0 };
     let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
+    let mut shaken = pin!(connection.shaken(worker, true));
     loop {
         let current = connection.current(worker);
         let Some(manager) = current.http() else { break };
-        let verdict = match server.next(manager, timer.as_mut()).await {
-            Next::Gone => break,
-            Next::Head(end) => {
-                // The configuration may have moved while the connection was idle.
-                let current = connection.current(worker);
-                let Some(manager) = current.http() else { break };
-                Placed::new(&**worker, server.exchange(handler, manager, current.ends, end)).await
-            }
-            Next::Refuse(error) => Box::pin(server.refuse(handler, manager, None, error)).await,
+        let verdict = tokio::select! {
+            biased;
+            verdict = server.turn(handler, manager, timer.as_mut()) => verdict,
+            // Whatever it was doing: the client must not take what it has got for all.
+            _ = &mut shaken, if connection.is_vouched_for() => Verdict::Reset,
         };
         match verdict {
             Verdict::Keep => {}
@@ -108,6 +105,27 @@ enum Verdict {
 }
 
 impl Server<'_> {
+    /// Waits for a request and serves it.
+    async fn turn<H: Handler>(
+        &mut self,
+        handler: &H,
+        manager: &Arc<HttpManager>,
+        timer: Pin<&mut Sleep>,
+    ) -> Verdict {
+        match self.next(manager, timer).await {
+            Next::Gone => Verdict::Close,
+            Next::Head(end) => {
+                // The configuration may have moved while the connection was idle.
+                let current = self.connection.current(self.worker);
+                let Some(manager) = current.http() else { return Verdict::Close };
+                let ends = current.ends || self.connection.is_stale();
+                let worker = self.worker;
+                Placed::new(&**worker, self.exchange(handler, manager, ends, end)).await
+            }
+            Next::Refuse(error) => Box::pin(self.refuse(handler, manager, None, error)).await,
+        }
+    }
+
     /// Waits for a head. While nothing arrives, no buffer is held.
     async fn next(&mut self, manager: &HttpManager, timer: Pin<&mut Sleep>) -> Next {
         let limits = limits(manager);
@@ -161,16 +179,10 @@ impl Server<'_> {
 
     /// Reads a head whose beginning is there, within its time.
     async fn rest_of_head(&mut self, manager: &HttpManager, limits: &Limits) -> Next {
-        let limit = manager.timeouts.request_headers.or(manager.timeouts.stream_idle);
+        let limit = manager.timeouts.request_headers.or(manager.timeouts.stream_idle).unwrap_or(HEAD_TIME);
         let head = self.inbound.head(&self.stream, self.worker, limits);
-        let found = match limit {
-            Some(limit) => match tokio::time::timeout(limit, head).await {
-                Ok(found) => found,
-                Err(_) => {
-                    return Next::Refuse(downstream(Kind::RequestTimeout, "request head took too long"));
-                }
-            },
-            None => head.await,
+        let Ok(found) = tokio::time::timeout(limit, head).await else {
+            return Next::Refuse(downstream(Kind::RequestTimeout, "request head took too long"));
         };
         match found {
             Ok(Some(end)) => Next::Head(end),

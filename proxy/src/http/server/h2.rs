@@ -2,7 +2,8 @@
 //!
 //! `h2` keeps the protocol: framing, flow control, stream states. What is added: limits of the connection manager, a
 //! bound on how many streams a client may reset per second (CVE-2023-44487), polite ends (a GOAWAY that refuses nothing, a
-//! round trip, then the final one), idle time-outs and keepalive pings.
+//! round trip, then the final one), idle time-outs and keepalive pings, and the end of a connection whose client nobody vouches for
+//! any more.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Arrival, Handler, downstream, downstream_closed};
+use super::{Arrival, Handler, downstream, downstream_closed, preface_time};
 use crate::config::listener::HttpManager;
 use crate::error::{Kind, ProxyError};
 use crate::http::body::{BodyLength, Frame, RequestBody};
@@ -30,7 +31,7 @@ use crate::http::h2::{
 use crate::http::head::{Known, Method, RequestHead, ResponseHead};
 use crate::io::Stream;
 use crate::io::batched::{Batched, Flusher, batched};
-use crate::listener::connection::Connection;
+use crate::listener::connection::{Connection, Shaken};
 use crate::worker::Worker;
 use crate::worker::slot::Placed;
 
@@ -49,11 +50,7 @@ pub(super) async fn serve<H: Handler>(
     let Some(manager) = current.http() else { return };
     let (io, flusher) = batched(stream, buffered);
     let handshake = flusher.drive(builder(manager).handshake::<_, Bytes>(io));
-    let handshake = match manager.timeouts.idle {
-        Some(limit) => tokio::time::timeout(limit, handshake).await,
-        None => Ok(handshake.await),
-    };
-    let Ok(Ok(mut h2)) = handshake else { return };
+    let Ok(Ok(mut h2)) = tokio::time::timeout(preface_time(manager), handshake).await else { return };
     let pings = manager
         .http2
         .keepalive
@@ -99,6 +96,7 @@ enum Event {
     Drain,
     Timer,
     Flood,
+    Shaken(Shaken),
     PingLost,
 }
 
@@ -115,6 +113,8 @@ impl<H: Handler> Server<'_, H> {
         });
         let meter = self.meter.clone();
         let mut flood = pin!(meter.flood.notified());
+        let (worker, connection) = (self.worker, self.connection);
+        let mut shaken = pin!(connection.shaken(worker, false));
         loop {
             let event = tokio::select! {
                 biased;
@@ -124,6 +124,7 @@ impl<H: Handler> Server<'_, H> {
                     Some(Err(_)) | None => Event::Closed,
                 },
                 () = &mut drained, if self.ends_at.is_none() => Event::Drain,
+                how = &mut shaken, if connection.is_vouched_for() => Event::Shaken(how),
                 () = &mut timer => Event::Timer,
                 () = &mut keepalive => Event::PingLost,
             };
@@ -135,11 +136,13 @@ impl<H: Handler> Server<'_, H> {
                         return;
                     }
                 }
-                Event::Flood => {
-                    h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    let closed = self.flusher.drive(poll_fn(|cx| h2.poll_closed(cx)));
-                    let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
-                    return;
+                Event::Flood => return self.end_at_once(&mut h2, Reason::ENHANCE_YOUR_CALM).await,
+                Event::Shaken(Shaken::Distrusted) => {
+                    return self.end_at_once(&mut h2, Reason::INADEQUATE_SECURITY).await;
+                }
+                Event::Shaken(Shaken::Stale) => {
+                    self.end_politely(&mut h2);
+                    shaken.set(connection.shaken(worker, true));
                 }
                 Event::Closed | Event::PingLost => return,
             }
@@ -209,6 +212,13 @@ impl<H: Handler> Server<'_, H> {
             stream,
         );
         tokio::spawn(Placed::new(self.worker.clone(), task));
+    }
+
+    /// GOAWAY with the reason, and whatever is in flight is cut.
+    async fn end_at_once(&self, h2: &mut H2Connection<Batched, Bytes>, reason: Reason) {
+        h2.abrupt_shutdown(reason);
+        let closed = self.flusher.drive(poll_fn(|cx| h2.poll_closed(cx)));
+        let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
     }
 
     /// GOAWAY in two steps; streams in flight finish.

@@ -12,6 +12,7 @@ pub mod h2;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -27,6 +28,10 @@ use crate::worker::Worker;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a client has begun to say of a request, or of its protocol, must have come by then where no time-out says otherwise: control
+/// planes switch `stream_idle_timeout` off for streams that are long silent, and a head of which a byte comes now and then is none.
+const HEAD_TIME: Duration = Duration::from_secs(60);
 
 /// Where a request came in.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +117,17 @@ async fn sniff(
     stream: &Stream,
     inbound: &mut codec::transfer::Inbound,
 ) -> Option<bool> {
+    let idle = manager.timeouts.idle;
+    if inbound.buffered().is_empty() {
+        let first = inbound.fill(stream, worker);
+        let begun = match idle {
+            Some(limit) => tokio::time::timeout(limit, first).await.ok()?,
+            None => first.await,
+        };
+        if !begun.ok()? {
+            return None;
+        }
+    }
     let decide = async {
         loop {
             let seen = inbound.buffered();
@@ -127,10 +143,12 @@ async fn sniff(
             }
         }
     };
-    match manager.timeouts.idle {
-        Some(limit) => tokio::time::timeout(limit, decide).await.ok()?,
-        None => decide.await,
-    }
+    tokio::time::timeout(preface_time(manager), decide).await.ok()?
+}
+
+/// How long HTTP/2's preface may take once its client is there.
+fn preface_time(manager: &HttpManager) -> Duration {
+    manager.timeouts.idle.map_or(HEAD_TIME, |idle| idle.min(HEAD_TIME))
 }
 
 /// Writes one reply. Bytes may be held back until [`Responder::flush`] or [`Responder::finish`], so that head, a small body

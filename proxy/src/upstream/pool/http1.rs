@@ -8,7 +8,9 @@ use tokio::time::Instant;
 
 use super::Lifetimes;
 use crate::config::cluster::Cluster;
+use crate::identity::vouch::Vouch;
 use crate::io::Stream;
+use crate::upstream::connect::Connected;
 use crate::upstream::live::{ConnectionPermit, EndpointState};
 
 /// A connection that carries one request at a time. While it is idle it holds no buffer. Dropped by a request, it is closed;
@@ -17,6 +19,8 @@ use crate::upstream::live::{ConnectionPermit, EndpointState};
 pub struct Http1Connection {
     /// The bytes.
     pub(crate) io: Stream,
+    /// By what its peer is believed, where it has proved who it is.
+    vouch: Option<Arc<Vouch>>,
     /// Our end of it.
     local: Option<SocketAddr>,
     permit: ConnectionPermit,
@@ -32,11 +36,13 @@ pub struct Http1Connection {
 }
 
 impl Http1Connection {
-    pub(super) fn new(io: Stream, permit: ConnectionPermit, cluster: &Cluster) -> Self {
+    pub(super) fn new(connected: Connected, permit: ConnectionPermit, cluster: &Cluster) -> Self {
+        let Connected { stream: io, vouch } = connected;
         let now = Instant::now();
         Self {
             local: io.local_addr().ok(),
             io,
+            vouch,
             permit,
             settings: cluster.connection_settings,
             lifetimes: Lifetimes::of(&cluster.spec),
@@ -50,6 +56,11 @@ impl Http1Connection {
     /// The endpoint at the other end.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         self.permit.endpoint()
+    }
+
+    /// By what its peer is believed.
+    pub(crate) fn vouch(&self) -> Option<&Arc<Vouch>> {
+        self.vouch.as_ref()
     }
 
     /// Our own address.
@@ -67,6 +78,7 @@ impl Http1Connection {
         let endpoint = self.endpoint();
         !endpoint.is_removed()
             && self.settings == endpoint.cluster.settings_in_force()
+            && self.vouch.as_ref().is_none_or(|vouch| vouch.is_fresh() && vouch.holds())
             && self.lifetimes.max_requests.is_none_or(|most| self.requests < most)
             && self.expires().is_none_or(|end| now < end)
     }

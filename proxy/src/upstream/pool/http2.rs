@@ -20,8 +20,9 @@ use tokio::time::{Instant, sleep_until};
 use super::{Lifetimes, Shared};
 use crate::config::cluster::ClusterSpec;
 use crate::error::{Kind, Progress, ProxyError, Side};
-use crate::io::Stream;
+use crate::identity::vouch::Vouch;
 use crate::io::batched::{Batched, Flusher, batched};
+use crate::upstream::connect::Connected;
 use crate::upstream::live::{ConnectionPermit, EndpointState};
 
 /// A connection that left a request unanswered has this long to answer a PING.
@@ -37,6 +38,8 @@ pub struct Http2Connection {
     /// Opens streams. Taken for moments, by requests of this worker (and, rarely, of others).
     sender: Mutex<SendRequest<Bytes>>,
     endpoint: Arc<EndpointState>,
+    /// By what its peer is believed, where it has proved who it is.
+    vouch: Option<Arc<Vouch>>,
     /// Our end of it.
     local: Option<SocketAddr>,
     settings: u64,
@@ -80,7 +83,7 @@ pub(super) struct Driver {
 
 /// Speaks the preface on a fresh connection.
 pub(super) async fn handshake(
-    io: Stream,
+    Connected { stream: io, vouch }: Connected,
     permit: ConnectionPermit,
     spec: &ClusterSpec,
     settings: u64,
@@ -104,6 +107,7 @@ pub(super) async fn handshake(
     let shared = Arc::new(Http2Connection {
         sender: Mutex::new(sender),
         endpoint,
+        vouch,
         local,
         settings,
         opened: now,
@@ -163,6 +167,7 @@ impl Http2Connection {
     pub(super) fn is_wanted(&self, now: Instant, lifetimes: &Lifetimes) -> bool {
         !self.endpoint.is_removed()
             && self.settings == self.endpoint.cluster.settings_in_force()
+            && self.vouch.as_ref().is_none_or(|vouch| vouch.is_fresh() && vouch.holds())
             && lifetimes.max_requests.is_none_or(|most| self.begun.load(SeqCst) < most)
             && self.expires(lifetimes).is_none_or(|end| now < end)
             && !self.closed.load(SeqCst)
@@ -210,6 +215,11 @@ impl Http2Lease {
     /// The endpoint at the other end.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         &self.connection().endpoint
+    }
+
+    /// By what the peer is believed.
+    pub fn vouch(&self) -> Option<&Arc<Vouch>> {
+        self.connection().vouch.as_ref()
     }
 
     /// Our own address.

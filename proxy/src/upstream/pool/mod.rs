@@ -2,7 +2,7 @@
 //!
 //! [`Pool::http1`] and [`Pool::http2`] get a request its connection; `LIFECYCLE.md` beside this file draws the states. A connection
 //! is found by its endpoint (which stands for cluster and address) and protocol, and used only if it was made with the
-//! settings in force. Limits hold for the whole process while pools are per worker: who may not open a connection waits in the
+//! settings in force, and while roots vouch for its peer and what it was shown is not of a root that signs no more. Limits hold for the whole process while pools are per worker: who may not open a connection waits in the
 //! cluster's queue (`waiting`), and pools pass on to it what comes free, or what they are asked for (`mailbox`).
 
 use std::collections::{HashMap, VecDeque};
@@ -175,8 +175,8 @@ impl Pool {
                 Grant::Http2(_) => unreachable!("granted to those who want HTTP/2"),
             },
         };
-        let io = connect(&permit, &cluster.spec, Within::Http1).await?;
-        Ok(Http1Connection::new(io, permit, cluster))
+        let connected = connect(&permit, &cluster.spec, Within::Http1).await?;
+        Ok(Http1Connection::new(connected, permit, cluster))
     }
 
     /// A stream on an HTTP/2 connection to `endpoint`, opening one where all are full.
@@ -270,6 +270,13 @@ impl Pool {
         None
     }
 
+    /// Certificates or roots have changed: lets go of connections whose ground has.
+    pub fn look_at_ground(&self) {
+        let mut state = self.0.state.lock();
+        state.look_at_ground();
+        self.0.check_invariants(&state);
+    }
+
     /// Takes a connection back after request and response have ended cleanly: others may use it.
     pub fn check_in(&self, mut connection: Http1Connection) {
         let now = Instant::now();
@@ -319,9 +326,9 @@ impl Pool {
         let cluster = cluster.clone();
         tokio::spawn(async move {
             let connected = async {
-                let io = connect(&permit, &cluster.spec, Within::Http2).await?;
+                let connected = connect(&permit, &cluster.spec, Within::Http2).await?;
                 let settings = cluster.connection_settings;
-                http2::handshake(io, permit, &cluster.spec, settings, &connecting.shared).await
+                http2::handshake(connected, permit, &cluster.spec, settings, &connecting.shared).await
             };
             let outcome = connected.await;
             connecting.end(outcome);

@@ -97,6 +97,15 @@ impl State {
         self.members.retain(|_, member| member.strong_count() > 0);
     }
 
+    /// Lets go of what is idle, and gives no new streams, where a connection's ground is gone. Nothing else is due.
+    pub(super) fn look_at_ground(&mut self) {
+        let now = Instant::now();
+        self.slots.retain(|_, slot| {
+            slot.leave_what_is_unwanted(now);
+            slot.is_used()
+        });
+    }
+
     /// Forgets original destinations that were not used after `since` and have no request in flight.
     pub(super) fn forget_hosts(&mut self, since: Instant) {
         let Self { hosts, slots, .. } = self;
@@ -114,6 +123,13 @@ impl State {
 impl Slot {
     fn is_used(&self) -> bool {
         !self.idle.is_empty() || !self.http2.is_empty() || self.connecting > 0 || !self.waiters.is_empty()
+    }
+
+    fn leave_what_is_unwanted(&mut self, now: Instant) {
+        let (before, lifetimes) = (self.idle.len(), self.lifetimes);
+        self.idle.retain(|connection| connection.is_wanted(now));
+        self.member.idle.fetch_sub((before - self.idle.len()) as u32, SeqCst);
+        self.remove_http2(|connection| !connection.is_wanted(now, &lifetimes));
     }
 
     fn sweep(&mut self, now: Instant, touched: bool, waker: &Waker, next: &mut Option<Instant>) {

@@ -3,12 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use tokio::sync::Notify;
+
 use super::rig::*;
 use crate::authz::counters::Tally;
 use crate::authz::{Action, Condition, Denial, Filter, Rule, Rules};
 use crate::config::listener::{Direction, HttpManager, Normalize};
-use crate::config::route::{Text, ValueMatch};
+use crate::config::route::{PathMatch, PathRewrite, Route, Text, ValueMatch};
+use crate::config::snapshot::Snapshot;
+use crate::http::test_support::{manager, path_match};
 use crate::worker::Shared;
+
+fn prefix(text: &str) -> Text {
+    Text { value: text.as_bytes().into(), ignore_case: false }
+}
 
 fn on_path(exact: &str) -> Condition {
     Condition::Path(ValueMatch::Exact(Text { value: exact.as_bytes().into(), ignore_case: false }))
@@ -86,4 +94,69 @@ async fn what_no_policy_allows_is_denied_and_a_shadow_only_counts() {
     assert_eq!((count.load(Relaxed), shadowed.load(Relaxed), tally.sums()), (1, 1, (1, 1)));
     let log = proxy.log(2).await;
     assert!(log[1].starts_with("403 - rbac_access_denied_matched_policy[none] "), "{log:?}");
+}
+
+/// An upstream that answers by path: not at all, by half until it is told to go on, or with an upgrade.
+async fn slow(go_on: Arc<Notify>) -> Upstream {
+    upstream(move |_, mut client| {
+        let go_on = go_on.clone();
+        async move {
+            let Some(head) = client.head().await else { return };
+            if head.starts_with("GET /chat") {
+                client.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhi").await;
+            } else if !head.starts_with("GET /silent") {
+                client.send("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf").await;
+                go_on.notified().await;
+                client.send("rest").await;
+            }
+            client.rest_quietly().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_open_ends_where_a_new_policy_denies_it_and_goes_on_where_not() {
+    let go_on = Arc::new(Notify::new());
+    let upstream = slow(go_on.clone()).await;
+    let cluster = cluster(&[upstream.address], |_| {});
+    let renamed = to(&cluster, |forward| forward.rewrite = PathRewrite::Prefix(b"/else".as_slice().into()));
+    let routes = vec![
+        Route { matches: path_match(PathMatch::Prefix(prefix("/old"))), ..renamed },
+        to(&cluster, |forward| forward.upgrades = vec![("websocket".into(), true)]),
+    ];
+    let proxy = Proxy::beside(Arc::default(), Direction::Inbound, table(host(routes)), |_| {}).await;
+    let open = async |path: &str, more: &str| {
+        let mut client = proxy.client().await;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n{more}\r\n")).await;
+        client
+    };
+    let mut silent = open("/silent", "").await;
+    let [mut half, mut old, mut free] =
+        [open("/half", "").await, open("/old", "").await, open("/free", "").await];
+    let mut chat = open("/chat", "connection: upgrade\r\nupgrade: websocket\r\n").await;
+    let heads = [half.head().await.unwrap(), old.head().await.unwrap(), free.head().await.unwrap()];
+    assert!(chat.head().await.unwrap().starts_with("HTTP/1.1 101"));
+    assert_eq!(chat.exactly(2).await, b"hi");
+
+    let count = Arc::default();
+    let denied = ["/silent", "/half", "/old", "/chat"];
+    let filters = denied.map(|path| enforced(rules(Action::Deny, path, &count)));
+    let policed = HttpManager { authorization: filters.into(), ..manager() };
+    let publish = |manager| {
+        let listener = Arc::new(listener(proxy.address, Direction::Inbound, manager));
+        proxy.worker.shared.snapshot.publish(Snapshot::new([listener]));
+    };
+    publish(policed);
+    let reply = silent.reply().await;
+    assert_eq!((reply.status(), &*reply.body), (403, "RBAC: access denied"));
+    assert_eq!(half.body(&heads[0]).await, None, "the client sees that it is not whole");
+    assert_eq!(old.body(&heads[1]).await, None, "policies see the path that the client asked for");
+    assert_eq!(chat.rest().await, b"");
+    go_on.notify_waiters();
+    assert_eq!(free.body(&heads[2]).await.as_deref(), Some(&b"halfrest"[..]));
+    let log = proxy.log(5).await;
+    let told =
+        log.iter().filter(|line| line.contains("rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[0]]"));
+    assert_eq!(told.count(), 4, "{log:?}");
 }

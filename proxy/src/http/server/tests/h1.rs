@@ -356,6 +356,19 @@ async fn a_silent_connection_is_closed_and_a_slow_head_answered() {
     assert_eq!(client.rest().await, (reply.into(), None));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_head_that_never_ends_is_answered_where_no_time_out_is_set() {
+    let site = Site::start(with_timeouts(|timeouts| {
+        (timeouts.idle, timeouts.stream_idle, timeouts.request_headers) = (None, None, None);
+    }))
+    .await;
+    let mut client = site.client().await;
+    client.send("GET /a HTTP/1.1\r\nx: ").await;
+    let mut got = String::new();
+    client.0.read_to_string(&mut got).await.expect("an end");
+    assert!(got.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{got}");
+}
+
 #[tokio::test]
 async fn a_drain_ends_connections_with_their_next_reply() {
     let mut site = Site::start(manager()).await;
@@ -442,6 +455,6 @@ async fn a_waiting_connection_is_small_and_holds_no_buffer() {
     let (note, _events) = mpsc::unbounded_channel();
     let handler = Paths { note };
     let future = serve(&worker, &connection, client.0.into(), BytesMut::new(), &handler);
-    println!("{} bytes", size_of_val(&future));
+    eprintln!("{} bytes", size_of_val(&future));
     assert!(size_of_val(&future) <= 2048, "{} bytes", size_of_val(&future));
 }

@@ -9,27 +9,29 @@ use osier_core::drain::Phase;
 use super::*;
 use crate::config::listener::Codec;
 
-fn manager() -> HttpManager {
+pub(super) fn manager() -> HttpManager {
     HttpManager { codec: Codec::Auto, ..test_support::manager() }
 }
 
 /// A client, and the end of its connection.
-async fn client(site: &Site) -> (SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), ::h2::Error>>) {
+pub(super) async fn client(
+    site: &Site,
+) -> (SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), ::h2::Error>>) {
     let tcp = TcpStream::connect(site.address).await.unwrap();
     let (client, connection) = ::h2::client::handshake(tcp).await.unwrap();
     let driver = tokio::spawn(connection);
     (client, driver)
 }
 
-fn get(path: &str) -> http::Request<()> {
+pub(super) fn get(path: &str) -> http::Request<()> {
     http::Request::builder().uri(format!("http://x{path}")).body(()).unwrap()
 }
 
-fn post(path: &str) -> http::Request<()> {
+pub(super) fn post(path: &str) -> http::Request<()> {
     http::Request::builder().method("POST").uri(format!("http://x{path}")).body(()).unwrap()
 }
 
-async fn read(mut body: RecvStream) -> Result<(Vec<u8>, Option<http::HeaderMap>), ::h2::Error> {
+pub(super) async fn read(mut body: RecvStream) -> Result<(Vec<u8>, Option<http::HeaderMap>), ::h2::Error> {
     let mut data = Vec::new();
     while let Some(piece) = body.data().await {
         let piece = piece?;
@@ -39,7 +41,7 @@ async fn read(mut body: RecvStream) -> Result<(Vec<u8>, Option<http::HeaderMap>)
     Ok((data, body.trailers().await?))
 }
 
-async fn in_time<T>(what: impl Future<Output = T>) -> T {
+pub(super) async fn in_time<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what).await.expect("in time")
 }
 
@@ -294,4 +296,96 @@ async fn the_preface_may_come_in_pieces() {
     let mut header = [0; 9];
     in_time(client.0.read_exact(&mut header)).await.unwrap();
     assert_eq!(header[3], 4, "SETTINGS come first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_says_its_preface_is_let_go() {
+    for codec in [Codec::Auto, Codec::Http2] {
+        let mut unlimited = manager();
+        (unlimited.codec, unlimited.timeouts.idle) = (codec, None);
+        let site = Site::start(unlimited).await;
+        let mut client = site.client().await;
+        client.send(&PREFACE[..20]).await;
+        // Perhaps the server's own SETTINGS, then the end.
+        client.0.read_to_end(&mut Vec::new()).await.expect("an end");
+    }
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+/// `GET / HTTP/2`, `:authority: x`, as HPACK writes it.
+const GET_HPACK: &[u8] = b"\x82\x84\x86\x01\x01x";
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = (payload.len() as u32).to_be_bytes();
+    [&[a, b, c, kind, flags, 0, 0, 0, stream][..], payload].concat()
+}
+
+/// A client that writes frames as it likes.
+async fn raw_client(site: &Site) -> Client {
+    let mut client = site.client().await;
+    client.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+    client
+}
+
+/// Sends until the server ends the connection, which must come of itself: the client stays.
+async fn flood(site: &mut Site, client: &mut Client, frames: usize, frame: &[u8]) {
+    for _ in 0..frames {
+        if client.0.write_all(frame).await.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(site.ended().await, Ended::Closed));
+}
+
+#[tokio::test]
+async fn a_header_block_without_end_ends_the_connection() {
+    let fields = b"\0\x01a\x01b".repeat(3000);
+    for (frames, block) in [(2000, &fields[..]), (100_000, b"")] {
+        let mut site = Site::start(manager()).await;
+        let mut client = raw_client(&site).await;
+        client.send(frame(HEADERS, 0, 1, GET_HPACK)).await;
+        flood(&mut site, &mut client, frames, &frame(CONTINUATION, 0, 1, block)).await;
+        assert!(site.events.try_recv().is_err(), "nothing came of it");
+    }
+}
+
+/// The kind of the first frame that says what becomes of a stream.
+async fn answered(client: &mut Client) -> u8 {
+    loop {
+        let mut header = [0; 9];
+        in_time(client.0.read_exact(&mut header)).await.unwrap();
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        let mut payload = vec![0; length];
+        in_time(client.0.read_exact(&mut payload)).await.unwrap();
+        if matches!(header[3], HEADERS | RST_STREAM | GOAWAY) {
+            return header[3];
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_path_without_a_slash_is_refused() {
+    let mut site = Site::start(manager()).await;
+    let mut client = raw_client(&site).await;
+    client.send(frame(HEADERS, END_HEADERS | 1, 1, b"\x82\x04\x05admin\x86\x01\x01x")).await;
+    assert_eq!(answered(&mut client).await, RST_STREAM);
+    assert!(site.events.try_recv().is_err(), "nobody saw the request");
+}
+
+#[tokio::test]
+async fn what_a_head_refers_to_counts_as_if_it_were_written_out() {
+    let mut site = Site::start(manager()).await;
+    let mut client = raw_client(&site).await;
+    // One field of 127 bytes goes into the table, then thousands of bytes refer to it: 1 KiB stands for 150 KiB.
+    let block = [GET_HPACK, b"\x40\x01a\x7e", &[b'v'; 126], &[0xbe; 1000]].concat();
+    client.send(frame(HEADERS, END_HEADERS | 1, 1, &block)).await;
+    let kind = answered(&mut client).await;
+    // A 431, which the codec gives by itself.
+    assert_eq!(kind, HEADERS);
+    assert!(site.events.try_recv().is_err(), "nobody saw the request");
 }

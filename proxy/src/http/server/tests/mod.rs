@@ -1,5 +1,6 @@
 //! Both servers over loopback sockets, with a handler that does what the path says.
 
+mod ground;
 mod h1;
 mod h2;
 
@@ -19,6 +20,7 @@ use crate::config::listener::{
 };
 use crate::http::body::Frame;
 use crate::http::test_support;
+use crate::identity::vouch::Vouch;
 use crate::listener::connection::ListenerSource;
 
 /// Whatever takes longer has failed; generous, because the machine may be busy.
@@ -34,6 +36,11 @@ struct Site {
 
 impl Site {
     async fn start(manager: HttpManager) -> Self {
+        Self::vouched(manager, None).await
+    }
+
+    /// Clients are believed by `vouch`.
+    async fn vouched(manager: HttpManager, vouch: Option<Arc<Vouch>>) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let worker = Worker::here(Arc::default());
@@ -62,6 +69,7 @@ impl Site {
                         inputs,
                         address,
                     );
+                    let connection = connection.with_peer(vouch.clone(), None);
                     let (worker, handler, report) = (worker.clone(), handler.clone(), report.clone());
                     tokio::spawn(async move {
                         let connection = Arc::new(connection);
