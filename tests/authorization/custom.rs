@@ -73,7 +73,7 @@ fn what_is_asked_about_and_what_is_denied() {
             Some(bad("p")),
         ),
         (
-            http("").replace("port: 8000}", "port: 8001}") + &custom("p", "web", admin),
+            http("").replace("port: 8000}}", "port: 8001}}") + &custom("p", "web", admin),
             path("/admin"),
             Some(bad("p")),
         ),
