@@ -7,10 +7,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::security::{ROOT, Read};
-use super::{Check, Context, Path};
+use super::{Check, Context, Path, is_header_name};
 use crate::model::{
-    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, PathMatch, RequestPrincipal,
-    Test, TextMatch, Values,
+    Account, Authorization, AuthorizationAction, AuthorizationRule, Coverage, Demand, PathMatch,
+    RequestPrincipal, Test, TextMatch, Values,
 };
 use crate::store::schema::Metadata;
 use crate::store::schema::authorization as schema;
@@ -33,9 +33,6 @@ const LITERAL: &str = "-._~%!$&'()+,;:@=";
 /// Longest path with an operator; Envoy takes no longer ones.
 const MAX_TEMPLATE: usize = 256;
 
-/// Characters of a header's name, beside letters and digits (RFC 9110 5.6.2).
-pub(super) const TOKEN: &str = "!#$%&'*+-.^_`|~";
-
 /// Reads an AuthorizationPolicy.
 pub fn check(context: &Context, metadata: &Metadata, spec: &schema::AuthorizationPolicy) -> Read {
     let mut check = Check::new(context);
@@ -57,8 +54,7 @@ pub fn check(context: &Context, metadata: &Metadata, spec: &schema::Authorizatio
     if action == AuthorizationAction::Deny && !dry_run {
         check.warn_of_wide_rules(&rules);
     }
-    let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-    let Some(covers) = check.covers(spec.selector.as_ref(), targets) else { return check.without_effect() };
+    let Some(covers) = check.covers_of(spec) else { return check.without_effect() };
     let dry_run = dry_run && action != AuthorizationAction::Audit;
     if (dry_run || action == AuthorizationAction::Audit) && check.has_errors() {
         // It refuses nothing as it is, so nothing has to be refused instead.
@@ -135,10 +131,14 @@ impl Check<'_> {
         self.closed(ROOT.field("action"), "CUSTOM", spec)
     }
 
+    fn covers_of(&mut self, spec: &schema::AuthorizationPolicy) -> Option<Coverage> {
+        let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+        self.covers(spec.selector.as_ref(), targets)
+    }
+
     /// A policy that needs what isn't supported.
     fn closed(mut self, at: Path<'_>, what: &str, spec: &schema::AuthorizationPolicy) -> Read {
-        let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-        let Some(covers) = self.covers(spec.selector.as_ref(), targets) else { return self.without_effect() };
+        let Some(covers) = self.covers_of(spec) else { return self.without_effect() };
         let whom = self.whom(&covers);
         self.error(at, format!("{what} is not supported yet: everything that is sent to {whom} is refused"));
         self.read(covers, Demand::Unsupported)
@@ -314,8 +314,9 @@ impl Check<'_> {
                 self.error(at.field("key"), "is not supported: there is no metadata of Envoy filters");
             }
             Key::Header(name) => {
-                let odd = name.chars().find(|c| !c.is_ascii_alphanumeric() && !TOKEN.contains(*c));
-                self.require(odd.is_none(), at.field("key"), || format!("{name:?} is no name of a header"));
+                self.require(is_header_name(name), at.field("key"), || {
+                    format!("{name:?} is no name of a header")
+                });
                 return self.values(at, lists, Self::text).map(|values| Test::Header(name.into(), values));
             }
             Key::PeerIp => return self.values(at, lists, Self::ip_block).map(Test::PeerIp),
