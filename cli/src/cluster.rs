@@ -13,6 +13,9 @@ pub const WHICH: &str = "Which mesh";
 /// How long an API server has for its first answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Under which name fields of objects are ours (server-side apply).
+pub const FIELD_MANAGER: &str = "osier";
+
 /// Namespace of the control plane where nothing else is said.
 pub const SYSTEM_NAMESPACE: &str = "osier-system";
 

@@ -1,4 +1,4 @@
-//! What must hold for any token, key set or request with tokens. Shared by the fuzz target and by `proxy/tests/jwt_corpus.rs`.
+//! What must hold for any token, key set or request with tokens. Shared by the fuzz target and by `proxy/tests/corpora.rs`.
 //!
 //! The first byte of an input says what the rest is. Checked: nothing panics; no token verifies but those that the secret's owner has
 //! signed; and a request has no token left at a place from which it was taken away.

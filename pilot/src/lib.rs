@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod app;
 pub mod ca;
+pub mod deadline;
 pub mod debug;
 pub mod r#gen;
 pub mod inject;

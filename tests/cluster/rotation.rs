@@ -69,9 +69,7 @@ fn own(cluster: &Cluster, openssl: &Family) -> Signs {
     let (root, key) =
         (secret(cluster, "istio-ca-secret", "ca-cert.pem"), secret(cluster, "istio-ca-secret", "ca-key.pem"));
     std::fs::write(openssl.path("own.crt"), &root).expect("the test's folder can be written");
-    let said = openssl.openssl("x509 -in own.crt -noout -fingerprint -sha256");
-    let (_, digits) = said.split_once('=').expect("a fingerprint");
-    let fingerprint = digits.trim().replace(':', "").to_lowercase();
+    let fingerprint = openssl.fingerprint_of("own.crt");
     Signs { certificate: root.clone(), key, root, fingerprint }
 }
 

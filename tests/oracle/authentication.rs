@@ -11,7 +11,7 @@ use osier_tests::tokens::{Signer, part, set};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::pair::{BOOTSTRAP, Pair};
+use crate::pair::{Pair, bootstrap_with};
 
 /// Requirements, and requests for each.
 const RULES: usize = 60;
@@ -106,8 +106,6 @@ fn pick<T: Copy>(random: &mut StdRng, choices: &[T]) -> T {
 
 /// The table's bootstrap with one route, to the backend, behind the filter, and with a policy on claims for some.
 fn bootstrap(random: &mut StdRng, world: &mut World) -> String {
-    let start = BOOTSTRAP.find("            virtual_hosts:").expect("the bootstrap has virtual hosts");
-    let end = BOOTSTRAP.find("          http_filters:\n").expect("the bootstrap has filters");
     let (mut providers, mut rules, mut policies) = (String::new(), String::new(), String::new());
     for number in 0..RULES {
         let count = pick(random, &[1, 1, 2, 3]);
@@ -148,12 +146,9 @@ fn bootstrap(random: &mut StdRng, world: &mut World) -> String {
         }
         world.rules.push(made);
     }
-    let mut text = BOOTSTRAP[..start].to_owned();
-    let _ = write!(
-        text,
-        "            virtual_hosts: [{{name: any, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, route: {{cluster: echo}}}}]}}]
-          http_filters:
-          - name: envoy.filters.http.jwt_authn
+    let hosts = "            virtual_hosts: [{name: any, domains: [\"*\"], routes: [{match: {prefix: \"/\"}, route: {cluster: echo}}]}]\n";
+    let filters = format!(
+        "          - name: envoy.filters.http.jwt_authn
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication
               bypass_cors_preflight: true
@@ -167,7 +162,7 @@ fn bootstrap(random: &mut StdRng, world: &mut World) -> String {
                 policies:
 {policies}"
     );
-    text + &BOOTSTRAP[end + "          http_filters:\n".len()..]
+    bootstrap_with(hosts, &filters)
 }
 
 fn provider(random: &mut StdRng, world: &World, index: usize) -> (Provider, String) {
@@ -408,8 +403,6 @@ fn nobodys_key_verifies_nothing_and_spoils_nothing() {
     let signer = Signer::curve("P-256");
     let junk = r#"{"kty":"EC","crv":"P-256","x":"AA","y":"BB"}"#.to_owned();
     let nobody = NOBODYS_KEY.to_owned();
-    let start = BOOTSTRAP.find("            virtual_hosts:").expect("the bootstrap has virtual hosts");
-    let end = BOOTSTRAP.find("          http_filters:\n").expect("the bootstrap has filters");
     let sets = [
         set(std::slice::from_ref(&nobody)),
         set(&[signer.jwk(""), junk.clone(), nobody.clone()]),
@@ -424,19 +417,16 @@ fn nobodys_key_verifies_nothing_and_spoils_nothing() {
             "              - {{match: {{prefix: /{number}}}, requires: {{provider_name: p{number}}}}}"
         );
     }
-    let bootstrap = format!(
-        "{}            virtual_hosts: [{{name: any, domains: [\"*\"], routes: [{{match: {{prefix: \"/\"}}, direct_response: {{status: 200}}}}]}}]
-          http_filters:
-          - name: envoy.filters.http.jwt_authn
+    let hosts = "            virtual_hosts: [{name: any, domains: [\"*\"], routes: [{match: {prefix: \"/\"}, direct_response: {status: 200}}]}]\n";
+    let filters = format!(
+        "          - name: envoy.filters.http.jwt_authn
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication
               providers:
 {providers}              rules:
-{rules}{}",
-        &BOOTSTRAP[..start],
-        &BOOTSTRAP[end + "          http_filters:\n".len()..]
+{rules}"
     );
-    let pair = Pair::start(&bootstrap);
+    let pair = Pair::start(&bootstrap_with(hosts, &filters));
     let good = signer.token("ES256", "", "{}");
     // Signatures that a verifier which didn't look at its key could take: all zeros, and the neutral element.
     let forged = [[0; 64], {

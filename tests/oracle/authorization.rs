@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::case::Case;
-use crate::pair::{BOOTSTRAP, Observed, Pair};
+use crate::pair::{BOOTSTRAP, Observed, Pair, bootstrap_with};
 
 /// Rules of each action, and requests for each rule.
 const RULES: usize = 100;
@@ -79,13 +79,8 @@ fn a_denied_connection_gets_nothing_from_either() {
 
 /// The table's bootstrap with one route, which answers, behind the rules.
 fn bootstrap(random: &mut StdRng) -> String {
-    let start = BOOTSTRAP.find("            virtual_hosts:").expect("the bootstrap has virtual hosts");
-    let end = BOOTSTRAP.find("          http_filters:\n").expect("the bootstrap has filters");
-    let mut text = BOOTSTRAP[..start].to_owned();
-    text.push_str(
-        "            virtual_hosts: [{name: any, domains: [\"*\"], routes: [{match: {prefix: \"/\"}, direct_response: {status: 200, body: {inline_string: ok}}}]}]
-          http_filters:\n",
-    );
+    let hosts = "            virtual_hosts: [{name: any, domains: [\"*\"], routes: [{match: {prefix: \"/\"}, direct_response: {status: 200, body: {inline_string: ok}}}]}]\n";
+    let mut text = String::new();
     for (action, first) in [("DENY", 0), ("ALLOW", RULES)] {
         let _ = writeln!(
             text,
@@ -112,7 +107,7 @@ fn bootstrap(random: &mut StdRng) -> String {
             );
         }
     }
-    text + &BOOTSTRAP[end + "          http_filters:\n".len()..]
+    bootstrap_with(hosts, &text)
 }
 
 /// A permission, or a principal.

@@ -12,6 +12,15 @@ use crate::case::Case;
 /// The bootstrap of the table.
 pub const BOOTSTRAP: &str = include_str!("bootstrap.yaml");
 
+/// The same with other virtual hosts, and with `filters` before its own HTTP filters. Both are lines of YAML with their indent.
+pub fn bootstrap_with(virtual_hosts: &str, filters: &str) -> String {
+    const FILTERS: &str = "          http_filters:\n";
+    let start = BOOTSTRAP.find("            virtual_hosts:").expect("the bootstrap has virtual hosts");
+    let end = BOOTSTRAP.find(FILTERS).expect("the bootstrap has filters");
+    let (before, after) = (&BOOTSTRAP[..start], &BOOTSTRAP[end + FILTERS.len()..]);
+    format!("{before}{virtual_hosts}{FILTERS}{filters}{after}")
+}
+
 /// How long a connection is watched for its close.
 const MOMENT: Duration = Duration::from_millis(150);
 /// And where its answer said so. Both wait for the client's close first.

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::case::Case;
-use crate::pair::{BOOTSTRAP, Pair};
+use crate::pair::{Pair, bootstrap_with};
 
 /// Tables to try, and requests for each.
 const TABLES: u64 = 4;
@@ -34,8 +34,6 @@ fn random_route_tables_choose_alike() {
 
 /// The table's bootstrap with its virtual hosts replaced by random ones. Each route answers with its own name.
 fn bootstrap(random: &mut StdRng) -> String {
-    let start = BOOTSTRAP.find("            virtual_hosts:").expect("the bootstrap has virtual hosts");
-    let end = BOOTSTRAP.find("          http_filters:").expect("the bootstrap has filters");
     let mut hosts = String::from("            virtual_hosts:\n");
     for (number, host) in HOSTS.iter().enumerate() {
         let _ = writeln!(
@@ -50,7 +48,7 @@ fn bootstrap(random: &mut StdRng) -> String {
             );
         }
     }
-    format!("{}{hosts}{}", &BOOTSTRAP[..start], &BOOTSTRAP[end..])
+    bootstrap_with(&hosts, "")
 }
 
 fn condition(random: &mut StdRng) -> String {

@@ -63,7 +63,11 @@ impl Family {
 
     /// SHA-256 of the root, as openssl says it, in lower-case hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        let file = format!("{}-root.crt", self.name);
+        self.fingerprint_of(&format!("{}-root.crt", self.name))
+    }
+
+    /// The same of any certificate in the folder.
+    pub fn fingerprint_of(&self, file: &str) -> String {
         let said = self.openssl(&format!("x509 -in {file} -noout -fingerprint -sha256"));
         let (_, digits) = said.split_once('=').expect("a fingerprint");
         digits.trim().replace(':', "").to_lowercase()

@@ -10,10 +10,8 @@ use kube::api::{
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::cluster::said;
+use crate::cluster::{FIELD_MANAGER, said};
 
-/// Under which name fields are ours.
-const MANAGER: &str = "osier";
 /// What every object of ours has.
 pub const PART_OF: &str = "app.kubernetes.io/part-of=osier";
 
@@ -55,7 +53,7 @@ pub fn label_of(object: &Value) -> String {
 pub async fn apply(client: &Client, object: &Value, dry_run: bool) -> Result<()> {
     let api = api_of(client, object)?;
     let name = object["metadata"]["name"].as_str().context("an object has a name")?;
-    let parameters = PatchParams { dry_run, ..PatchParams::apply(MANAGER).force() };
+    let parameters = PatchParams { dry_run, ..PatchParams::apply(FIELD_MANAGER).force() };
     let done = api.patch(name, &parameters, &Patch::Apply(object)).await;
     done.map(drop).map_err(said).with_context(|| format!("cannot apply {}", label_of(object)))
 }

@@ -12,12 +12,10 @@ use osier_core::say;
 use serde_json::json;
 
 use super::report::{Report, Workload, millis};
-use crate::cluster::said;
+use crate::cluster::{FIELD_MANAGER, said};
 use crate::output;
 use crate::reach::{self, Mesh};
 
-/// Under which name fields are ours.
-const MANAGER: &str = "osier";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -156,7 +154,7 @@ async fn set(client: &Client, namespace: &str, mode: &str) -> Result<String> {
         .min_by_key(|object| (object.metadata.creation_timestamp.clone(), object.name_any()));
     let name = oldest.map_or_else(|| "default".to_owned(), |object| object.name_any());
     let patch = Patch::Apply(policy(&name, namespace, mode));
-    let written = api.patch(&name, &PatchParams::apply(MANAGER).force(), &patch).await;
+    let written = api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &patch).await;
     written.map_err(said).with_context(|| format!("cannot write PeerAuthentication {namespace}/{name}"))?;
     say!("PeerAuthentication {namespace}/{name} is {mode}");
     Ok(format!("{namespace}/{name}"))

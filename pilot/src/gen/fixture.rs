@@ -171,7 +171,6 @@ pub(crate) fn endpoint(ip: &str, port: u16, app: &str, version: &str) -> Endpoin
     }
 }
 
-/// A VirtualService.
 /// A Pod of namespace `default`.
 pub(crate) fn pod<const N: usize>(name: &str, ip: &str, labels: [(&str, &str); N]) -> Workload {
     Workload {
@@ -192,6 +191,7 @@ pub(crate) fn pod<const N: usize>(name: &str, ip: &str, labels: [(&str, &str); N
     }
 }
 
+/// A VirtualService.
 pub(crate) fn rule(name: &str, host: Host, http: Vec<HttpRoute>) -> RouteRule {
     RouteRule {
         key: ResourceKey::new(Kind::VirtualService, "default", name),

@@ -1,7 +1,7 @@
 //! One key set from where it is: a few GETs, within bounds of time and size.
 //!
 //! A URI of a policy is written by whoever may write policies, and asked for by the control plane, which may reach what they may not.
-//! So every address that is connected to is held against [`Fetcher::blocked`], after names were resolved and after each redirect;
+//! So every address that is connected to is held against `Fetcher::blocked`, after names were resolved and after each redirect;
 //! and what comes back is shown to nobody unless it is a key set.
 
 use std::io;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::fetch::{FetchError, Fetcher};
+use crate::deadline;
 use crate::metrics::Metrics;
 use crate::model::{FetchedKeys, KeyLocation};
 use crate::snapshot::MeshSnapshot;
@@ -82,7 +83,7 @@ impl Keeper {
                             self.take(location, result);
                         }
                     }
-                    () = sleep_until(next) => {}
+                    () = deadline::reached(next) => {}
                 }
             }
         }
@@ -150,13 +151,6 @@ pub async fn tried_once(mut snapshots: watch::Receiver<Arc<MeshSnapshot>>) {
         snapshot.security.wanted_keys().keys().all(|location| keys.contains_key(location))
     };
     let _ = snapshots.wait_for(tried).await;
-}
-
-async fn sleep_until(next: Option<Instant>) {
-    match next {
-        Some(next) => tokio::time::sleep_until(next).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

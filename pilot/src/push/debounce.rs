@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::deadline;
+
 /// Something that can wait and be united with what comes later.
 pub trait Merge: Send + 'static {
     /// Unites a later event into this one.
@@ -78,7 +80,7 @@ where
         let event = tokio::select! {
             biased;
             event = events.recv() => event,
-            () = sleep_until(due) => {
+            () = deadline::reached(due) => {
                 if let Some(p) = pending.take() {
                     let push = push(Debounced { request: p.request, events: p.events, first: p.first });
                     if !collect_while(push, &mut events, &mut pending).await { break; }
@@ -121,13 +123,6 @@ fn add<T: Merge>(pending: &mut Option<Pending<T>>, event: T) {
             p.last = now;
         }
         None => *pending = Some(Pending { request: event, events: 1, first: now, last: now }),
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -273,10 +273,11 @@ impl MeshSnapshot {
         let at = |port| self.security.mode_at(root, namespace, &workload.labels, port);
         let ports = self.security.ports_named_in(namespace).into_iter();
         // No port has the number 0.
-        let elsewhere = at(0);
+        let decides = self.security.mutual_tls(root, namespace, &workload.labels, 0);
+        let elsewhere = decides.map_or(MutualTls::Permissive, |(_, mode)| mode);
         WorkloadMutualTls {
             mode: elsewhere,
-            policy: self.security.decides_on_mode(root, namespace, &workload.labels),
+            policy: decides.map(|(policy, _)| &policy.key),
             ports: ports.map(|port| (port, at(port))).filter(|(_, mode)| *mode != elsewhere).collect(),
         }
     }
@@ -294,7 +295,7 @@ impl MeshSnapshot {
 
     /// The ports of a proxy's workload on which something else may be demanded than on all others.
     pub fn ports_with_own_mode(&self, view: &ProxyView) -> BTreeSet<u16> {
-        self.security.named_ports(view)
+        self.security.ports_named_in(&view.namespace)
     }
 
     /// The ports that a proxy serves itself: one per port of the workload, with the services behind it, oldest first; the

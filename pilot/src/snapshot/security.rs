@@ -93,21 +93,6 @@ impl SecurityIndex {
         self.mutual_tls(root, namespace, labels, port).map_or(MutualTls::Permissive, |(_, mode)| mode)
     }
 
-    /// The PeerAuthentication that decides about a workload of these labels, on ports that none names.
-    pub(super) fn decides_on_mode(
-        &self,
-        root: &str,
-        namespace: &str,
-        labels: &Labels,
-    ) -> Option<&ResourceKey> {
-        self.mutual_tls(root, namespace, labels, 0).map(|(policy, _)| &policy.key)
-    }
-
-    /// The ports of a proxy's workload that a PeerAuthentication names.
-    pub(super) fn named_ports(&self, view: &ProxyView) -> BTreeSet<u16> {
-        self.ports_named_in(&view.namespace)
-    }
-
     /// The ports that any PeerAuthentication of a namespace names.
     pub(super) fn ports_named_in(&self, namespace: &str) -> BTreeSet<u16> {
         let named = |policy: &Arc<SecurityPolicy>| match &policy.demands {
@@ -136,7 +121,7 @@ impl SecurityIndex {
 
     /// The PeerAuthentication that decides about a port, and what it says. Port over workload over namespace over mesh; the oldest of
     /// each level.
-    fn mutual_tls(
+    pub(super) fn mutual_tls(
         &self,
         root: &str,
         namespace: &str,

@@ -26,6 +26,7 @@ use super::identity::{self, Authenticate, Caller, Identity};
 use super::node::{Client, NodeError};
 use super::registration::{Lease, Leases};
 use super::status::{Connected, ConnectionStatus};
+use crate::deadline;
 use crate::r#gen::key::{Key, ResourceType, View, Views};
 use crate::r#gen::name::OutboundName;
 use crate::r#gen::{self, Generated};
@@ -185,7 +186,7 @@ impl Served {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Err(Status::unavailable("the control plane is going down")),
-                () = sleep_until(old), if old.is_some() => {
+                () = deadline::reached(old), if old.is_some() => {
                     return Err(Status::unavailable("this connection has reached its age: connect again"));
                 }
                 request = requests.next() => match request {
@@ -203,11 +204,11 @@ impl Served {
                         return Ok(());
                     }
                 }
-                () = sleep_until(room_until), if self.busy => {
+                () = deadline::reached(room_until), if self.busy => {
                     self.shared.metrics.write_timeout.inc();
                     return Err(Status::deadline_exceeded("the client does not read its responses"));
                 }
-                () = sleep_until(deadline), if !self.busy => self.busy = true,
+                () = deadline::reached(deadline), if !self.busy => self.busy = true,
                 mail = self.registered.mail(), if !self.busy => self.push(mail).await,
             }
         }
@@ -558,13 +559,6 @@ enum Touched {
     Nothing,
     Names(Vec<Name>),
     Everything,
-}
-
-async fn sleep_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn kind_of(type_url: &str) -> Kind {

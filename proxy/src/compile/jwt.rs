@@ -64,12 +64,10 @@ pub(super) fn filter(
 }
 
 fn at_most(field: &str, count: usize) -> Result<(), Invalid> {
-    match count {
-        count if count > MAX_ENTRIES => {
-            Err(Invalid::new(field, format!("has {count} entries, {MAX_ENTRIES} are allowed")))
-        }
-        _ => Ok(()),
+    if count > MAX_ENTRIES {
+        return Err(Invalid::new(field, format!("has {count} entries, {MAX_ENTRIES} are allowed")));
     }
+    Ok(())
 }
 
 fn provider(message: &xds::JwtProvider) -> Result<Provider, Invalid> {

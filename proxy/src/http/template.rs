@@ -208,21 +208,23 @@ impl Template {
 
     /// Evaluates the text into `out`, with `missing` for commands without a value.
     pub fn write(&self, context: &Context<'_>, missing: &str, out: &mut Vec<u8>) {
-        for part in &self.parts {
-            match part {
-                Part::Literal(text) => out.extend_from_slice(text),
-                Part::Command(command) => {
-                    if !command.write(context, out) {
-                        out.extend_from_slice(missing.as_bytes());
-                    }
-                }
-            }
-        }
+        self.write_each(context, missing, out, |_, _| ());
     }
 
     /// [`Template::write`] for a line that people and parsers trust: a value can't end it, close a quotation or move a terminal's
     /// cursor. What could is written as JSON writes it, for formats that make JSON by hand.
     pub fn write_escaped(&self, context: &Context<'_>, missing: &str, out: &mut Vec<u8>) {
+        self.write_each(context, missing, out, escape);
+    }
+
+    /// Has `finish` go over each value, which stands in `out` from the given place on.
+    fn write_each(
+        &self,
+        context: &Context<'_>,
+        missing: &str,
+        out: &mut Vec<u8>,
+        finish: impl Fn(&mut Vec<u8>, usize),
+    ) {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.extend_from_slice(text),
@@ -231,7 +233,7 @@ impl Template {
                     if !command.write(context, out) {
                         out.extend_from_slice(missing.as_bytes());
                     }
-                    escape(out, start);
+                    finish(out, start);
                 }
             }
         }
@@ -247,10 +249,10 @@ fn escape(out: &mut Vec<u8>, start: usize) {
     let value = out.split_off(start);
     for chunk in value.utf8_chunks() {
         for char in chunk.valid().chars() {
-            match char {
-                '"' | '\\' => escaped(out, char.into()),
-                _ if char.is_control() => escaped(out, char.into()),
-                _ => out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+            if matches!(char, '"' | '\\') || char.is_control() {
+                escaped(out, char.into());
+            } else {
+                out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
             }
         }
         chunk.invalid().iter().for_each(|byte| escaped(out, (*byte).into()));

@@ -3,11 +3,13 @@
 //! A connection outlives the handshake that believed its peer. Roots may go while it is open: then it must end, unless another root
 //! vouches for the same chain. That a certificate has ended since ends nothing: it is looked at as at the time of the handshake.
 
+use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
+use super::known::KnownPeers;
 use super::peer::Peer;
 use crate::config::tls::{Role, SecretHandle, Trust};
 
@@ -46,8 +48,19 @@ impl Before {
         Self { trust: trust.clone(), seen: trust.trust(), own, role }
     }
 
-    /// It has ended well.
-    pub fn believed(self, peer: Arc<Peer>) -> Arc<Vouch> {
+    /// It has ended well, and this chain was shown; `None` where nothing was. An error where its names can't be read.
+    pub fn ended(
+        self,
+        chain: Option<&[CertificateDer<'_>]>,
+        known: &KnownPeers,
+    ) -> io::Result<Option<Arc<Vouch>>> {
+        let Some([leaf, between @ ..]) = chain else { return Ok(None) };
+        let peer = known.of(leaf, between);
+        let peer = peer.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(Some(self.believed(peer)))
+    }
+
+    pub(super) fn believed(self, peer: Arc<Peer>) -> Arc<Vouch> {
         let Self { trust, seen, own, role } = self;
         let seen = ArcSwapOption::new(seen);
         Arc::new(Vouch { peer, role, at: UnixTime::now(), trust, seen, own })
@@ -71,6 +84,11 @@ impl Vouch {
             self.seen.store(Some(trust));
         }
         holds
+    }
+
+    /// True while it is good for more than what is under way.
+    pub fn is_wanted(&self) -> bool {
+        self.is_fresh() && self.holds()
     }
 
     /// True while what we have shown is from the root that signs now. The other end may stop to believe the one before.

@@ -5,7 +5,7 @@
 //! verified with just these keys: where keys change, nothing old is found again, and nothing has to be thrown away. What changes
 //! with time or by provider (expiry, issuer, audience) is no part of an entry; whoever finds one checks that.
 //!
-//! Bounds: two generations of at most [`MAX_BYTES`] of tokens each. When the young one is full, it becomes the old one, and what
+//! Bounds: two generations of at most `MAX_BYTES` of tokens each. When the young one is full, it becomes the old one, and what
 //! isn't asked for again goes with the next change.
 
 use std::sync::Arc;

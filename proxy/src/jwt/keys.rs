@@ -130,11 +130,8 @@ impl Key {
 
 impl Material {
     fn rsa(modulus: Vec<u8>, exponent: Vec<u8>) -> Option<Self> {
-        let without_zeros = |number: Vec<u8>| {
-            let zeros = number.iter().take_while(|byte| **byte == 0).count();
-            Box::<[u8]>::from(&number[zeros..])
-        };
-        let (n, e) = (without_zeros(modulus), without_zeros(exponent));
+        let (n, e): (Box<[u8]>, Box<[u8]>) =
+            (without_zeros(&modulus).into(), without_zeros(&exponent).into());
         let usual = matches!(*e, [3] | [1, 0, 1]);
         let strong = (MIN_MODULUS..=MAX_MODULUS).contains(&n.len()) && n.last().is_some_and(|b| b % 2 == 1);
         (usual && strong).then_some(Self::Rsa(RsaPublicKeyComponents { n, e }))
@@ -158,8 +155,7 @@ impl Material {
         // An uncompressed point (SEC 1, 2.3.3).
         let mut point = vec![4; 1 + 2 * size];
         for (number, end) in [(&x, 1 + size), (&y, 1 + 2 * size)] {
-            let zeros = number.iter().take_while(|byte| **byte == 0).count();
-            let number = &number[zeros..];
+            let number = without_zeros(number);
             let start = end.checked_sub(number.len()).filter(|start| *start > end - size - 1)?;
             point[end - size..end].fill(0);
             point[start..end].copy_from_slice(number);
@@ -202,6 +198,12 @@ impl std::fmt::Debug for Material {
             Self::Secret(_) => "Secret",
         })
     }
+}
+
+/// A number without the zeros that it begins with.
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    &number[zeros..]
 }
 
 fn rsa_parameters(algorithm: Algorithm) -> Option<&'static RsaParameters> {

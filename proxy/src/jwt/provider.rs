@@ -84,7 +84,7 @@ impl Provider {
     pub fn tell(&self, token: &Token, place: Place, head: &mut RequestHead) {
         if let Some(name) = &self.payload_header {
             let missing = if self.pad_payload { (4 - token.payload.len() % 4) % 4 } else { 0 };
-            let padded = [token.payload.as_bytes(), &b"==="[..missing.min(3)]].concat();
+            let padded = [token.payload.as_bytes(), &b"==="[..missing]].concat();
             head.fields.append(name.as_name(), &padded);
         }
         for (name, path) in &self.claim_headers {

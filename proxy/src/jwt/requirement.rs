@@ -61,7 +61,12 @@ impl<'a> Evaluation<'a, '_> {
         match requirement {
             Requirement::Valid(check) => match self.valid(*check)? {
                 valid if valid.is_empty() => Err(Refusal::Missing),
-                valid => self.accept(*check, valid, satisfied),
+                valid => {
+                    let provider = &self.providers[self.checks[*check].provider];
+                    let accepted = |(place, token)| (Accepted { provider, token }, place);
+                    satisfied.extend(valid.into_iter().map(accepted));
+                    Ok(())
+                }
             },
             Requirement::AnyOf(any) => self.any(any, satisfied),
             Requirement::AnyOfOrMissing(any) => match self.any(any, satisfied) {
@@ -86,12 +91,6 @@ impl<'a> Evaluation<'a, '_> {
             satisfied.truncate(before);
         }
         Err(refusal)
-    }
-
-    fn accept(&self, check: usize, valid: Valid, satisfied: &mut Satisfied<'a>) -> Result<(), Refusal> {
-        let provider = &self.providers[self.checks[check].provider];
-        satisfied.extend(valid.into_iter().map(|(place, token)| (Accepted { provider, token }, place)));
-        Ok(())
     }
 
     fn valid(&mut self, check: usize) -> Result<Valid, Refusal> {

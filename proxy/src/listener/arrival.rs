@@ -26,7 +26,6 @@ use crate::config::snapshot::Snapshot;
 use crate::http::exchange::Exchanges;
 use crate::http::server::{self, Ended};
 use crate::http::template::Context;
-use crate::identity::vouch::{Before, Vouch};
 use crate::io::Stream;
 use crate::io::tls::TlsStream;
 use crate::on_demand::{Answer, ListenerLookup};
@@ -271,7 +270,9 @@ async fn admit(
         DownstreamTransport::Tls(tls) => {
             let (config, before) = (tls.for_client(&inputs.application_protocols), tls.before());
             let stream = Box::pin(handshake(stream, received, config)).await?;
-            let vouch = before.map(|before| vouch(worker, &stream, before)).transpose()?.flatten();
+            let (shown, known) = (stream.peer_certificates(), &worker.shared.secrets.known);
+            let ended = before.map(|before| before.ended(shown.as_deref(), known)).transpose();
+            let vouch = ended.map_err(ArrivalError::Handshake)?.flatten();
             (stream, BytesMut::new(), vouch)
         }
     };
@@ -336,16 +337,6 @@ async fn detect_silence(
         () = first.silence_is_plaintext(worker, ends.peer.ip(), server) => return Ok(Detected::default()),
     }
     detect(stream, inspect, received).await
-}
-
-/// Whom the client has proved to be; `None` where it has shown nothing.
-fn vouch(worker: &Worker, stream: &Stream, before: Before) -> Result<Option<Arc<Vouch>>, ArrivalError> {
-    let Some(chain) = stream.peer_certificates() else { return Ok(None) };
-    let [leaf, between @ ..] = &*chain else { return Ok(None) };
-    let peer = worker.shared.secrets.known.of(leaf, between);
-    let peer =
-        peer.map_err(|error| ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-    Ok(Some(before.believed(peer)))
 }
 
 async fn handshake(

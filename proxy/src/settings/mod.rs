@@ -139,8 +139,7 @@ fn from_file(file: &std::path::Path, options: &Options, mistakes: &mut Vec<Strin
     let bootstrap = bootstrap::load(file).map_err(|error| mistakes.push(error.to_string())).ok();
     let admin = options.admin_address.or(bootstrap.as_ref().and_then(|b| b.admin));
     let drain = DrainSettings { time: DRAIN_TIME, until_idle: false };
-    let rest = Rest::check(options, admin, options.readiness_address, None, drain, mistakes);
-    Some(rest?.with(bootstrap?))
+    settings(bootstrap, options, admin, options.readiness_address, None, drain, mistakes)
 }
 
 fn sidecar(raw: RawSidecar, environment: &Environment, mistakes: &mut Vec<String>) -> Option<Settings> {
@@ -186,16 +185,18 @@ fn from_environment(
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), identity.proxy_config.admin_port.unwrap_or(15000));
     let anywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), READINESS_PORT);
     let drain = identity.drain(DRAIN_TIME);
-    let rest = Rest::check(
+    let bootstrap =
+        identity.node.zip(target).map(|(node, target)| Bootstrap::for_workload(node, target, tls));
+    let settings = settings(
+        bootstrap,
         options,
         Some(options.admin_address.unwrap_or(loopback)),
         Some(options.readiness_address.unwrap_or(anywhere)),
         identity.proxy_config.concurrency,
         drain,
         mistakes,
-    );
-    let bootstrap = Bootstrap::for_workload(identity.node?, target?, tls);
-    Some(Settings { pod: identity.pod, ..rest?.with(bootstrap) })
+    )?;
+    Some(Settings { pod: identity.pod, ..settings })
 }
 
 /// `HOST:PORT` or `unix:PATH`.
@@ -214,83 +215,44 @@ fn xds_target(text: &str) -> Result<XdsTarget, String> {
     }
 }
 
-/// Settings without their bootstrap.
-struct Rest {
+/// What all have. Options are checked where there is no bootstrap, too: all mistakes are told at once.
+fn settings(
+    bootstrap: Option<Bootstrap>,
+    options: &Options,
     admin: Option<SocketAddr>,
     readiness: Option<SocketAddr>,
-    concurrency: usize,
-    max_connections: Option<u64>,
-    levels: Levels,
-    log_json: bool,
-    drain: DrainSettings,
-    names_policies: bool,
-    server_first: bool,
-}
-
-impl Rest {
-    fn check(
-        options: &Options,
-        admin: Option<SocketAddr>,
-        readiness: Option<SocketAddr>,
-        concurrency: Option<u16>,
-        mut drain: DrainSettings,
-        mistakes: &mut Vec<String>,
-    ) -> Option<Self> {
-        if let Some(address) = admin.filter(|address| !address.ip().to_canonical().is_loopback()) {
-            mistakes.push(format!(
-                "admin address {address} is not a loopback address, and admin has no password"
-            ));
-        }
-        let levels = options.log_level.parse::<Levels>();
-        let levels = levels.map_err(|error| mistakes.push(format!("--log-level: {error}"))).ok();
-        if let Some(text) = &options.drain_time {
-            match duration::parse(text) {
-                Ok(time) => drain.time = time,
-                Err(error) => mistakes.push(format!("--drain-time: `{text}` {error}")),
-            }
-        }
-        let concurrency = options.concurrency.or(concurrency).map(usize::from);
-        Some(Self {
-            admin,
-            readiness,
-            concurrency: concurrency.unwrap_or_else(worker::default_count),
-            max_connections: options.max_connections,
-            levels: levels?,
-            log_json: options.log_json,
-            drain,
-            names_policies: options.name_denying_policy,
-            server_first: options.server_first,
-        })
+    concurrency: Option<u16>,
+    mut drain: DrainSettings,
+    mistakes: &mut Vec<String>,
+) -> Option<Settings> {
+    if let Some(address) = admin.filter(|address| !address.ip().to_canonical().is_loopback()) {
+        mistakes
+            .push(format!("admin address {address} is not a loopback address, and admin has no password"));
     }
-
-    fn with(self, bootstrap: Bootstrap) -> Settings {
-        let Self {
-            admin,
-            readiness,
-            concurrency,
-            max_connections,
-            levels,
-            log_json,
-            drain,
-            names_policies,
-            server_first,
-        } = self;
-        Settings {
-            bootstrap,
-            sidecar: None,
-            pod: None,
-            gateway: false,
-            admin,
-            readiness,
-            concurrency,
-            max_connections,
-            levels,
-            log_json,
-            drain,
-            names_policies,
-            server_first,
+    let levels = options.log_level.parse::<Levels>();
+    let levels = levels.map_err(|error| mistakes.push(format!("--log-level: {error}"))).ok();
+    if let Some(text) = &options.drain_time {
+        match duration::parse(text) {
+            Ok(time) => drain.time = time,
+            Err(error) => mistakes.push(format!("--drain-time: `{text}` {error}")),
         }
     }
+    let concurrency = options.concurrency.or(concurrency).map(usize::from);
+    Some(Settings {
+        bootstrap: bootstrap?,
+        sidecar: None,
+        pod: None,
+        gateway: false,
+        admin,
+        readiness,
+        concurrency: concurrency.unwrap_or_else(worker::default_count),
+        max_connections: options.max_connections,
+        levels: levels?,
+        log_json: options.log_json,
+        drain,
+        names_policies: options.name_denying_policy,
+        server_first: options.server_first,
+    })
 }
 
 #[cfg(test)]

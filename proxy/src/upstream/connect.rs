@@ -120,15 +120,7 @@ async fn secured(
     let before = tls.before();
     let handshake = TlsStream::connect(tcp, tls.config(within), tls.server_name(endpoint.address.ip()));
     let stream = Box::pin(handshake).await.map_err(DialFailure::Tls)?;
-    let vouch = match stream.peer_certificates().as_deref() {
-        Some([leaf, between @ ..]) => {
-            let peer = tls.known().of(leaf, between);
-            let peer =
-                peer.map_err(|error| DialFailure::Tls(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-            Some(before.believed(peer))
-        }
-        _ => None,
-    };
+    let vouch = before.ended(stream.peer_certificates().as_deref(), tls.known()).map_err(DialFailure::Tls)?;
     Ok(Connected { stream: Stream::Tls(Box::new(stream)), vouch })
 }
 

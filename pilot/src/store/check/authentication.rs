@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::security::{ROOT, Read};
-use super::{Check, Context, Path};
+use super::{Check, Context, Path, is_header_name};
 use crate::jwks::document;
 use crate::model::{Demand, KeyLocation, KeySource, TokenRule};
 use crate::store::schema::authentication as schema;
@@ -159,11 +159,9 @@ impl Check<'_> {
     }
 
     fn token_header(&mut self, at: Path<'_>, name: &str) {
-        let odd =
-            name.chars().find(|c| !c.is_ascii_alphanumeric() && !super::authorization::TOKEN.contains(*c));
         if name.is_empty() {
             self.error(at, "is required");
-        } else if odd.is_some() {
+        } else if !is_header_name(name) {
             self.error(at, format!("{name:?} is no name of a header"));
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::security::{ROOT, Read};
-use super::{Check, Context, Path};
+use super::{Check, Context, Path, is_header_name};
 use crate::model::{
     Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, PathMatch, RequestPrincipal,
     Test, TextMatch, Values,
@@ -32,9 +32,6 @@ const LITERAL: &str = "-._~%!$&'()+,;:@=";
 
 /// Longest path with an operator; Envoy takes no longer ones.
 const MAX_TEMPLATE: usize = 256;
-
-/// Characters of a header's name, beside letters and digits (RFC 9110 5.6.2).
-pub(super) const TOKEN: &str = "!#$%&'*+-.^_`|~";
 
 /// Reads an AuthorizationPolicy.
 pub fn check(context: &Context, metadata: &Metadata, spec: &schema::AuthorizationPolicy) -> Read {
@@ -371,8 +368,9 @@ impl Check<'_> {
                 self.error(at.field("key"), "is not supported: there is no metadata of Envoy filters");
             }
             Key::Header(name) => {
-                let odd = name.chars().find(|c| !c.is_ascii_alphanumeric() && !TOKEN.contains(*c));
-                self.require(odd.is_none(), at.field("key"), || format!("{name:?} is no name of a header"));
+                self.require(is_header_name(name), at.field("key"), || {
+                    format!("{name:?} is no name of a header")
+                });
                 return self.values(at, lists, Self::text).map(|values| Test::Header(name.into(), values));
             }
             Key::PeerIp => return self.values(at, lists, Self::ip_block).map(Test::PeerIp),

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use osier_core::host::{self, Host};
 
-use super::authorization::TOKEN;
-use super::{Check, Path};
+use super::{Check, Path, is_header_name};
 use crate::model::{AskedOver, Authorizer, HttpQuestion, ShownBody, TextMatch};
 use crate::store::schema::mesh as schema;
 
@@ -79,7 +78,7 @@ impl Check<'_> {
         for (header, value) in &spec.include_additional_headers_in_check {
             let here = extra.key(header);
             let own = OWN_HEADERS.contains(&header.to_ascii_lowercase().as_str());
-            self.require(is_token(header) && !own, here, || {
+            self.require(is_header_name(header) && !own, here, || {
                 format!("{header:?} is no header that can be added")
             });
             let plain = !value.chars().any(|c| c.is_control() || c == '%');
@@ -194,7 +193,7 @@ impl Check<'_> {
                     else {
                         continue;
                     };
-                    self.require(is_token(rest) && !rest.contains('*'), here, || {
+                    self.require(is_header_name(rest) && !rest.contains('*'), here, || {
                         format!("{name:?} is no name of a header")
                     });
                     patterns.push(pattern);
@@ -203,10 +202,6 @@ impl Check<'_> {
         }
         patterns
     }
-}
-
-fn is_token(name: &str) -> bool {
-    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || TOKEN.contains(c))
 }
 
 #[cfg(test)]

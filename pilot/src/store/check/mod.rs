@@ -29,6 +29,12 @@ use crate::model::{Age, ExportTo, GatewayRef, Kind, ResourceKey, RetryOn, RetryP
 /// Longest regex that Istio takes.
 const MAX_REGEX: usize = 1024;
 
+/// True for what can be the name of a header (RFC 9110 5.6.2).
+fn is_header_name(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.bytes().all(token)
+}
+
 /// What a check needs to know of a resource besides its spec.
 #[derive(Debug, Clone)]
 pub struct Context {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use osier_core::host::Host;
 use osier_core::re2;
 
-use super::{Check, Checked, Context, Path};
+use super::{Check, Checked, Context, Path, is_header_name};
 use crate::model::{
     Destination, DirectResponse, GatewayRef, HeaderChange, HeaderOps, HttpAction, HttpMatch, HttpRoute,
     L4Match, L4Route, Redirect, RedirectPath, RedirectPort, RegexRewrite, Rewrite, RewritePath, RouteRule,
@@ -479,10 +479,7 @@ impl Check<'_> {
     }
 
     fn header_name(&mut self, at: Path<'_>, name: &str) {
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        self.require(!name.is_empty() && name.bytes().all(token), at, || {
-            format!("{name:?} is no header name")
-        });
+        self.require(is_header_name(name), at, || format!("{name:?} is no header name"));
     }
 
     /// Envoy's format: `%COMMAND%`, and `%%` for a literal percent.

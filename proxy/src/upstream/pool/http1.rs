@@ -78,7 +78,7 @@ impl Http1Connection {
         let endpoint = self.endpoint();
         !endpoint.is_removed()
             && self.settings == endpoint.cluster.settings_in_force()
-            && self.vouch.as_ref().is_none_or(|vouch| vouch.is_fresh() && vouch.holds())
+            && self.vouch.as_ref().is_none_or(|vouch| vouch.is_wanted())
             && self.lifetimes.max_requests.is_none_or(|most| self.requests < most)
             && self.expires().is_none_or(|end| now < end)
     }

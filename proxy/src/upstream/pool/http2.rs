@@ -167,7 +167,7 @@ impl Http2Connection {
     pub(super) fn is_wanted(&self, now: Instant, lifetimes: &Lifetimes) -> bool {
         !self.endpoint.is_removed()
             && self.settings == self.endpoint.cluster.settings_in_force()
-            && self.vouch.as_ref().is_none_or(|vouch| vouch.is_fresh() && vouch.holds())
+            && self.vouch.as_ref().is_none_or(|vouch| vouch.is_wanted())
             && lifetimes.max_requests.is_none_or(|most| self.begun.load(SeqCst) < most)
             && self.expires(lifetimes).is_none_or(|end| now < end)
             && !self.closed.load(SeqCst)
