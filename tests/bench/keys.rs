@@ -1,4 +1,4 @@
-//! Certificates for the rows with TLS: one root, a server and a client of the mesh, ECDSA P-256 as pilot gives them; and how each side is
+//! Keys: a token's, and certificates for the rows with TLS: one root, a server and a client of the mesh, ECDSA P-256 as pilot gives them; and how each side is
 //! told of them, in Envoy's words and in rustls'.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
 use crate::subject::Kind;
+use crate::tokens::Token;
 
 const SERVER: &str = "spiffe://cluster.local/ns/bench/sa/server";
 const CLIENT: &str = "spiffe://cluster.local/ns/bench/sa/client";
@@ -50,6 +51,8 @@ pub struct Keys {
     root: String,
     server: Leaf,
     client: Leaf,
+    /// What the row with tokens sends.
+    pub token: Token,
 }
 
 impl Keys {
@@ -69,7 +72,7 @@ impl Keys {
             params.subject_alt_names.push(SanType::URI(account.try_into()?));
             Ok(Leaf { chain: params.signed_by(&key, &root)?.pem(), key: key.serialize_pem() })
         };
-        Ok(Self { root: root.pem(), server: leaf(SERVER)?, client: leaf(CLIENT)? })
+        Ok(Self { root: root.pem(), server: leaf(SERVER)?, client: leaf(CLIENT)?, token: Token::new() })
     }
 
     /// A filter chain's transport socket: clients must show a certificate, and no session is resumed. Envoy has to be told what we do

@@ -26,11 +26,13 @@ pub struct Done {
     pub latencies: Vec<Duration>,
 }
 
-/// Saturated HTTP/1.1 over 64 kept connections.
-pub fn http1(target: SocketAddr, path: &str, time: Duration) -> Result<Done> {
+/// Saturated HTTP/1.1 over 64 kept connections, each request with this header line as well.
+pub fn http1(target: SocketAddr, path: &str, header: Option<&str>, time: Duration) -> Result<Done> {
     let started = Instant::now();
     let output = Command::new("wrk")
-        .args(["-t1", "-c64", &format!("-d{}s", time.as_secs()), &format!("http://{target}{path}")])
+        .args(["-t1", "-c64", &format!("-d{}s", time.as_secs())])
+        .args(header.iter().flat_map(|line| ["-H", line]))
+        .arg(format!("http://{target}{path}"))
         .output()
         .context("cannot run wrk")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

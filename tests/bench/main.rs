@@ -1,7 +1,7 @@
 //! Side by side: Osier, Envoy, haproxy, nginx and a bare relay in one run, same backend, equal worker counts.
 //!
 //! Reading order: `row` (what is measured), `subject` (who is measured, with which file), `mesh` (rows with a control plane),
-//! `keys` (rows with TLS), `load` (what is sent), `usage` (CPU clocks, wake-ups, memory), `report`. Everything runs in a network namespace of its own, so the machine's settings
+//! `keys` (rows with TLS), `tokens` (the row with them), `load` (what is sent), `usage` (CPU clocks, wake-ups, memory), `report`. Everything runs in a network namespace of its own, so the machine's settings
 //! stay as they are and congestion control is the same everywhere. CPU time per request is the figure to steer by.
 
 mod echo;
@@ -12,6 +12,7 @@ mod namespace;
 mod report;
 mod row;
 mod subject;
+mod tokens;
 mod usage;
 
 use std::process::ExitCode;

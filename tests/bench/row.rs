@@ -43,6 +43,8 @@ pub enum Row {
     Http1NewConnection,
     /// One hop as in `http1`, behind 100 rules of an AuthorizationPolicy, of which the last matches.
     Authorization,
+    /// The same, and each request brings a token signed with RSA, which both subjects keep as verified.
+    Tokens,
     /// Two proxies in a line with mutual TLS between them, as sidecars of a mesh are.
     MtlsPair,
     /// Mutual TLS towards clients that open a connection for each request: full handshakes with X25519.
@@ -117,7 +119,11 @@ impl Row {
             Row::MtlsHandshakesHybrid => keys.server(kind, &["http/1.1"], Group::Hybrid),
             _ => String::new(),
         };
-        let rules = if self == Row::Authorization { rules() } else { String::new() };
+        let rules = match self {
+            Row::Authorization => rules(),
+            Row::Tokens => keys.token.filter() + &rules(),
+            _ => String::new(),
+        };
         Wanted { cluster: self.cluster(), rules, downstream, upstream: String::new() }
     }
 
@@ -127,7 +133,9 @@ impl Row {
             (Row::Http2 | Row::Grpc, Kind::Nginx) => {
                 Some("nginx has no HTTP/2 upstream with prior knowledge")
             }
-            (Row::Authorization, Kind::Haproxy | Kind::Nginx | Kind::Relay) => Some("takes no such rules"),
+            (Row::Authorization | Row::Tokens, Kind::Haproxy | Kind::Nginx | Kind::Relay) => {
+                Some("takes no such rules")
+            }
             (Row::Idle, Kind::Relay) => Some("a relay has nothing to keep alive"),
             (Row::Memory5000Services | Row::Convergence, Kind::Haproxy | Kind::Nginx | Kind::Relay)
             | (Row::FirstRequest | Row::FirstRequest2ms, Kind::Haproxy | Kind::Nginx | Kind::Relay) => {
@@ -378,6 +386,7 @@ fn round(
         row,
         Row::Http1
             | Row::Authorization
+            | Row::Tokens
             | Row::Http1TwoHops
             | Row::MtlsPair
             | Row::Http164k
@@ -403,15 +412,16 @@ fn bulk(subject: &Subject, pids: &[u32], time: Duration) -> Result<Bulk> {
 fn send(row: Row, subject: &Subject, keys: &Keys, folder: &Path, time: Duration) -> Result<Done> {
     match row {
         Row::Http1 | Row::Authorization | Row::Http1TwoHops | Row::MtlsPair => {
-            load::http1(subject.http, "/", time)
+            load::http1(subject.http, "/", None, time)
         }
+        Row::Tokens => load::http1(subject.http, "/", Some(&keys.token.header()), time),
         Row::MtlsHandshakes => {
             load::new_connections(subject.http, Some(keys.connector(Group::X25519)?), time)
         }
         Row::MtlsHandshakesHybrid => {
             load::new_connections(subject.http, Some(keys.connector(Group::Hybrid)?), time)
         }
-        Row::Http164k => load::http1(subject.http, "/64k", time),
+        Row::Http164k => load::http1(subject.http, "/64k", None, time),
         Row::Http1NewConnection => load::new_connections(subject.http, None, time),
         Row::Http2 => load::http2(subject.http, 64, 1, None, time),
         Row::Grpc => {
