@@ -11,7 +11,7 @@ use osier_tests::raw::{Connection, Response};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::pair::{BOOTSTRAP, Pair};
+use crate::pair::{Pair, bootstrap_with};
 
 const REQUESTS: usize = 600;
 
@@ -23,7 +23,9 @@ const SETTINGS: [&str; 4] = [
     "with_request_body: {max_request_bytes: 8, allow_partial_message: true}, failure_mode_allow: true, ",
 ];
 /// What an Envoy's client adds to its question, of which nothing is in the request; and what differs from run to run.
-const NOT_COMPARED: [&str; 7] = [
+/// How a body is framed is no part of it: Envoy passes on the authorizer's way, even to a HEAD.
+/// A body that nobody reads ends Envoy's connection; we read what is left of a short one.
+const NOT_COMPARED: [&str; 9] = [
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-internal",
     "x-forwarded-for",
@@ -31,6 +33,8 @@ const NOT_COMPARED: [&str; 7] = [
     "x-request-id",
     "date",
     "content-length",
+    "transfer-encoding",
+    "connection",
 ];
 
 #[test]
@@ -57,7 +61,9 @@ fn random_questions_are_answered_alike() {
 /// Status, header lines and body, as far as they are to be equal.
 fn observed(response: Response) -> (u16, Vec<String>, Vec<String>) {
     let compared = |name: &str| !NOT_COMPARED.contains(&name.to_ascii_lowercase().as_str());
-    let headers = response.headers.iter().filter(|(name, _)| compared(name));
+    // Envoy takes the type away where there is nothing that could be of it.
+    let typed = |name: &str| !(response.body.is_empty() && name.eq_ignore_ascii_case("content-type"));
+    let headers = response.headers.iter().filter(|(name, _)| compared(name) && typed(name));
     let mut headers: Vec<String> = headers.map(|(name, value)| format!("{name}: {value}")).collect();
     headers.sort();
     let text = response.text();
@@ -67,16 +73,11 @@ fn observed(response: Response) -> (u16, Vec<String>, Vec<String>) {
 
 /// The table's bootstrap with one route behind all settings.
 fn bootstrap() -> String {
-    let start = BOOTSTRAP.find("            virtual_hosts:").expect("the bootstrap has virtual hosts");
-    let end = BOOTSTRAP.find("          http_filters:\n").expect("the bootstrap has filters");
-    let mut text = BOOTSTRAP[..start].to_owned();
-    text.push_str(
-        "            virtual_hosts: [{name: any, domains: [\"*\"], routes: [{match: {prefix: \"/\"}, route: {cluster: echo}}]}]
-          http_filters:\n",
-    );
+    let hosts = "            virtual_hosts: [{name: any, domains: [\"*\"], routes: [{match: {prefix: \"/\"}, route: {cluster: echo}}]}]\n";
+    let mut filters = String::new();
     for (number, settings) in SETTINGS.iter().enumerate() {
         let _ = writeln!(
-            text,
+            filters,
             "          - name: marks-{number}
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
@@ -86,14 +87,14 @@ fn bootstrap() -> String {
             typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, {settings}
               filter_enabled_metadata: {{filter: envoy.filters.http.rbac, path: [{{key: of_{number}_shadow_effective_policy_id}}], value: {{string_match: {{prefix: as}}}}}},
               allowed_headers: {{patterns: [{{exact: x-do, ignore_case: true}}, {{prefix: x-show, ignore_case: true}}]}},
-              http_service: {{server_uri: {{uri: \"http://echo\", cluster: echo, timeout: 0.3s}}, path_prefix: /check,
+              http_service: {{server_uri: {{uri: \"http://echo\", cluster: echo, timeout: 2s}}, path_prefix: /check,
                 authorization_request: {{headers_to_add: [{{key: x-added, value: one}}]}},
                 authorization_response: {{allowed_upstream_headers: {{patterns: [{{exact: x-up, ignore_case: true}}]}},
                   allowed_client_headers_on_success: {{patterns: [{{exact: x-down}}]}}{}}}}}}}",
             if number == 2 { ", allowed_client_headers: {patterns: [{exact: x-down}]}" } else { "" }
         );
     }
-    text + &BOOTSTRAP[end + "          http_filters:\n".len()..]
+    bootstrap_with(hosts, &filters)
 }
 
 /// A request, and its method.
@@ -123,13 +124,13 @@ fn request(random: &mut StdRng) -> (&'static str, String) {
         }
     }
     script
-        .push(pick(random, &["", "", "", "body=3", "body=0", "chunks=2", "abort", "sleep=1000"]).to_owned());
-    if script.last().is_some_and(|last| last == "sleep=1000") && random.random_ratio(3, 4) {
+        .push(pick(random, &["", "", "", "body=3", "body=0", "chunks=2", "abort", "sleep=6000"]).to_owned());
+    if script.last().is_some_and(|last| last == "sleep=6000") && random.random_ratio(15, 16) {
         script.pop();
     }
     // Without an answer nobody takes it out.
     let failing =
-        script.iter().any(|word| word == "abort" || word == "sleep=1000" || word.starts_with("status=5"));
+        script.iter().any(|word| word == "abort" || word == "sleep=6000" || word.starts_with("status=5"));
     let number = if failing && matches!(number, 1 | 3) { 0 } else { number };
     let script = if number == SETTINGS.len() { String::new() } else { script.join(" ") };
     let mut text = format!(

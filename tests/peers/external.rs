@@ -70,11 +70,9 @@ fn send(workload: SocketAddr, path: &str, header: &str, body: &str) -> Response 
     raw::exchange(workload, "POST", text.as_bytes()).expect("an answer")
 }
 
-/// Asks until the policy is in force: before, everything is let in.
-fn in_force(workload: SocketAddr, header: &str, status: u16) {
-    wait::until("the policy is in force", || {
-        (send(workload, "/asked", header, "").status() == status).then_some(())
-    });
+/// Asks until the answer is `wanted`.
+fn until(workload: SocketAddr, header: &str, what: &str, wanted: impl Fn(&Response) -> bool) {
+    wait::until(what, || wanted(&send(workload, "/asked", header, "")).then_some(()));
 }
 
 /// What a gRPC authorizer's answers come to.
@@ -94,7 +92,7 @@ fn over_grpc(mesh: &Mesh) {
         "asking.yaml",
         &asking(guard, "grpc", "envoyExtAuthzGrpc").replace("PORT", &mesh.port.to_string()),
     );
-    in_force(workload, "x-verdict: deny", 401);
+    until(workload, "x-verdict: deny", "the policy is in force", |answer| answer.status() == 401);
     let denied = send(workload, "/asked?x", "x-verdict: deny", "abc");
     assert_eq!(
         (denied.status(), denied.header("x-denied"), &*denied.text()),
@@ -120,7 +118,7 @@ fn over_grpc(mesh: &Mesh) {
     assert_eq!(send(workload, "/asked", "x-verdict: allow", "").status(), 503, "and is gone");
     drop(authorizer);
     let _authorizer = start();
-    in_force(workload, "x-verdict: allow", 200);
+    until(workload, "x-verdict: allow", "it is asked again", |answer| answer.status() == 200);
     mesh.assert_nothing_refused();
 }
 
@@ -146,7 +144,9 @@ fn over_http(mesh: &Mesh) {
     let guard = Backend::start("guard");
     let yaml = asking(guard.address, "http", "envoyExtAuthzHttp").replace("PORT", &mesh.port.to_string());
     mesh.save("asking.yaml", &yaml);
-    in_force(workload, "x-do: status=401", 401);
+    // The application does what `x-do` says, too, as long as nobody is asked.
+    let asked = |answer: &Response| answer.text().starts_with("backend guard");
+    until(workload, "x-do: status=401", "the policy is in force", asked);
     let denied = send(workload, "/asked", "x-do: status=401", "abc");
     assert!(
         denied.status() == 401 && denied.text().starts_with("backend guard\nPOST /asked HTTP/1.1"),

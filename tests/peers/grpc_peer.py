@@ -98,6 +98,9 @@ def authorize(address, folder):
     files = [str(path.relative_to(folder)) for path in pathlib.Path(folder).rglob("*.proto")]
     if protoc.main(["", f"-I{folder}", f"-I{own}", f"--python_out={out}", *files]) != 0:
         sys.exit("the .proto files can't be compiled")
+    # The package that brings Envoy's binary is called `envoy`, too: a folder that says that it is one comes before it.
+    for made in [pathlib.Path(out, "envoy"), *pathlib.Path(out, "envoy").rglob("*/")]:
+        (made / "__init__.py").touch()
     sys.path.insert(0, out)
     from envoy.service.auth.v3 import external_auth_pb2 as messages
 

@@ -17,7 +17,7 @@ use crate::http::h1::hop_by_hop::is_connection_specific;
 use crate::http::head::{Known, Method, Name, RequestHead, Version};
 use crate::worker::Worker;
 
-/// In an answer that lets in: headers that the upstream doesn't get.
+/// In an answer that lets in: headers that the upstream doesn't get. No client is told.
 const TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
 
 /// What an HTTP authorizer is shown, and who hears of its answers.
@@ -97,7 +97,10 @@ impl HttpForm {
             200 => Verdict::Allowed(Box::new(self.changes(&head.fields))),
             500..=599 => Verdict::Unanswered(format!("status {}", head.status).into()),
             status => {
-                let passed = head.fields.iter().filter(|field| self.to_client_denied.has(field));
+                let passed = |field: &Field<'_>| {
+                    self.to_client_denied.has(field) && !field.name.eq_ignore_ascii_case(TO_REMOVE.as_bytes())
+                };
+                let passed = head.fields.iter().filter(passed);
                 Verdict::Denied(Box::new(denied(status, body, passed.map(|f| (f.name, f.value, How::Add)))))
             }
         }

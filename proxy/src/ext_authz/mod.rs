@@ -11,6 +11,8 @@
 mod call;
 mod grpc;
 mod http;
+#[cfg(test)]
+pub(crate) mod test_support;
 mod verdict;
 
 use std::sync::Arc;

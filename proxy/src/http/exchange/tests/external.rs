@@ -6,17 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use osier_proto::types::auth::authorization_server::{Authorization, AuthorizationServer};
-use osier_proto::types::auth::{
-    CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse,
-};
-use osier_proto::types::core::{HeaderValue, HeaderValueOption, QueryParameter};
-use osier_proto::types::{rpc, value};
 use parking_lot::Mutex;
 
 use super::rig::*;
 use crate::config::listener::{Direction, HttpManager};
 use crate::config::route::{Text, ValueMatch};
+use crate::ext_authz::test_support::{
+    Check, DeniedHttpResponse, HttpResponse, HttpStatus, OkHttpResponse, QueryParameter, option,
+};
 use crate::ext_authz::{Authorizer, BodyRule, Form, GrpcForm, HttpForm, Patterns};
 use crate::worker::Shared;
 
@@ -320,45 +317,6 @@ async fn a_client_that_leaves_takes_the_question_with_it() {
     assert_eq!(mirror.connections(), 0);
 }
 
-/// A gRPC authorizer that gives one answer, and what it was asked.
-#[derive(Clone, Default)]
-struct Check {
-    answer: CheckResponse,
-    asked: Arc<Mutex<Vec<CheckRequest>>>,
-}
-
-#[tonic::async_trait]
-impl Authorization for Check {
-    async fn check(
-        &self,
-        request: tonic::Request<CheckRequest>,
-    ) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
-        self.asked.lock().push(request.into_inner());
-        match self.answer.status.as_ref().map(|status| status.code) {
-            Some(-1) => Err(tonic::Status::unavailable("no")),
-            _ => Ok(tonic::Response::new(self.answer.clone())),
-        }
-    }
-}
-
-impl Check {
-    async fn start(code: i32, http_response: Option<HttpResponse>) -> (SocketAddr, Self) {
-        let status = Some(rpc::Status { code, ..Default::default() });
-        let check = Self { answer: CheckResponse { status, http_response }, asked: Arc::default() };
-        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
-        let server = tonic::transport::Server::builder().add_service(AuthorizationServer::new(check.clone()));
-        let incoming = tonic::transport::server::TcpIncoming::from(socket);
-        tokio::spawn(server.serve_with_incoming(incoming));
-        (address, check)
-    }
-}
-
-fn option(name: &str, value: &str, append: Option<bool>) -> HeaderValueOption {
-    let header = HeaderValue { key: name.into(), value: value.into(), ..Default::default() };
-    HeaderValueOption { header: Some(header), append, ..Default::default() }
-}
-
 #[tokio::test]
 async fn a_message_tells_the_whole_request_and_its_answer_changes_it() {
     let ok = OkHttpResponse {
@@ -413,7 +371,7 @@ async fn a_message_tells_the_whole_request_and_its_answer_changes_it() {
 async fn a_message_denies_with_status_headers_and_body() {
     let denial = |code: i32, body: &str| {
         HttpResponse::DeniedResponse(DeniedHttpResponse {
-            status: Some(value::HttpStatus { code }),
+            status: Some(HttpStatus { code }),
             headers: vec![option("set-cookie", "a", None), option("set-cookie", "b", None)],
             body: body.into(),
         })
