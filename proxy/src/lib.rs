@@ -15,6 +15,7 @@ pub mod config;
 pub mod descriptors;
 pub mod dns;
 pub mod error;
+pub mod ext_authz;
 pub mod http;
 pub mod identity;
 pub mod io;

@@ -1,6 +1,7 @@
 //! From the YAML of policies to the verdict on a request: pilot reads and compiles them, what comes of it is what the proxy
 //! compiles and asks. Nothing between the halves is written here; sockets are the only thing that is missing.
 
+mod custom;
 mod reference;
 mod shop;
 mod tokens;

@@ -13,7 +13,9 @@ use osier_proto::types::core::Node;
 use osier_proxy::authz::counters::Counters;
 use osier_proxy::authz::{self, Facts};
 use osier_proxy::compile::{self, Context};
-use osier_proxy::config::listener::{ConnectionInputs, Listener, NetworkAction, TransportProtocol};
+use osier_proxy::config::listener::{
+    ConnectionInputs, FilterChain, HttpManager, Listener, NetworkAction, TcpProxy, TransportProtocol,
+};
 use osier_proxy::config::snapshot::Clusters;
 use osier_proxy::http::filters::forwarded;
 use osier_proxy::http::head::RequestHead;
@@ -138,6 +140,38 @@ impl Shop {
         }
     }
 
+    /// The chain of the workload's HTTP port.
+    pub fn manager(&self) -> Arc<HttpManager> {
+        match &self.chain(&Self::inputs(&Question::default())).action {
+            NetworkAction::Http(manager) => manager.clone(),
+            NetworkAction::Tcp(_) => panic!("the port serves HTTP"),
+        }
+    }
+
+    /// That of its TCP port.
+    pub fn tcp(&self) -> Arc<TcpProxy> {
+        match &self.chain(&Self::inputs(&Question { port: TCP, ..Question::default() })).action {
+            NetworkAction::Tcp(proxy) => proxy.clone(),
+            NetworkAction::Http(_) => panic!("the port is opaque"),
+        }
+    }
+
+    fn chain(&self, inputs: &ConnectionInputs) -> &FilterChain {
+        self.listener.chain_for(inputs).expect("a chain")
+    }
+
+    fn inputs(question: &Question) -> ConnectionInputs {
+        let destination = SocketAddr::new(ADDRESS.parse().expect("an address"), question.port);
+        let http = question.port != TCP;
+        ConnectionInputs {
+            source: SocketAddr::new(question.source, 40000),
+            destination,
+            transport: TransportProtocol::RawBuffer,
+            server_name: question.server_name.clone(),
+            application_protocols: if http { vec!["http/1.1".into()] } else { Vec::new() },
+        }
+    }
+
     /// The policy that denies it, or status and text of the answer to its token.
     pub fn denial(&self, question: &Question) -> Option<String> {
         self.decide(question).err()
@@ -153,20 +187,16 @@ impl Shop {
     }
 
     fn decide(&self, question: &Question) -> Result<RequestHead, String> {
-        let destination = SocketAddr::new(ADDRESS.parse().expect("an address"), question.port);
         let source = SocketAddr::new(question.source, 40000);
-        let http = question.port != TCP;
-        let inputs = ConnectionInputs {
-            source,
-            destination,
-            transport: TransportProtocol::RawBuffer,
-            server_name: question.server_name.clone(),
-            application_protocols: if http { vec!["http/1.1".into()] } else { Vec::new() },
-        };
-        let chain = self.listener.chain_for(&inputs).expect("a chain");
+        let inputs = Self::inputs(question);
+        let chain = self.chain(&inputs);
         let facts = Facts::new(&inputs, &question.peer, !question.peer.is_empty());
         let manager = match &chain.action {
             NetworkAction::Tcp(proxy) => {
+                if let Some(asked) = proxy.authorizers.iter().find(|authorizer| authorizer.is_for(&facts, 0))
+                {
+                    return Err(format!("ask {}", asked.cluster.name));
+                }
                 let checked = authz::check(&proxy.authorization, &facts, 0);
                 return checked.map(|()| RequestHead::new()).map_err(|denial| denial.policy.to_string());
             }
@@ -183,6 +213,10 @@ impl Shop {
             return Err("the path is refused".into());
         };
         head.set_path(&path);
+        let unasked = facts.with_request(&head, origin.remote.ip(), &[]);
+        if let Some(asked) = manager.authorizers.iter().find(|authorizer| authorizer.is_for(&unasked, 0)) {
+            return Err(format!("ask {}", asked.cluster.name));
+        }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
         let tokens = match &manager.authentication {
             Some(filter) => match filter.check(&mut head, &TokenCache::default(), now, 0) {

@@ -213,7 +213,7 @@ fn a_denial_names_its_policy() {
     let shop = Shop::new(&to("DENY", "paths: [/x]"));
     assert_eq!(shop.denial(&path("/x")).as_deref(), Some("ns[foo]-policy[p]-rule[0]"));
     assert_eq!(Shop::new(&policy("")).denial(&p()).as_deref(), Some("none"));
-    let closed = Shop::new(&policy("action: CUSTOM, provider: {name: x}, rules: [{}]"));
+    let closed = Shop::new(&policy("action: CUSTOM, rules: [{}]"));
     assert_eq!(closed.denial(&p()).as_deref(), Some("AuthorizationPolicy_foo/p_is_not_supported"));
 }
 

@@ -1,12 +1,13 @@
 //! The oracle: the same bootstrap and the same raw requests to osier-proxy and to Envoy, answers compared field by field.
 //!
-//! `case` holds the table; `random` makes route tables and requests from a fixed seed, `authorization` RBAC rules, `authentication` tokens and who may issue them; `difference` lists where we
+//! `case` holds the table; `random` makes route tables and requests from a fixed seed, `authorization` RBAC rules, `authentication` tokens and who may issue them, `external` questions to an external authorizer; `difference` lists where we
 //! differ, each with its reason. What the backend received is part of its answer, so forwarding is compared too.
 
 mod authentication;
 mod authorization;
 mod case;
 mod difference;
+mod external;
 mod pair;
 mod random;
 

@@ -16,7 +16,7 @@ pub struct Outcome {
     pub errors: Vec<String>,
 }
 
-fn peer(arguments: &[&str]) -> std::process::Command {
+pub fn peer(arguments: &[&str]) -> std::process::Command {
     let mut command = process::part("OSIER_TEST_PYTHON");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/grpc_peer.py")).args(arguments);
     command

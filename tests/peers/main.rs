@@ -4,6 +4,7 @@
 mod authorization;
 mod client;
 mod envoy;
+mod external;
 mod grpc;
 mod mesh;
 mod misbehaving;

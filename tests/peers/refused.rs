@@ -19,9 +19,8 @@ kind: AuthorizationPolicy
 metadata: {name: echo, namespace: default}
 spec:
   selector: {matchLabels: {version: v1}}
-  action: CUSTOM
-  provider: {name: somebody}
-  rules: [{from: [{source: {ipBlocks: [192.0.2.1]}}]}]
+  action: DENY
+  rules: [{when: [{key: 'experimental.envoy.filters.a.b[c]', values: [d]}]}]
 ";
 
 /// Lines that are short enough to be told.

@@ -233,7 +233,7 @@ fn a_policy_that_closes_a_pod_is_named() {
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: nobody, namespace: shop}
-spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}
+spec: {action: CUSTOM, rules: [{}]}
 ";
     let text = of_pod(&view(&[SERVICE, POD, policy]), POD, &[SERVICE]);
     assert!(

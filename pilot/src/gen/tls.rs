@@ -78,12 +78,14 @@ fn name(pattern: MatchPattern) -> SubjectAltNameMatcher {
 }
 
 fn secret(name: &str) -> SdsSecretConfig {
-    let target =
-        grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc { cluster_name: "sds-grpc".into() });
+    let target = grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
+        cluster_name: "sds-grpc".into(),
+        ..Default::default()
+    });
     let source = ApiConfigSource {
         api_type: ApiType::Grpc as i32,
         transport_api_version: ApiVersion::V3 as i32,
-        grpc_services: vec![GrpcService { target_specifier: Some(target) }],
+        grpc_services: vec![GrpcService { target_specifier: Some(target), ..Default::default() }],
         set_node_on_first_message_only: true,
     };
     SdsSecretConfig {

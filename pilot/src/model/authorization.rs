@@ -11,6 +11,8 @@ pub struct Authorization {
     pub action: AuthorizationAction,
     /// It is evaluated and counted, and decides nothing.
     pub dry_run: bool,
+    /// Who is asked about what its rules match, where the action is CUSTOM.
+    pub provider: Option<Arc<str>>,
     /// One that matches is enough. Without any, nothing matches.
     pub rules: Vec<AuthorizationRule>,
 }
@@ -18,6 +20,8 @@ pub struct Authorization {
 /// `action`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuthorizationAction {
+    /// Somebody else is asked about what matches.
+    Custom,
     /// What matches is noted.
     Audit,
     /// What matches is denied.

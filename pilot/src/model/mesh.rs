@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::authorizer::Authorizer;
 use super::export::ExportTo;
 use super::ingress::IngressPolicy;
 use super::policy::TcpKeepalive;
@@ -52,6 +53,8 @@ pub struct MeshConfig {
     pub dns_refresh: Duration,
     /// Which Ingresses are ours.
     pub ingress: IngressPolicy,
+    /// Who may be asked what is let in.
+    pub authorizers: Vec<Authorizer>,
 }
 
 /// A trust domain as names have it: `@` (an account of a cloud) becomes a dot.
@@ -94,6 +97,7 @@ impl Default for MeshConfig {
             discovery_selectors: Arc::default(),
             dns_refresh: Duration::from_secs(60),
             ingress: IngressPolicy::default(),
+            authorizers: Vec::new(),
         }
     }
 }

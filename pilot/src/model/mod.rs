@@ -5,6 +5,7 @@
 
 mod authentication;
 mod authorization;
+mod authorizer;
 mod endpoint;
 mod export;
 mod ingress;
@@ -25,6 +26,7 @@ pub use authorization::{
     Account, Authorization, AuthorizationAction, AuthorizationRule, PathMatch, RequestPrincipal, Test,
     TextMatch, Values,
 };
+pub use authorizer::{AskedOver, Authorizer, HttpQuestion, ShownBody};
 pub use endpoint::{Address, Endpoint, Health, Locality, TlsMode};
 pub use export::{ExportTo, Exports};
 pub use ingress::{

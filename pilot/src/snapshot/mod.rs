@@ -5,11 +5,12 @@
 //! [`ProxyView`] alone: its namespace decides visibility (`exportTo`, conflicts of hosts), its labels decide static filters.
 //!
 //! Where to look: `service` (which services a namespace sees), `route` (which VirtualService holds for a service), `policy`
-//! (which DestinationRule), `security` (what is refused), `authorization` (which AuthorizationPolicies and RequestAuthentications), `endpoint` (who is behind a port, and what a proxy serves itself), `ingress` (what gateways
+//! (which DestinationRule), `security` (what is refused), `authorization` (which AuthorizationPolicies and RequestAuthentications), `authorizer` (who else is asked), `endpoint` (who is behind a port, and what a proxy serves itself), `ingress` (what gateways
 //! serve), `change` (what moved).
 
 mod allocation;
 mod authorization;
+mod authorizer;
 mod change;
 mod endpoint;
 mod ingress;
@@ -23,12 +24,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use authorization::{KeyIndex, token_rules};
+pub use authorizer::NoAuthorizer;
 pub use change::{Audience, Change};
 pub use endpoint::{AddressUse, EndpointIndex, InboundPort, PortEndpoints, ServerIdentity, ServiceEndpoints};
 pub use ingress::{HostPath, IngressHost, IngressIndex, TlsHosts};
 pub use policy::PolicyIndex;
 pub use route::{ApplicableRoute, ExtraHost, RouteIndex, applies, l4_applies};
-pub use security::SecurityIndex;
+pub use security::{SecurityIndex, covers};
 pub use service::{OriginalDestination, ServiceIndex};
 
 use osier_core::host::Host;

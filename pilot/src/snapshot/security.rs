@@ -146,7 +146,8 @@ impl SecurityIndex {
     }
 }
 
-pub(super) fn covers(policy: &SecurityPolicy, root: &str, namespace: &str, labels: &Labels) -> bool {
+/// True where a policy covers a workload of these labels.
+pub fn covers(policy: &SecurityPolicy, root: &str, namespace: &str, labels: &Labels) -> bool {
     let here = *policy.key.namespace == *namespace || *policy.key.namespace == *root;
     match &policy.covers {
         Coverage::Mesh => true,

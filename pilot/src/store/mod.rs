@@ -571,6 +571,10 @@ impl Store {
                 Severity::Warning,
             ));
         }
+        // What they match is denied, so they aren't in force as they are written.
+        for finding in reference::of_authorizers(&self.snapshot, self.security.values()) {
+            reports.push(self.report(&finding.key, &finding.field, finding.message, Severity::Error));
+        }
         for finding in reference::of_key_sets(self.security.values(), &self.keys) {
             reports.push(self.report(&finding.key, &finding.field, finding.message, Severity::Warning));
         }

@@ -1,15 +1,16 @@
 //! What rules point at, and what of it is nowhere.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use osier_core::host::Host;
 
 use crate::model::{
-    Destination, DestinationPolicy, FetchedKeys, HttpAction, KeyLocation, KeySource, ResourceKey, RouteRule,
-    SecurityPolicy,
+    Demand, Destination, DestinationPolicy, FetchedKeys, HttpAction, KeyLocation, KeySource, ResourceKey,
+    RouteRule, SecurityPolicy,
 };
-use crate::snapshot::{KeyIndex, MeshSnapshot, token_rules};
+use crate::snapshot::{KeyIndex, MeshSnapshot, NoAuthorizer, covers, token_rules};
 
 /// A reference to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +112,58 @@ pub(super) fn of_ingresses(snapshot: &MeshSnapshot) -> Vec<Finding> {
                 field,
                 message: format!("{nothing}; requests to it get 503"),
             }));
+        }
+    }
+    found
+}
+
+/// AuthorizationPolicies that name an authorizer which nobody can ask. Whether a service is seen is asked for the policy's namespace;
+/// where policies with several authorizers meet, for the workloads that are known.
+pub(super) fn of_authorizers<'a>(
+    snapshot: &MeshSnapshot,
+    policies: impl Iterator<Item = &'a Arc<SecurityPolicy>>,
+) -> Vec<Finding> {
+    let custom: Vec<(&SecurityPolicy, &Arc<str>)> = policies
+        .filter_map(|policy| match &policy.demands {
+            Demand::Authorization(authorization) => Some((&**policy, authorization.provider.as_ref()?)),
+            _ => None,
+        })
+        .collect();
+    let crowded = crowded(snapshot, &custom);
+    let problem = |(policy, provider): &(&SecurityPolicy, &Arc<str>)| {
+        let own = [(*provider).clone()].into();
+        let alone = snapshot.authorizer(&policy.key.namespace, &own).err();
+        let nobody = alone.or_else(|| crowded.get(&policy.key).cloned())?;
+        Some(Finding {
+            key: policy.key.clone(),
+            field: "spec.provider.name".into(),
+            message: format!("{nobody}; what its rules match is denied"),
+        })
+    };
+    custom.iter().filter_map(problem).collect()
+}
+
+/// Policies that share a workload with one that names another authorizer.
+fn crowded(
+    snapshot: &MeshSnapshot,
+    custom: &[(&SecurityPolicy, &Arc<str>)],
+) -> BTreeMap<ResourceKey, NoAuthorizer> {
+    let mut found = BTreeMap::new();
+    if custom.iter().all(|(_, provider)| *provider == custom[0].1) {
+        return found;
+    }
+    let root = &snapshot.mesh.root_namespace;
+    for workload in snapshot.workloads.iter() {
+        let here: Vec<_> = custom
+            .iter()
+            .filter(|(policy, _)| covers(policy, root, workload.namespace(), &workload.labels))
+            .collect();
+        let providers: BTreeSet<Arc<str>> = here.iter().map(|(_, provider)| (*provider).clone()).collect();
+        if providers.len() > 1 {
+            let several = |(policy, _): &&(&SecurityPolicy, &Arc<str>)| {
+                (policy.key.clone(), NoAuthorizer::Several(providers.clone()))
+            };
+            found.extend(here.iter().map(several));
         }
     }
     found

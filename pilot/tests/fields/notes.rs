@@ -20,7 +20,6 @@ const fn state(kind: &'static str, path: &'static str, state: &'static str, text
     Note { kind, path, state: Some(state), text }
 }
 
-const CLOSED: &str = "fails closed";
 const IDLE: &str = "without effect";
 
 /// All notes.
@@ -74,8 +73,31 @@ pub const NOTES: &[Note] = &[
     note("MeshConfig", "trustDomain", "principals of AuthorizationPolicies are also meant in the aliases"),
     note("MeshConfig", "rootNamespace", "where rules hold for all namespaces"),
     note("ServiceEntry", "spec.resolution", "DNS_ROUND_ROBIN and DYNAMIC_DNS are refused"),
-    note("AuthorizationPolicy", "spec.action", "CUSTOM is not supported yet and fails closed"),
-    state("AuthorizationPolicy", "spec.provider.name", CLOSED, "CUSTOM is not supported yet"),
+    note(
+        "AuthorizationPolicy",
+        "spec.provider.name",
+        "one of the mesh's `extensionProviders`; one for all policies of a workload",
+    ),
+    note(
+        "MeshConfig",
+        "extensionProviders[].envoyExtAuthzHttp.timeout",
+        "10 minutes where it is left out, as with Istio",
+    ),
+    note(
+        "MeshConfig",
+        "extensionProviders[].envoyExtAuthzGrpc.timeout",
+        "10 minutes where it is left out, as with Istio",
+    ),
+    note(
+        "MeshConfig",
+        "extensionProviders[].envoyExtAuthzHttp.includeAdditionalHeadersInCheck.<name>",
+        "as it is written: a value with a % is refused, for commands of Envoy's are not supported",
+    ),
+    note(
+        "MeshConfig",
+        "extensionProviders[].envoyExtAuthzHttp.includeHeadersInCheck[]",
+        "the older name of `includeRequestHeadersInCheck`",
+    ),
     note(
         "AuthorizationPolicy",
         "spec.rules[].when[].key",

@@ -62,6 +62,7 @@ pub const ACCEPTED: &[Accepted] = &[
     accept("envoy.config.route.v3.Route", 19, "stat_prefix", METRICS),
     accept("envoy.config.route.v3.VirtualHost", 5, "virtual_clusters", METRICS),
     accept("envoy.config.route.v3.VirtualHost", 24, "metadata", LABELS),
+    accept("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", 20, "charge_cluster_response_stats", METRICS),
     accept("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication", 7, "stat_prefix", NAME_OF_METRICS),
     accept("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider", 12, "jwt_cache_config", "Osier keeps verified tokens by itself, within bounds of its own"),
     accept("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider", 17, "clear_route_cache", "routes are always chosen after tokens were verified"),

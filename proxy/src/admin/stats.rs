@@ -81,6 +81,9 @@ fn all(admin: &Admin) -> Vec<Stat> {
         let values = place.names().into_iter().zip([allowed, denied]);
         stats.extend(values.map(|(name, value)| counter(name, value)));
     }
+    for (place, word, value) in admin.shared.counters.all_answers() {
+        stats.push(counter(place.name(word), value));
+    }
     for (_, address, counts) in admin.acceptors.counts() {
         // Envoy writes addresses in names with `_`, because `.` and `:` separate.
         let prefix = format!("listener.{}", address.to_string().replace(':', "_"));

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use crate::ext_authz::Answers;
+
 /// Cache lines of a tally; more workers than that share some.
 const LINES: usize = 8;
 
@@ -72,22 +74,36 @@ impl Place {
         Self { http: None, prefix: prefix.into(), shadow }
     }
 
+    /// Of the filter that asks an external authorizer, under the prefix of its connection manager and its own.
+    pub fn ext_authz(manager: &str, own: &str) -> Self {
+        let prefix = format!("http.{manager}.ext_authz.{}", joined(own));
+        Self { http: Some(manager.into()), prefix: prefix.into(), shadow: false }
+    }
+
+    /// The same of a network filter.
+    pub fn network_ext_authz(own: &str) -> Self {
+        Self { http: None, prefix: format!("ext_authz.{}", joined(own)).into(), shadow: false }
+    }
+
     /// Names of the two counts.
     pub fn names(&self) -> [String; 2] {
         let shadow = if self.shadow { "shadow_" } else { "" };
-        ["allowed", "denied"].map(|word| format!("{}{shadow}{word}", self.prefix))
+        ["allowed", "denied"].map(|word| self.name(&format!("{shadow}{word}")))
     }
 
-    /// The same as Prometheus gets them, without the connection manager, which is a label there.
-    pub fn families(&self) -> [String; 2] {
+    /// Name of a count that is called so.
+    pub fn name(&self, word: &str) -> String {
+        format!("{}{word}", self.prefix)
+    }
+
+    /// The same as Prometheus gets it, without the connection manager, which is a label there.
+    pub fn family(&self, name: &str) -> String {
         let manager = self.http.as_ref().map(|manager| format!("http.{manager}."));
-        self.names().map(|name| {
-            let name = match manager.as_ref().and_then(|manager| name.strip_prefix(manager.as_str())) {
-                Some(rest) => format!("http.{rest}"),
-                None => name,
-            };
-            format!("envoy_{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
-        })
+        let name = match manager.as_ref().and_then(|manager| name.strip_prefix(manager.as_str())) {
+            Some(rest) => format!("http.{rest}"),
+            None => name.to_owned(),
+        };
+        format!("envoy_{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
     }
 
     /// The label that names the connection manager, as Envoy shows it: Istio's prefixes end in a semicolon, which ends the tag.
@@ -123,6 +139,7 @@ pub enum ByPolicy {
 #[derive(Debug, Default)]
 pub struct Counters {
     tallies: Mutex<BTreeMap<Place, Arc<Tally>>>,
+    answers: Mutex<BTreeMap<Place, Arc<Answers>>>,
     policies: Mutex<BTreeMap<(ByPolicy, Arc<str>), Count>>,
 }
 
@@ -130,6 +147,20 @@ impl Counters {
     /// The counts of a filter.
     pub fn tally(&self, place: Place) -> Arc<Tally> {
         self.tallies.lock().entry(place).or_default().clone()
+    }
+
+    /// What came of asking an external authorizer.
+    pub fn answers(&self, place: Place) -> Arc<Answers> {
+        self.answers.lock().entry(place).or_default().clone()
+    }
+
+    /// All counts of answers: place, Envoy's word, how many.
+    pub fn all_answers(&self) -> Vec<(Place, &'static str, u64)> {
+        let answers = self.answers.lock();
+        let of = |(place, answers): (&Place, &Arc<Answers>)| {
+            answers.counts().map(|(word, count)| (place.clone(), word, count))
+        };
+        answers.iter().flat_map(of).collect()
     }
 
     /// The count of a policy.
@@ -177,6 +208,8 @@ mod tests {
                 Some("x"),
             ),
             (Place::jwt("x"), "http.x.jwt_authn.denied", "envoy_http_jwt_authn_denied", Some("x")),
+            (Place::ext_authz("x", ""), "http.x.ext_authz.denied", "envoy_http_ext_authz_denied", Some("x")),
+            (Place::network_ext_authz("tcp."), "ext_authz.tcp.denied", "envoy_ext_authz_tcp_denied", None),
             (Place::network("tcp.", "", false), "tcp.rbac.denied", "envoy_tcp_rbac_denied", None),
             (
                 Place::network("tcp", "istio_dry_run_allow_", true),
@@ -186,7 +219,7 @@ mod tests {
             ),
         ] {
             assert_eq!(place.names()[1], name);
-            assert_eq!(place.families()[1], family);
+            assert_eq!(place.family(&place.names()[1]), family);
             assert_eq!(place.manager(), manager);
         }
     }

@@ -15,6 +15,13 @@ pub struct Filter {
     pub shadow: Option<(Rules, Arc<Tally>)>,
 }
 
+impl Filter {
+    /// True where it asks for tokens.
+    pub fn looks_at_tokens(&self) -> bool {
+        self.enforced.iter().chain(&self.shadow).any(|(rules, _)| rules.looks_at_tokens())
+    }
+}
+
 /// What is said of what is denied.
 #[derive(Debug)]
 pub struct Denial {

@@ -92,10 +92,19 @@ pub enum NameMatch {
 }
 
 impl Rules {
+    /// The first rule that matches.
+    pub fn matched(&self, facts: &Facts<'_>) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.condition.holds(facts))
+    }
+
+    /// True where a rule looks at tokens.
+    pub fn looks_at_tokens(&self) -> bool {
+        self.rules.iter().any(|rule| rule.condition.looks_at_tokens())
+    }
+
     /// The denial, if these rules deny.
     pub fn deny(&self, facts: &Facts<'_>) -> Option<&Denial> {
-        let matched = self.rules.iter().find(|rule| rule.condition.holds(facts));
-        match (self.action, matched) {
+        match (self.action, self.matched(facts)) {
             (Action::Allow, None) => Some(&self.unmatched),
             (Action::Deny, Some(rule)) => Some(&rule.denial),
             (Action::Log, Some(rule)) => {
@@ -132,6 +141,15 @@ impl Condition {
             Self::DirectRemoteIp(net) => net.contains(&facts.direct_remote),
             Self::RemoteIp(net) => net.contains(&facts.remote),
             Self::Claim(claim) => claim.holds(facts.tokens),
+        }
+    }
+
+    fn looks_at_tokens(&self) -> bool {
+        match self {
+            Self::Claim(_) => true,
+            Self::Not(inner) => inner.looks_at_tokens(),
+            Self::AllOf(several) | Self::AnyOf(several) => several.iter().any(Self::looks_at_tokens),
+            _ => false,
         }
     }
 

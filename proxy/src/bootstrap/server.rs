@@ -92,7 +92,13 @@ pub(super) fn from_ads_config(
     let [service] = config.grpc_services.as_slice() else {
         return Err(Invalid::new("grpc_services", "must be one"));
     };
+    if service.timeout.is_some() {
+        return Err(Invalid::new("grpc_services[0].timeout", "is not supported here"));
+    }
     let name = match &service.target_specifier {
+        Some(TargetSpecifier::EnvoyGrpc(target)) if !target.authority.is_empty() => {
+            return Err(Invalid::new("grpc_services[0].envoy_grpc.authority", "is not supported here"));
+        }
         Some(TargetSpecifier::EnvoyGrpc(target)) => target.cluster_name.as_str(),
         None => return Err(Invalid::new("grpc_services[0]", "needs `envoy_grpc`")),
     };

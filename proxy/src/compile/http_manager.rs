@@ -21,13 +21,12 @@ use super::value::{
     aggregated, bounded, enumeration, extension, not_empty, positive, ranges, required, switch,
     unsupported_extension,
 };
-use super::{At, Invalid, access_log, jwt, rbac, refs::Collector, route};
-use crate::authz::Filter;
-use crate::authz::counters::Counters;
+use super::{At, Invalid, access_log, ext_authz, jwt, rbac, refs::Collector, route};
 use crate::config::listener::{
     CertificateDetails, Codec, EscapedSlashes, ForwardCertificate, Http1Options, Http2Options, HttpLimits,
     HttpManager, HttpTimeouts, Normalize, PeerMetadata, ServerHeader, StripPort,
 };
+use crate::ext_authz::Authorizer;
 use crate::jwt::Authentication;
 
 /// Name that Envoy writes into `server` unless told otherwise.
@@ -53,7 +52,7 @@ pub(super) fn compile(
 ) -> Result<HttpManager, Invalid> {
     not_empty("stat_prefix", &message.stat_prefix)?;
     request_id_extension(message)?;
-    let filters = http_filters(message, refs.context.counters)?;
+    let filters = http_filters(message, refs)?;
     let (route_config_name, routes) = routes(message, refs)?;
     Ok(HttpManager {
         stat_prefix: message.stat_prefix.as_str().into(),
@@ -94,8 +93,9 @@ pub(super) fn compile(
         proxy_100_continue: message.proxy_100_continue,
         peer_metadata: filters.peer_metadata,
         explicit_proxy: filters.explicit_proxy,
+        authorizers: filters.authorizers.into(),
         authentication: filters.authentication,
-        authorization: filters.authorization.into(),
+        authorization: filters.authorization.into_iter().map(|(filter, _)| filter).collect(),
         access_log: access_log::compile("access_log", &message.access_log)?,
     })
 }
@@ -121,20 +121,26 @@ fn routes(message: &xds::HttpConnectionManager, refs: &mut Collector<'_>) -> Res
 struct Filters {
     peer_metadata: PeerMetadata,
     explicit_proxy: bool,
+    authorizers: Vec<Authorizer>,
     authentication: Option<Arc<Authentication>>,
-    authorization: Vec<Filter>,
+    authorization: ext_authz::Shadows,
 }
 
-fn http_filters(message: &xds::HttpConnectionManager, counters: &Counters) -> Result<Filters, Invalid> {
+impl Filters {
+    fn guard(&self) -> bool {
+        !self.authorizers.is_empty() || self.authentication.is_some() || !self.authorization.is_empty()
+    }
+}
+
+fn http_filters(message: &xds::HttpConnectionManager, refs: &mut Collector<'_>) -> Result<Filters, Invalid> {
     let filters = &message.http_filters;
     let mut found = Filters::default();
     let mut names = HashSet::new();
     let mut terminal = false;
     for (index, filter) in filters.iter().enumerate() {
         let last = index + 1 == filters.len();
-        let counts = (&*message.stat_prefix, counters);
-        let is_terminal =
-            http_filter(filter, counts, &mut names, &mut found).at_index("http_filters", index)?;
+        let is_terminal = http_filter(filter, &message.stat_prefix, &mut names, &mut found, refs)
+            .at_index("http_filters", index)?;
         if is_terminal && !last {
             let reason = format!("the router `{}` must be the last filter", filter.name);
             return Err(Invalid::new("", reason)).at_index("http_filters", index);
@@ -144,9 +150,10 @@ fn http_filters(message: &xds::HttpConnectionManager, counters: &Counters) -> Re
     if !terminal {
         return Err(Invalid::new("http_filters", "the last filter must be the router"));
     }
-    if found.explicit_proxy && (!found.authorization.is_empty() || found.authentication.is_some()) {
+    if found.explicit_proxy && found.guard() {
         // A CONNECT is handed over before anybody has looked at it.
-        return Err(Invalid::new("http_filters", "an explicit proxy can't be guarded by RBAC or tokens"));
+        let reason = "an explicit proxy can't be guarded by RBAC, tokens or an external authorizer";
+        return Err(Invalid::new("http_filters", reason));
     }
     Ok(found)
 }
@@ -154,9 +161,10 @@ fn http_filters(message: &xds::HttpConnectionManager, counters: &Counters) -> Re
 /// True for the router.
 fn http_filter<'a>(
     filter: &'a xds::HttpFilter,
-    (stat_prefix, counters): (&str, &Counters),
+    stat_prefix: &str,
     names: &mut HashSet<&'a str>,
     found: &mut Filters,
+    refs: &mut Collector<'_>,
 ) -> Result<bool, Invalid> {
     not_empty("name", &filter.name)?;
     let FilterConfig::TypedConfig(config) = required("typed_config", filter.config_type.as_ref())?;
@@ -173,15 +181,27 @@ fn http_filter<'a>(
     } else if config.is::<types::explicit_proxy::ExplicitProxy>() {
         found.explicit_proxy = true;
     } else if config.is::<types::http_rbac::Rbac>() {
-        found.authorization.push(rbac::http(&extension(config)?, stat_prefix, counters).at("typed_config")?);
+        let message: types::http_rbac::Rbac = extension(config)?;
+        let filter = rbac::http(&message, stat_prefix, refs.context.counters).at("typed_config")?;
+        found.authorization.push((filter, message.shadow_rules_stat_prefix.into()));
+    } else if config.is::<types::http_ext_authz::ExtAuthz>() {
+        let message = extension(config)?;
+        let authorizer =
+            ext_authz::http(&message, stat_prefix, &mut found.authorization, refs).at("typed_config")?;
+        if found.authentication.is_some() || !found.authorization.is_empty() {
+            // Here authorizers are always asked first.
+            return Err(Invalid::new("", "must come before `jwt_authn` and before RBAC that isn't its own"));
+        }
+        found.authorizers.push(authorizer);
     } else if config.is::<types::jwt_authn::JwtAuthentication>() {
         if found.authentication.is_some() {
             return Err(Invalid::new("", "tokens are verified once only"));
         }
-        if !found.authorization.is_empty() {
+        if found.authorization.iter().any(|(filter, _)| filter.looks_at_tokens()) {
             // Here tokens always come first, so that policies see their claims.
-            return Err(Invalid::new("", "must come before RBAC"));
+            return Err(Invalid::new("", "must come before RBAC that looks at claims"));
         }
+        let counters = refs.context.counters;
         let filter = jwt::filter(&extension(config)?, stat_prefix, counters).at("typed_config")?;
         found.authentication = Some(Arc::new(filter));
     } else if !filter.is_optional {

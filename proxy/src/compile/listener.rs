@@ -16,15 +16,15 @@ use super::value::{
     required, switch, unsupported_extension,
 };
 use super::{
-    At, Context, Invalid, References, Rejected, access_log, content_hash, decode, http_manager, rbac,
-    refs::Collector, tls,
+    At, Context, Invalid, References, Rejected, access_log, content_hash, decode, ext_authz, http_manager,
+    rbac, refs::Collector, tls,
 };
-use crate::authz::Filter;
 use crate::config::cluster::{WeightedCluster, WeightedClusters};
 use crate::config::listener::{
     ChainMatch, Direction, FilterChain, Inspect, Listener, NetworkAction, Ports, SourceType, TcpProxy,
     TransportProtocol,
 };
+use crate::ext_authz::Authorizer;
 use crate::listener::filter_chain::ChainMatcher;
 
 /// A validated Listener and what it names. Route tables that come over RDS aren't linked yet.
@@ -279,9 +279,9 @@ fn network_filters(filters: &[xds::Filter], refs: &mut Collector<'_>) -> Result<
         NetworkAction::Http(_) if before.cluster_from_sni => {
             Err(Invalid::new("filters", "the SNI can only name a cluster for a TCP proxy"))
         }
-        NetworkAction::Http(_) if !before.authorization.is_empty() => {
-            Err(Invalid::new("filters", "RBAC of HTTP must be one of the `http_filters`"))
-        }
+        NetworkAction::Http(_) if !before.authorization.is_empty() || !before.authorizers.is_empty() => Err(
+            Invalid::new("filters", "RBAC and external authorizers of HTTP must be among the `http_filters`"),
+        ),
         action => Ok(action),
     }
 }
@@ -290,7 +290,8 @@ fn network_filters(filters: &[xds::Filter], refs: &mut Collector<'_>) -> Result<
 #[derive(Default)]
 struct Before {
     cluster_from_sni: bool,
-    authorization: Vec<Filter>,
+    authorizers: Vec<Authorizer>,
+    authorization: ext_authz::Shadows,
 }
 
 fn network_filter(
@@ -306,8 +307,19 @@ fn network_filter(
         return Ok(None);
     }
     if config.is::<types::network_rbac::Rbac>() {
-        let filter = rbac::network(&extension(config)?, refs.context.counters).at("typed_config")?;
-        before.authorization.push(filter);
+        let message: types::network_rbac::Rbac = extension(config)?;
+        let filter = rbac::network(&message, refs.context.counters).at("typed_config")?;
+        before.authorization.push((filter, message.shadow_rules_stat_prefix.into()));
+        return Ok(None);
+    }
+    if config.is::<types::network_ext_authz::ExtAuthz>() {
+        let authorizer =
+            ext_authz::network(&extension(config)?, &mut before.authorization, refs).at("typed_config")?;
+        if !before.authorization.is_empty() {
+            // Here authorizers are always asked first.
+            return Err(Invalid::new("", "must come before RBAC that isn't its own"));
+        }
+        before.authorizers.push(authorizer);
         return Ok(None);
     }
     let action = if config.is::<types::http_connection_manager::HttpConnectionManager>() {
@@ -354,7 +366,11 @@ fn tcp_proxy(
         stat_prefix: message.stat_prefix.as_str().into(),
         clusters,
         cluster_from_sni: before.cluster_from_sni,
-        authorization: std::mem::take(&mut before.authorization).into(),
+        authorizers: std::mem::take(&mut before.authorizers).into(),
+        authorization: std::mem::take(&mut before.authorization)
+            .into_iter()
+            .map(|(filter, _)| filter)
+            .collect(),
         idle_timeout: switch("idle_timeout", message.idle_timeout.as_ref(), Some(Duration::from_secs(3600)))?,
         max_duration: positive(
             "max_downstream_connection_duration",

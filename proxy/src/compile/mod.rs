@@ -18,6 +18,7 @@ use crate::on_demand::OnDemand;
 pub mod access_log;
 pub mod cluster;
 pub mod endpoint;
+mod ext_authz;
 pub mod http_manager;
 mod jwt;
 pub mod listener;

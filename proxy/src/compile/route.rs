@@ -556,6 +556,9 @@ fn addition(option: &HeaderValueOption) -> Result<HeaderAdd, Invalid> {
         (None, HeaderAppendAction::OverwriteIfExists) => AppendAction::OverwriteIfExists,
     };
     header_safe("header.value", &header.value)?;
+    if !header.raw_value.is_empty() {
+        return Err(Invalid::new("header.raw_value", "is not supported: use `value`"));
+    }
     Ok(HeaderAdd {
         name: header_name("header.key", &header.key, Pseudo::Refused)?,
         value: Template::parse(&header.value).map_err(|e| Invalid::new("header.value", e))?,
@@ -565,12 +568,12 @@ fn addition(option: &HeaderValueOption) -> Result<HeaderAdd, Invalid> {
 }
 
 #[derive(PartialEq)]
-enum Pseudo {
+pub(super) enum Pseudo {
     Allowed,
     Refused,
 }
 
-fn header_name(field: &str, name: &str, pseudo: Pseudo) -> Result<HeaderName, Invalid> {
+pub(super) fn header_name(field: &str, name: &str, pseudo: Pseudo) -> Result<HeaderName, Invalid> {
     let (colon, rest) = match name.strip_prefix(':') {
         Some(rest) => (true, rest),
         None => (false, name),

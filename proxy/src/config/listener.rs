@@ -10,6 +10,7 @@ use super::cluster::WeightedClusters;
 use super::route::RouteTable;
 use super::tls::ServerTls;
 use crate::authz::Filter;
+use crate::ext_authz::Authorizer;
 use crate::http::template::Template;
 use crate::jwt::Authentication;
 use crate::listener::filter_chain::ChainMatcher;
@@ -278,6 +279,8 @@ pub struct TcpProxy {
     pub max_duration: Option<Duration>,
     /// Connect attempts before giving up.
     pub max_connect_attempts: u32,
+    /// Who else is asked before.
+    pub authorizers: Arc<[Authorizer]>,
     /// Who may connect.
     pub authorization: Arc<[Filter]>,
     /// Access logs.
@@ -362,6 +365,8 @@ pub struct HttpManager {
     pub peer_metadata: PeerMetadata,
     /// `CONNECT host:port` opens a new original destination (explicit-proxy listeners only).
     pub explicit_proxy: bool,
+    /// Who else is asked, before tokens are looked at.
+    pub authorizers: Arc<[Authorizer]>,
     /// Whose tokens requests have.
     pub authentication: Option<Arc<Authentication>>,
     /// Who may ask for what.

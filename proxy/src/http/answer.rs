@@ -20,6 +20,7 @@ use super::timeout::parse_grpc_timeout;
 use crate::config::listener::Direction;
 use crate::config::route::{Route, VirtualHost};
 use crate::error::{Kind, ProxyError, Side};
+use crate::ext_authz::Changes;
 use crate::identity::vouch::DISTRUSTED_CLIENT;
 use crate::telemetry::record::{Flags, RequestRecord};
 use crate::upstream::stream::Receiver;
@@ -40,6 +41,8 @@ pub(super) struct Answer<'a> {
     pub(super) levels: Option<header_ops::Levels<'a>>,
     /// Status for a cluster that doesn't exist.
     pub(super) cluster_not_found_status: u16,
+    /// What external authorizers have the client told.
+    pub(super) additions: Vec<Changes>,
     /// The client told who it is, so it is told who answers.
     pub(super) peer_told: bool,
     /// Served, answered or cut. What is neither was dropped, because the client is gone.
@@ -60,6 +63,7 @@ impl<'a> Answer<'a> {
             host: None,
             levels: None,
             cluster_not_found_status: 503,
+            additions: Vec::new(),
             peer_told: false,
             ended: false,
             handed_over: false,
@@ -246,6 +250,7 @@ impl<'a> Answer<'a> {
             let attempts = self.record.attempts;
             self.head.fields.set_fmt(Known::XEnvoyAttemptCount, format_args!("{attempts}"));
         }
+        self.additions.iter().for_each(|additions| additions.apply_to_response(&mut self.head.fields));
         response::finish(self.arrival.manager, incoming.head, &mut self.head);
         self.record.status = self.head.status;
         self.record.sent_head = self.head.fields.wire_len() as u64;

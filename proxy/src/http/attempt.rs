@@ -17,7 +17,7 @@ use super::body::{BodyLength, Frame, RequestBody};
 use super::exchange::{Exchange, Incoming};
 use super::filters::rewrite;
 use super::head::{Known, Version};
-use super::replay::{MAX_REPLAY, ReplayBody};
+use super::replay::{MAX_REPLAY, Peeked, ReplayBody};
 use super::retry::{Outcome, RetryState, Verdict};
 use super::server::{Arrival, Responder};
 use super::upgrade::{self, Wish};
@@ -68,7 +68,8 @@ struct Failed {
 impl Exchange<'_> {
     /// Tries until a response is accepted or nothing is left to try.
     pub(super) async fn attempts(&mut self, plan: Plan<'_>, mut retries: RetryState, body: RequestBody<'_>) {
-        let mut body = ReplayBody::new(body, &self.incoming.body, MAX_REPLAY);
+        let peeked = std::mem::take(&mut self.incoming.peeked);
+        let mut body = ReplayBody::new(peeked, body, &self.incoming.body, MAX_REPLAY);
         let mut tried = Tried::new(plan.forward.retry.as_deref());
         // Counts this request as a retry for as long as the attempt that it was given for.
         let mut permit: Option<RetryPermit> = None;
@@ -271,7 +272,7 @@ impl Exchange<'_> {
         let vouch = stream.vouch().cloned();
         let forbidden = forbidden(answer, incoming, vouch.as_deref());
         let (mut sender, mut receiver) = stream.split();
-        let mut body = ReplayBody::new(body, &incoming.body, 0);
+        let mut body = ReplayBody::new(Peeked::default(), body, &incoming.body, 0);
         let ended = match flushed {
             Ok(()) => tokio::select! {
                 biased;

@@ -16,10 +16,11 @@ use super::answer::Answer;
 use super::attempt::Plan;
 use super::body::RequestBody;
 use super::clock::Clock;
+use super::consult::Stop;
 use super::filters::{client_certificate, direct, forwarded, header_ops, rewrite};
 use super::head::{Known, RequestHead};
 use super::normalize::{Normalized, normalize};
-use super::replay::BodyState;
+use super::replay::{BodyState, Peeked};
 use super::reply::LocalReply;
 use super::retry::RetryState;
 use super::router;
@@ -71,7 +72,7 @@ impl Handler for Exchanges {
 pub async fn handle(
     arrival: Arrival<'_>,
     head: &mut RequestHead,
-    body: RequestBody<'_>,
+    mut body: RequestBody<'_>,
     responder: Responder<'_>,
 ) {
     // Declared before the exchange, because its record refers to them until it is written.
@@ -88,6 +89,16 @@ pub async fn handle(
         return exchange.reply(reply).await;
     }
 
+    // Does somebody outside let it in?
+    if !arrival.manager.authorizers.is_empty() {
+        // Few requests go this way, so its memory is not every request's.
+        match Box::pin(exchange.consult(&mut body)).await {
+            Ok(()) => {}
+            Err(Stop::Reply(reply)) => return exchange.reply(*reply).await,
+            Err(Stop::Fail(error)) => return exchange.fail(error).await,
+        }
+    }
+
     // For whom, by its tokens? And may it?
     if let Err(refusal) = exchange.authenticate() {
         let reply = direct::not_authenticated(refusal, exchange.incoming.head);
@@ -98,7 +109,7 @@ pub async fn handle(
     }
 
     // Which virtual host and route take it?
-    host = match find_host(&arrival, exchange.incoming.head).await {
+    host = match find_host(&arrival, exchange.incoming.routing_head()).await {
         Ok(host) => host,
         Err(error) => return exchange.fail(error).await,
     };
@@ -107,8 +118,8 @@ pub async fn handle(
         return exchange.reply(reply).await;
     }
     let random = arrival.worker.random();
-    let Incoming { head, tokens, .. } = &exchange.incoming;
-    let Some(route) = router::find_route(&host, head, tokens, random) else {
+    let incoming = &exchange.incoming;
+    let Some(route) = router::find_route(&host, incoming.routing_head(), &incoming.tokens, random) else {
         let detail = format!("virtual host {} has no route for this request", host.name);
         return exchange.fail(internal(Kind::NoRoute, detail)).await;
     };
@@ -145,12 +156,23 @@ pub(super) struct Incoming<'a> {
     /// As policies saw it, where the upstream gets another and policies may come.
     pub(super) original: Option<Box<RequestHead>>,
     pub(super) clock: Clock,
+    /// The head as routes are chosen by it, where an external authorizer has changed it since.
+    pub(super) routed_by: Option<Box<RequestHead>>,
     /// How far its body has been read.
     pub(super) body: BodyState,
+    /// What was read of the body for an external authorizer.
+    pub(super) peeked: Peeked,
     /// May control this proxy by headers.
     internal: bool,
     /// What speaks for it.
     pub(super) tokens: Tokens<'a>,
+}
+
+impl Incoming<'_> {
+    /// What routes are chosen by.
+    fn routing_head(&self) -> &RequestHead {
+        self.routed_by.as_deref().unwrap_or(self.head)
+    }
 }
 
 impl<'a> Exchange<'a> {
@@ -162,7 +184,16 @@ impl<'a> Exchange<'a> {
         let line = head.method_str().len() + head.path().len() + head.authority().len();
         record.received_head = (line + head.fields.wire_len()) as u64;
         Self {
-            incoming: Incoming { head, original: None, clock, body, internal: false, tokens: Tokens::new() },
+            incoming: Incoming {
+                head,
+                original: None,
+                clock,
+                routed_by: None,
+                body,
+                peeked: Peeked::default(),
+                internal: false,
+                tokens: Tokens::new(),
+            },
             answer: Answer::new(arrival, responder, record),
         }
     }
@@ -395,7 +426,7 @@ fn route_at_hand<'a>(
 
 impl Answer<'_> {
     /// Metrics and logs show where a request was going that doesn't get there.
-    fn note_route_at_hand(&mut self, head: &RequestHead, tokens: &[Accepted<'_>]) {
+    pub(super) fn note_route_at_hand(&mut self, head: &RequestHead, tokens: &[Accepted<'_>]) {
         let Some(route) = route_at_hand(&self.arrival, head, tokens) else { return };
         self.record.route = Some(route);
         if let Action::Forward(forward) = &route.action

@@ -4,6 +4,7 @@ mod answer;
 mod attempt;
 pub mod body;
 pub mod clock;
+mod consult;
 pub mod exchange;
 pub mod fields;
 pub mod filters;

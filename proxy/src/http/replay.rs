@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use bytes::Bytes;
+
 use super::body::{BodyLength, Frame, RequestBody};
 use super::clock::Clock;
 use crate::error::ProxyError;
@@ -41,15 +43,68 @@ impl BodyState {
         self.whole.load(Relaxed)
     }
 
+    /// Bytes of it have come.
+    pub fn receive(&self, bytes: usize) {
+        self.received.store(self.received() + bytes as u64, Relaxed);
+    }
+
     /// Bytes read from the client so far.
     pub fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
 }
 
+/// What was read of a body before there was anybody to send it to. The first attempt gets it as if it came then.
+#[derive(Debug, Default)]
+pub struct Peeked {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    whole: bool,
+}
+
+impl Peeked {
+    /// Nothing was read.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty() && !self.whole
+    }
+
+    /// The body has no more.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its pieces.
+    pub fn data(&self) -> impl Iterator<Item = &Bytes> {
+        self.frames.iter().filter_map(|frame| match frame {
+            Frame::Data(data) => Some(data),
+            Frame::Trailers(_) => None,
+        })
+    }
+
+    /// The next frame that was read; `None` at the end.
+    pub fn push(&mut self, frame: Option<Frame>) {
+        match frame {
+            Some(frame) => {
+                if let Frame::Data(data) = &frame {
+                    self.bytes += data.len();
+                }
+                self.frames.push_back(frame);
+            }
+            None => self.whole = true,
+        }
+    }
+}
+
 /// A request's body with its memory.
 #[derive(Debug)]
 pub struct ReplayBody<'a> {
+    /// Comes before what is still to be read.
+    peeked: Peeked,
     body: RequestBody<'a>,
     kept: VecDeque<Frame>,
     kept_bytes: usize,
@@ -60,14 +115,14 @@ pub struct ReplayBody<'a> {
 
 impl<'a> ReplayBody<'a> {
     /// Remembers up to `limit` bytes of `body`.
-    pub fn new(body: RequestBody<'a>, state: &BodyState, limit: usize) -> Self {
+    pub fn new(peeked: Peeked, body: RequestBody<'a>, state: &BodyState, limit: usize) -> Self {
         // A body that is announced to be too large isn't even begun to be kept.
         if let BodyLength::Known(length) = body.length()
             && length > limit as u64
         {
             state.release();
         }
-        Self { body, kept: VecDeque::new(), kept_bytes: 0, next: 0, limit }
+        Self { peeked, body, kept: VecDeque::new(), kept_bytes: 0, next: 0, limit }
     }
 
     /// What the head said of the length.
@@ -89,14 +144,19 @@ impl<'a> ReplayBody<'a> {
             self.forget_read(state);
             return Ok(Some(frame));
         }
-        let Some(frame) = self.body.frame().await? else { return Ok(None) };
+        let frame = match self.peeked.frames.pop_front() {
+            Some(frame) => Some(frame),
+            None if self.peeked.whole => None,
+            None => self.body.frame().await?,
+        };
+        let Some(frame) = frame else { return Ok(None) };
         clock.touch();
         let length = match &frame {
             Frame::Data(data) => data.len(),
             Frame::Trailers(fields) => fields.wire_len(),
         };
         if matches!(frame, Frame::Data(_)) {
-            state.received.store(state.received() + length as u64, Relaxed);
+            state.receive(length);
         }
         self.keep(&frame, length, state);
         Ok(Some(frame))

@@ -39,6 +39,7 @@ pub fn manager() -> HttpManager {
         proxy_100_continue: false,
         peer_metadata: PeerMetadata::default(),
         explicit_proxy: false,
+        authorizers: Arc::default(),
         authentication: None,
         authorization: Arc::default(),
         access_log: vec![],

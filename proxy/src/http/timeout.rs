@@ -26,6 +26,11 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
+    /// The limits of a request whose route isn't known yet.
+    pub fn before_route(manager: &HttpTimeouts) -> Self {
+        Self { stream_idle: manager.stream_idle, max_stream: manager.max_stream_duration, ..Self::default() }
+    }
+
     /// The limits of a request, taking the headers that set them out of it.
     pub fn of(manager: &HttpTimeouts, forward: &Forward, head: &mut RequestHead) -> Self {
         let policy = forward.retry.as_deref();

@@ -56,6 +56,7 @@ fn chain_to(name: &'static str, endpoint: SocketAddr, matches: ChainMatch) -> Ar
         idle_timeout: None,
         max_duration: None,
         max_connect_attempts: 1,
+        authorizers: Arc::default(),
         authorization: Arc::default(),
         access_log: Vec::new(),
     };

@@ -23,6 +23,7 @@ fn tcp() -> NetworkAction {
         idle_timeout: None,
         max_duration: None,
         max_connect_attempts: 1,
+        authorizers: Arc::default(),
         authorization: Arc::default(),
         access_log: Vec::new(),
     }))

@@ -17,6 +17,7 @@ use crate::authz::{self, Facts};
 use crate::config::cluster::{Cluster, ClusterHandle};
 use crate::config::listener::{NetworkAction, TcpProxy};
 use crate::error::{Kind, Progress, ProxyError, Side};
+use crate::ext_authz::{DENIED, ERROR, Question, Verdict};
 use crate::http::template::Context;
 use crate::identity::vouch::{DISTRUSTED_CLIENT, DISTRUSTED_SERVER, Vouch};
 use crate::io::Stream;
@@ -26,27 +27,30 @@ use crate::telemetry::write_logs;
 use crate::upstream::balance::Tried;
 use crate::upstream::choose::ChooseBy;
 use crate::upstream::connect::{TcpConnection, open_tcp};
-use crate::worker::Worker;
+use crate::worker::{BUFFER_SIZE, Worker};
+
+/// Bytes that are kept of a client that is not let in yet.
+const MOST_RECEIVED: usize = 4 * BUFFER_SIZE;
 
 /// How often to draw again where an endpoint was tried already.
 const REPICKS: u32 = 5;
 
 /// Serves `downstream`, whose first bytes `received` were read during detection, until both sides have ended.
 pub async fn run(
-    worker: &Worker,
+    worker: &Arc<Worker>,
     connection: &Connection,
     proxy: &TcpProxy,
     downstream: Stream,
-    received: BytesMut,
+    mut received: BytesMut,
 ) {
     let handle = choose(worker, connection, proxy);
     let mut record = connection.record();
     record.cluster_name = Some(&handle.name);
     let tally = Tally::new(worker, connection.direction);
     let exchange = Exchange { worker, connection, proxy, downstream: &downstream };
-    let outcome = match authz::check(&proxy.authorization, &Facts::of_connection(connection), worker.id) {
+    let outcome = match exchange.let_in(&mut received, &mut record).await {
         Ok(()) => exchange.forward(&handle, received, &tally, &mut record).await,
-        Err(denial) => Ok(End::Denied(denial.details.to_string())),
+        Err(refused) => Ok(refused),
     };
     if matches!(outcome, Ok(End::Broken(..) | End::Denied(_))) {
         // The client must not take a cut stream for a whole one.
@@ -101,13 +105,36 @@ fn failure_flags(error: &ProxyError, record: &mut RequestRecord<'_>) -> Flags {
 
 /// What the steps of one connection share.
 struct Exchange<'a> {
-    worker: &'a Worker,
+    worker: &'a Arc<Worker>,
     connection: &'a Connection,
     proxy: &'a TcpProxy,
     downstream: &'a Stream,
 }
 
 impl Exchange<'_> {
+    /// Asks external authorizers, then policies.
+    async fn let_in(&self, received: &mut BytesMut, record: &mut RequestRecord<'_>) -> Result<(), End> {
+        let Self { worker, connection, proxy, downstream } = self;
+        let facts = Facts::of_connection(connection);
+        for authorizer in proxy.authorizers.iter().filter(|authorizer| authorizer.is_for(&facts, worker.id)) {
+            let verdict = tokio::select! {
+                biased;
+                verdict = authorizer.ask(worker, Question { connection, request: None }) => verdict,
+                () = left(downstream, received) => return Err(End::Denied("downstream_closed".into())),
+            };
+            let words = match verdict {
+                Verdict::Allowed(_) => continue,
+                Verdict::Unanswered(_) if authorizer.fails_open => continue,
+                Verdict::Denied(_) => DENIED,
+                Verdict::Unanswered(_) | Verdict::Untellable(_) => ERROR,
+            };
+            record.flags.add(Flags::UNAUTHORIZED);
+            return Err(End::Denied(words.to_owned()));
+        }
+        let denied = |denial: &authz::Denial| End::Denied(denial.details.to_string());
+        authz::check(&proxy.authorization, &facts, worker.id).map_err(denied)
+    }
+
     async fn forward(
         &self,
         handle: &ClusterHandle,
@@ -204,6 +231,20 @@ impl Exchange<'_> {
 
 fn may_retry(error: &ProxyError) -> bool {
     matches!(error.kind, Kind::ConnectFailed | Kind::ConnectTimeout)
+}
+
+/// Completes when the client has gone away. What it sends meanwhile is kept, up to a bound; then it has to wait with leaving.
+async fn left(downstream: &Stream, received: &mut BytesMut) {
+    while received.len() < MOST_RECEIVED {
+        received.reserve(BUFFER_SIZE);
+        match downstream.read_buf(received).await {
+            // It has sent its end, and may wait for an answer.
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+    std::future::pending().await
 }
 
 async fn lifetime(limit: Option<Duration>) {

@@ -47,6 +47,7 @@ impl Setup {
             idle_timeout: None,
             max_duration: None,
             max_connect_attempts: 1,
+            authorizers: Arc::default(),
             authorization: Arc::default(),
             access_log: vec![Arc::new(log)],
         };
@@ -75,6 +76,7 @@ impl Setup {
         let proxy = TcpProxy {
             clusters: self.proxy.clusters.clone(),
             stat_prefix: "tcp".into(),
+            authorizers: Arc::default(),
             authorization: Arc::new([denying(net)]),
             access_log: Vec::new(),
             ..*self.proxy
@@ -127,6 +129,103 @@ impl Setup {
     fn log(self) -> String {
         self.worker.shared.access_logs.finish(Duration::from_secs(20));
         std::fs::read_to_string(self.folder.path().join("log")).expect("log")
+    }
+}
+
+/// A gRPC authorizer that answers each call with this message, as text after `status: ` in a header for none.
+async fn authorizer(answer: &'static [u8], fails_open: bool) -> crate::ext_authz::Authorizer {
+    use crate::config::cluster::UpstreamProtocol;
+    use crate::ext_authz::{Authorizer, Form, GrpcForm, Patterns};
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = socket.local_addr().expect("address");
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = socket.accept().await {
+            let Ok(mut connection) = h2::server::handshake(tcp).await else { continue };
+            tokio::spawn(async move {
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let response = http::Response::builder().header("content-type", "application/grpc");
+                    let mut body =
+                        respond.send_response(response.body(()).expect("a head"), false).expect("sent");
+                    let mut message = vec![0, 0, 0, 0, answer.len() as u8];
+                    message.extend_from_slice(answer);
+                    body.send_data(message.into(), false).expect("sent");
+                    let status = if answer == UNAVAILABLE { "14" } else { "0" };
+                    let trailers =
+                        [(http::HeaderName::from_static("grpc-status"), status.parse().expect("a value"))];
+                    body.send_trailers(trailers.into_iter().collect()).expect("sent");
+                }
+            });
+        }
+    });
+    let mut spec = ClusterSpec::plain("authorizer", Discovery::Static);
+    spec.protocol = UpstreamProtocol::Http2;
+    let cluster = Cluster::new(spec, None);
+    let set =
+        EndpointSet::build([(address, EndpointSpec::default())], &cluster.live, cluster.spec.set_settings(1));
+    cluster.set_endpoints(Arc::new(set));
+    let handle = ClusterHandle::empty("authorizer");
+    handle.publish(cluster);
+    Authorizer {
+        cluster: handle,
+        form: Form::Grpc(GrpcForm { authority: "a".into(), shown: Patterns::All, body_as_bytes: false }),
+        timeout: Some(Duration::from_secs(30)),
+        body: None,
+        fails_open,
+        tells_fail_open: false,
+        status_on_error: 403,
+        routes_anew: false,
+        mark: None,
+        answers: Arc::default(),
+    }
+}
+
+/// CheckResponse with status 7.
+const DENIES: &[u8] = &[0x0a, 0x02, 0x08, 0x07];
+/// The same with status 0.
+const ALLOWS: &[u8] = &[0x0a, 0x00];
+const UNAVAILABLE: &[u8] = b"unavailable";
+
+#[tokio::test]
+async fn an_external_authorizer_decides_before_anything_is_opened() {
+    for (answer, fails_open, wanted, details) in [
+        (ALLOWS, false, "up", "-"),
+        (DENIES, true, "", "ext_authz_denied"),
+        (UNAVAILABLE, false, "", "ext_authz_error"),
+        (UNAVAILABLE, true, "up", "-"),
+    ] {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = upstream.local_addr().expect("address");
+        let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((mut tcp, _)) = upstream.accept().await {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let _ = tcp.write_all(b"up").await;
+            }
+        });
+        let guard = authorizer(answer, fails_open).await;
+        let cluster = Cluster::new(ClusterSpec::plain("up", Discovery::Static), None);
+        let set = EndpointSet::build(
+            [(address, EndpointSpec::default())],
+            &cluster.live,
+            cluster.spec.set_settings(1),
+        );
+        cluster.set_endpoints(Arc::new(set));
+        let handle = ClusterHandle::empty("up");
+        handle.publish(cluster);
+        let setup =
+            Setup::new(WeightedClusters::single(handle), |proxy| proxy.authorizers = Arc::new([guard]));
+        let (client, task) = setup.client(here(), None, b"").await;
+        let mut client = client;
+        let mut got = String::new();
+        let _ = client.read_to_string(&mut got).await;
+        drop(client);
+        task.await.expect("task");
+        assert_eq!(got, wanted, "{details}");
+        assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), usize::from(!wanted.is_empty()));
+        let log = setup.log();
+        assert!(log.contains(&format!(" {details} ")), "{log}");
+        assert_eq!(log.starts_with("UAEX "), wanted.is_empty(), "{log}");
     }
 }
 

@@ -5,19 +5,24 @@ use std::collections::BTreeMap;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::collector::{counter, family, pair};
-use crate::authz::counters::{ByPolicy, Counters};
+use crate::authz::counters::{ByPolicy, Counters, Place};
 
 /// All families, of what has been counted.
 pub fn families(counters: &Counters) -> Vec<MetricFamily> {
     let mut by_name: BTreeMap<String, (String, Vec<Metric>)> = BTreeMap::new();
-    for (place, allowed, denied) in counters.tallies() {
-        for ((name, stat), value) in place.families().into_iter().zip(place.names()).zip([allowed, denied]) {
-            let mut metric = counter(value);
-            if let Some(manager) = place.manager() {
-                metric.set_label(vec![pair("envoy_http_conn_manager_prefix", manager)]);
-            }
-            by_name.entry(name).or_insert_with(|| (format!("{stat} of /stats."), Vec::new())).1.push(metric);
+    let mut add = |place: &Place, stat: String, value: u64| {
+        let mut metric = counter(value);
+        if let Some(manager) = place.manager() {
+            metric.set_label(vec![pair("envoy_http_conn_manager_prefix", manager)]);
         }
+        let new = || (format!("{stat} of /stats."), Vec::new());
+        by_name.entry(place.family(&stat)).or_insert_with(new).1.push(metric);
+    };
+    for (place, allowed, denied) in counters.tallies() {
+        place.names().into_iter().zip([allowed, denied]).for_each(|(stat, value)| add(&place, stat, value));
+    }
+    for (place, word, value) in counters.all_answers() {
+        add(&place, place.name(word), value);
     }
     let filters =
         by_name.into_iter().map(|(name, (help, metrics))| family(&name, &help, MetricType::COUNTER, metrics));
@@ -63,7 +68,6 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-    use crate::authz::counters::Place;
 
     #[test]
     fn the_page_has_filters_and_policies() {
@@ -71,6 +75,7 @@ mod tests {
         assert!(families(&counters).is_empty());
         counters.tally(Place::http("inbound_0.0.0.0_80;", "", false)).count(0, false);
         counters.tally(Place::network("tcp.", "", false)).count(0, true);
+        counters.answers(Place::ext_authz("inbound_0.0.0.0_80;", "")).error.fetch_add(4, Relaxed);
         counters.policy(ByPolicy::Denied, "none").fetch_add(1, Relaxed);
         counters.policy(ByPolicy::ShadowDenied, "a").fetch_add(2, Relaxed);
         counters.policy(ByPolicy::Logged, "b").fetch_add(3, Relaxed);
@@ -78,6 +83,8 @@ mod tests {
         for line in [
             "envoy_http_rbac_allowed{envoy_http_conn_manager_prefix=\"inbound_0.0.0.0_80\"} 0",
             "envoy_http_rbac_denied{envoy_http_conn_manager_prefix=\"inbound_0.0.0.0_80\"} 1",
+            "envoy_http_ext_authz_error{envoy_http_conn_manager_prefix=\"inbound_0.0.0.0_80\"} 4",
+            "envoy_http_ext_authz_ok{envoy_http_conn_manager_prefix=\"inbound_0.0.0.0_80\"} 0",
             "envoy_tcp_rbac_allowed 1",
             "osier_authorization_denied_total{mode=\"enforced\",policy=\"none\"} 1",
             "osier_authorization_denied_total{mode=\"dry_run\",policy=\"a\"} 2",

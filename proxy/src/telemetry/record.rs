@@ -158,6 +158,7 @@ flags! {
     UPSTREAM_CLOSED = "UC", "connection ended by the upstream";
     OVERFLOW = "UO", "circuit breaker";
     NO_ROUTE = "NR", "no route or no filter chain";
+    UNAUTHORIZED = "UAEX", "denied by an external authorizer, or without an answer of one";
     DOWNSTREAM_CLOSED = "DC", "the client went away";
     RETRIES_EXHAUSTED = "URX", "no retry or connect attempt left";
     STREAM_IDLE = "SI", "stream without progress";

@@ -1,9 +1,10 @@
 //! RBAC filters from AuthorizationPolicies, in Istio's shape: one filter per action, each with all policies of that action, enforced
-//! and dry-run apart, in the order AUDIT, DENY, ALLOW.
+//! and dry-run apart, in the order AUDIT, DENY, ALLOW; what is asked about elsewhere comes before them (`authorizer`).
 //!
-//! Opaque connections have no attributes of HTTP. There a rule of ALLOW that tests one matches nothing; in one of DENY or AUDIT such
+//! Opaque connections have no attributes of HTTP. There a rule of ALLOW that tests one matches nothing; in one of DENY, AUDIT or CUSTOM such
 //! a test is left out, so that it matches more: either way less gets through. What can't be enforced denies everything.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use osier_proto::Any;
@@ -29,6 +30,7 @@ use osier_proto::types::uri_template::UriTemplateMatchConfig;
 use ipnet::IpNet;
 
 use super::authentication;
+use super::authorizer::{Custom, MARK};
 use super::filter::http_filter;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
@@ -39,6 +41,11 @@ use crate::model::{
 
 /// Istio's prefix for the counts of network filters.
 const TCP_STATS: &str = "tcp.";
+
+/// The HTTP filters that have external authorizers asked, before anybody looks at tokens.
+pub(super) fn asked_http(scope: &Scope<'_>) -> Vec<HttpFilter> {
+    custom(scope, Over::Http).map(|custom| custom.http()).unwrap_or_default()
+}
 
 /// The HTTP filters of a listener of the workload.
 pub(super) fn http(scope: &Scope<'_>) -> Vec<HttpFilter> {
@@ -66,7 +73,9 @@ pub(super) fn guard(scope: &Scope<'_>, mut chain: FilterChain) -> FilterChain {
         };
         wire::network_filter("envoy.filters.network.rbac", &rbac)
     };
-    chain.filters.splice(0..0, sets(scope, Over::Tcp).into_iter().map(filter));
+    let asked = custom(scope, Over::Tcp).map(|custom| custom.tcp()).unwrap_or_default();
+    let guards = asked.into_iter().chain(sets(scope, Over::Tcp).into_iter().map(filter));
+    chain.filters.splice(0..0, guards);
     chain
 }
 
@@ -94,6 +103,23 @@ impl Set {
     }
 }
 
+/// What is asked about elsewhere, if anything is.
+fn custom<'s>(scope: &Scope<'s>, over: Over) -> Option<Custom<'s>> {
+    let policies = scope.snapshot.authorizations(&scope.view().proxy);
+    let policies = policies.into_iter().filter(|(_, policy)| policy.action == AuthorizationAction::Custom);
+    let (mut providers, mut rules) = (BTreeSet::new(), BTreeMap::new());
+    for (key, policy) in policies {
+        providers.extend(policy.provider.clone());
+        let named = of_policy(scope, key, policy, over).into_iter();
+        rules.extend(named.map(|(name, rule)| (format!("{MARK}-{name}"), rule)));
+    }
+    if rules.is_empty() {
+        return None;
+    }
+    let found = scope.snapshot.authorizer(&scope.view().proxy.namespace, &providers);
+    Some(Custom { rules, authorizer: found.map(|(authorizer, service)| (authorizer, &**service)) })
+}
+
 fn sets(scope: &Scope<'_>, over: Over) -> Vec<Set> {
     if let Some(refusal) = scope.snapshot.refusal(&scope.view().proxy, 0)
         && refusal.0.demands == Demand::Unsupported
@@ -107,6 +133,13 @@ fn sets(scope: &Scope<'_>, over: Over) -> Vec<Set> {
         return vec![deny_all(&format!("{key} is not supported by gRPC"))];
     }
     let policies = scope.snapshot.authorizations(&scope.view().proxy);
+    // Nor do they ask anybody.
+    let asks = |(_, policy): &&(&ResourceKey, &Authorization)| policy.action == AuthorizationAction::Custom;
+    if scope.view().is_grpc()
+        && let Some((key, _)) = policies.iter().find(asks)
+    {
+        return vec![deny_all(&format!("{key} is not supported by gRPC"))];
+    }
     let actions = [AuthorizationAction::Audit, AuthorizationAction::Deny, AuthorizationAction::Allow];
     let of = |action: AuthorizationAction| {
         let rbac = |dry_run: bool| {
@@ -126,7 +159,7 @@ fn sets(scope: &Scope<'_>, over: Over) -> Vec<Set> {
 fn rbac_action(action: AuthorizationAction) -> Action {
     match action {
         AuthorizationAction::Audit => Action::Log,
-        AuthorizationAction::Deny => Action::Deny,
+        AuthorizationAction::Deny | AuthorizationAction::Custom => Action::Deny,
         AuthorizationAction::Allow => Action::Allow,
     }
 }

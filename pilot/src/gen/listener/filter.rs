@@ -148,6 +148,7 @@ fn http_filters(scope: &Scope<'_>, side: Side) -> Vec<HttpFilter> {
         }
     }
     if matches!(side, Side::Inbound | Side::Gateway) {
+        filters.extend(authorization::asked_http(scope));
         filters.extend(authentication::http(scope, side == Side::Gateway));
         filters.extend(authorization::http(scope));
     }

@@ -5,6 +5,7 @@
 
 mod authentication;
 mod authorization;
+mod authorizer;
 mod explicit;
 mod filter;
 mod gateway;

@@ -69,7 +69,7 @@ fn is_authority(name: &str) -> bool {
 
 fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {
     HeaderValueOption {
-        header: Some(HeaderValue { key: name.to_string(), value: value.to_string() }),
+        header: Some(HeaderValue { key: name.to_string(), value: value.to_string(), ..Default::default() }),
         append_action: action as i32,
         ..Default::default()
     }

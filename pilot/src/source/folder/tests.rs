@@ -205,10 +205,6 @@ fn wrong_fields_are_named_with_file_line_and_path() {
         ),
         ("- a\n".into(), "x.yaml:1: a resource must be a mapping, not a list"),
         (
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n  selector: {matchLabels: {app: web}}\n  action: CUSTOM\n  provider: {name: x}\n  rules: [{}]\n".into(),
-            "x.yaml:6: AuthorizationPolicy default/p: spec.action: CUSTOM is not supported yet: everything that is sent to the workloads that it selects is refused",
-        ),
-        (
             "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n".into(),
             "x.yaml:1: Gateway default/g: the kind Gateway of networking.istio.io is not supported yet and not applied",
         ),

@@ -1,6 +1,6 @@
 //! AuthorizationPolicy. With an error in it a policy that could refuse something fails closed for whom it covers.
 //!
-//! What needs metadata of an Envoy filter or an external authorizer is not supported: such a policy fails closed too, and says so.
+//! What needs metadata of an Envoy filter is not supported: such a policy fails closed too, and says so.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::security::{ROOT, Read};
 use super::{Check, Context, Path, is_header_name};
 use crate::model::{
-    Account, Authorization, AuthorizationAction, AuthorizationRule, Coverage, Demand, PathMatch,
-    RequestPrincipal, Test, TextMatch, Values,
+    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, PathMatch, RequestPrincipal,
+    Test, TextMatch, Values,
 };
 use crate::store::schema::Metadata;
 use crate::store::schema::authorization as schema;
@@ -41,21 +41,32 @@ pub fn check(context: &Context, metadata: &Metadata, spec: &schema::Authorizatio
         schema::Action::Allow => AuthorizationAction::Allow,
         schema::Action::Deny => AuthorizationAction::Deny,
         schema::Action::Audit => AuthorizationAction::Audit,
-        schema::Action::Custom => return check.custom(spec),
+        schema::Action::Custom => AuthorizationAction::Custom,
     };
-    check.require(spec.provider.is_none(), ROOT.field("provider"), || "is for action CUSTOM only".into());
-    if action == AuthorizationAction::Deny && spec.rules.is_empty() {
-        check.error(
-            ROOT.field("rules"),
-            "must have a rule where action is DENY; `rules: [{}]` denies everything",
-        );
+    let provider = check.provider(action, spec.provider.as_ref());
+    let without = match action {
+        AuthorizationAction::Deny => {
+            Some("must have a rule where action is DENY; `rules: [{}]` denies everything")
+        }
+        AuthorizationAction::Custom => {
+            Some("must have a rule where action is CUSTOM; `rules: [{}]` asks about everything")
+        }
+        AuthorizationAction::Allow | AuthorizationAction::Audit => None,
+    };
+    if let Some(message) = without.filter(|_| spec.rules.is_empty()) {
+        check.error(ROOT.field("rules"), message);
     }
     let rules = check.rules(&spec.rules);
+    if action == AuthorizationAction::Custom {
+        check.no_identities(&spec.rules);
+    }
     if action == AuthorizationAction::Deny && !dry_run {
         check.warn_of_wide_rules(&rules);
     }
-    let Some(covers) = check.covers_of(spec) else { return check.without_effect() };
-    let dry_run = dry_run && action != AuthorizationAction::Audit;
+    let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+    let Some(covers) = check.covers(spec.selector.as_ref(), targets) else { return check.without_effect() };
+    // An authorizer is asked even so, as by Istio.
+    let dry_run = dry_run && !matches!(action, AuthorizationAction::Audit | AuthorizationAction::Custom);
     if (dry_run || action == AuthorizationAction::Audit) && check.has_errors() {
         // It refuses nothing as it is, so nothing has to be refused instead.
         return check.without_effect();
@@ -64,7 +75,7 @@ pub fn check(context: &Context, metadata: &Metadata, spec: &schema::Authorizatio
         let whom = check.whom(&covers);
         check.error(ROOT, format!("can't be enforced: everything that is sent to {whom} is refused"));
     }
-    check.read(covers, Demand::Authorization(Authorization { action, dry_run, rules }))
+    check.read(covers, Demand::Authorization(Authorization { action, dry_run, provider, rules }))
 }
 
 /// An attribute that `when` names.
@@ -120,28 +131,71 @@ impl<'k> Key<'k> {
 /// A list and its negation, each with its name.
 type Lists<'l> = [(&'l str, &'l [String]); 2];
 
+/// Lists of a source that are about who the caller is.
+fn identities(source: &schema::Source) -> Vec<(&'static str, &Vec<String>)> {
+    vec![
+        ("principals", &source.principals),
+        ("notPrincipals", &source.not_principals),
+        ("requestPrincipals", &source.request_principals),
+        ("notRequestPrincipals", &source.not_request_principals),
+        ("namespaces", &source.namespaces),
+        ("notNamespaces", &source.not_namespaces),
+        ("serviceAccounts", &source.service_accounts),
+        ("notServiceAccounts", &source.not_service_accounts),
+        ("trustDomains", &source.trust_domains),
+        ("notTrustDomains", &source.not_trust_domains),
+    ]
+}
+
 impl Check<'_> {
-    fn custom(mut self, spec: &schema::AuthorizationPolicy) -> Read {
-        let named = spec.provider.as_ref().is_some_and(|provider| !provider.name.is_empty());
-        self.require(named, ROOT.field("provider.name"), || "is required where action is CUSTOM".into());
-        self.require(!spec.rules.is_empty(), ROOT.field("rules"), || {
-            "must have a rule where action is CUSTOM".into()
-        });
-        self.rules(&spec.rules);
-        self.closed(ROOT.field("action"), "CUSTOM", spec)
+    /// Who is asked.
+    fn provider(
+        &mut self,
+        action: AuthorizationAction,
+        provider: Option<&schema::Provider>,
+    ) -> Option<Arc<str>> {
+        let at = ROOT.field("provider");
+        if action != AuthorizationAction::Custom {
+            self.require(provider.is_none(), at, || "is for action CUSTOM only".into());
+            return None;
+        }
+        let name = provider.map(|provider| provider.name.as_str()).filter(|name| !name.is_empty());
+        self.require(name.is_some(), at.field("name"), || "is required where action is CUSTOM".into());
+        name.map(Into::into)
     }
 
-    fn covers_of(&mut self, spec: &schema::AuthorizationPolicy) -> Option<Coverage> {
-        let targets = spec.target_ref.is_some() || !spec.target_refs.is_empty();
-        self.covers(spec.selector.as_ref(), targets)
-    }
-
-    /// A policy that needs what isn't supported.
-    fn closed(mut self, at: Path<'_>, what: &str, spec: &schema::AuthorizationPolicy) -> Read {
-        let Some(covers) = self.covers_of(spec) else { return self.without_effect() };
-        let whom = self.whom(&covers);
-        self.error(at, format!("{what} is not supported yet: everything that is sent to {whom} is refused"));
-        self.read(covers, Demand::Unsupported)
+    /// An authorizer is asked before it is known whose token a request has, and Istio lets no rule for it ask who the caller is.
+    fn no_identities(&mut self, rules: &[schema::Rule]) {
+        let at = ROOT.field("rules");
+        for (index, rule) in rules.iter().enumerate() {
+            let at = at.index(index);
+            for (index, from) in rule.from.iter().flatten().enumerate() {
+                let at = at.field("from");
+                let at = at.index(index);
+                let at = at.field("source");
+                for (name, list) in from.source.iter().flat_map(identities) {
+                    self.require(list.is_empty(), at.field(name), || {
+                        "can't be tested where action is CUSTOM".into()
+                    });
+                }
+            }
+            for (index, condition) in rule.when.iter().flatten().enumerate() {
+                let at = at.field("when");
+                let at = at.index(index);
+                let identity = matches!(
+                    Key::parse(&condition.key),
+                    Some(
+                        Key::Namespace
+                            | Key::Principal
+                            | Key::ServiceAccount
+                            | Key::TrustDomain
+                            | Key::RequestPrincipal
+                            | Key::Claim(_)
+                    )
+                );
+                self.require(!identity, at.field("key"), || "can't be tested where action is CUSTOM".into());
+            }
+        }
     }
 
     fn rules(&mut self, rules: &[schema::Rule]) -> Vec<AuthorizationRule> {

@@ -1,7 +1,7 @@
 //! Rules of AuthorizationPolicies: YAML in, problems out.
 
 use super::*;
-use crate::model::{Coverage, Kind, Severity};
+use crate::model::{Kind, Severity};
 use crate::source::decode::decode;
 use crate::source::yaml::parse;
 
@@ -164,22 +164,79 @@ fn what_is_refused_fails_closed_and_says_where() {
 }
 
 #[test]
-fn custom_fails_closed_for_whom_it_covers() {
-    let read =
-        read("{action: CUSTOM, provider: {name: a}, selector: {matchLabels: {app: web}}, rules: [{}]}", &[]);
-    assert_eq!(
-        said(&read),
+fn custom_names_whom_to_ask_and_asks_nobody_who_they_are() {
+    let fields = "action: CUSTOM, provider: {name: a}";
+    let dry = [("istio.io/dry-run", "true")];
+    let read = self::read(&format!("{{{fields}, rules: [{{}}]}}"), &dry);
+    assert_eq!(said(&read), [""; 0]);
+    let Some(Demand::Authorization(policy)) = demand(&read) else { panic!("a policy") };
+    let wanted = (AuthorizationAction::Custom, Some("a"), false);
+    assert_eq!((policy.action, policy.provider.as_deref(), policy.dry_run), wanted);
+    let identity = "can't be tested where action is CUSTOM";
+    for (yaml, wanted) in [
+        (
+            "action: CUSTOM, rules: [{}]".to_owned(),
+            "spec.provider.name: is required where action is CUSTOM".to_owned(),
+        ),
+        (
+            "action: CUSTOM, provider: {name: ''}, rules: [{}]".into(),
+            "spec.provider.name: is required where action is CUSTOM".into(),
+        ),
+        (
+            fields.into(),
+            "spec.rules: must have a rule where action is CUSTOM; `rules: [{}]` asks about everything".into(),
+        ),
+    ]
+    .into_iter()
+    .chain(
         [
-            "error spec.action: CUSTOM is not supported yet: everything that is sent to the workloads that it selects is refused"
+            "principals",
+            "namespaces",
+            "serviceAccounts",
+            "trustDomains",
+            "requestPrincipals",
+            "notPrincipals",
+            "notNamespaces",
+            "notRequestPrincipals",
+            "notServiceAccounts",
+            "notTrustDomains",
         ]
-    );
-    let policy = read.policy.expect("a policy");
-    assert_eq!(
-        (&policy.demands, &policy.covers),
-        (&Demand::Unsupported, &Coverage::Workloads([("app", "web")].into()))
-    );
-    let nameless = self::read("{action: CUSTOM}", &[]);
-    assert_eq!(said(&nameless)[0], "error spec.provider.name: is required where action is CUSTOM");
+        .map(|name| {
+            (
+                format!("{fields}, {}", source(&format!("{name}: [a]"))),
+                format!("spec.rules[0].from[0].source.{name}: {identity}"),
+            )
+        }),
+    )
+    .chain(
+        [
+            "source.namespace",
+            "source.principal",
+            "source.serviceAccount",
+            "source.trustDomain",
+            "request.auth.principal",
+            "request.auth.audiences",
+            "request.auth.presenter",
+            "request.auth.claims[a]",
+        ]
+        .map(|key| {
+            (
+                format!("{fields}, {}", when(&format!("key: '{key}', values: [a]"))),
+                format!("spec.rules[0].when[0].key: {identity}"),
+            )
+        }),
+    ) {
+        let read = self::read(&format!("{{{yaml}}}"), &[]);
+        assert_eq!(said(&read)[0], format!("error {wanted}"), "{yaml}");
+        assert_eq!(demand(&read), Some(&Demand::Unsupported), "{yaml}");
+    }
+    for yaml in [
+        source("ipBlocks: [10.0.0.1]"),
+        operation("paths: [/a]"),
+        when("key: 'request.headers[a]', values: [b]"),
+    ] {
+        assert_eq!(said(&self::read(&format!("{{{fields}, {yaml}}}"), &[])), [""; 0], "{yaml}");
+    }
 }
 
 #[test]

@@ -95,6 +95,7 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
         discovery_selectors: check
             .label_selectors(root.field("discoverySelectors"), &spec.discovery_selectors),
         ingress: ingress(spec),
+        authorizers: check.authorizers(root.field("extensionProviders"), &spec.extension_providers),
         dns_refresh: check.duration(refresh, spec.dns_refresh_rate.as_ref()).unwrap_or(default.dns_refresh),
     };
     check.finish(mesh)

@@ -6,6 +6,7 @@
 pub mod authentication;
 pub mod authorization;
 pub mod destination_rule;
+mod extension_provider;
 pub mod ingress;
 pub mod kubernetes;
 pub mod mesh;

@@ -3,8 +3,11 @@
 //! One resource holds everything about the mesh, and nobody writes all of it: so a field that is known and not supported does not
 //! refuse the others. Such fields stand in [`SET_ASIDE`]; the struct is what is applied, and what is in neither is a typo.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
+use super::Ignored;
 use super::destination_rule::{H2UpgradePolicy, TcpKeepalive};
 use super::kubernetes::LabelSelector;
 use super::virtual_service::HttpRetry;
@@ -38,6 +41,76 @@ pub struct MeshConfig {
     pub ingress_controller_mode: Option<IngressControllerMode>,
     pub ingress_selector: String,
     pub ingress_service: String,
+    pub extension_providers: Vec<ExtensionProvider>,
+}
+
+/// An entry of `extensionProviders`. Those for telemetry do nothing by themselves, and what would use one is refused where it is
+/// written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ExtensionProvider {
+    pub name: String,
+    pub envoy_ext_authz_http: Option<ExtAuthzHttp>,
+    pub envoy_ext_authz_grpc: Option<ExtAuthzGrpc>,
+    pub datadog: Option<Ignored>,
+    pub envoy_file_access_log: Option<Ignored>,
+    pub envoy_http_als: Option<Ignored>,
+    pub envoy_otel_als: Option<Ignored>,
+    pub envoy_tcp_als: Option<Ignored>,
+    pub lightstep: Option<Ignored>,
+    pub opencensus: Option<Ignored>,
+    pub opentelemetry: Option<Ignored>,
+    pub prometheus: Option<Ignored>,
+    pub sds: Option<Ignored>,
+    pub skywalking: Option<Ignored>,
+    pub stackdriver: Option<Ignored>,
+    pub zipkin: Option<Ignored>,
+}
+
+/// `envoyExtAuthzHttp`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ExtAuthzHttp {
+    pub service: String,
+    pub port: u32,
+    pub timeout: Option<String>,
+    pub path_prefix: String,
+    pub fail_open: bool,
+    pub clear_route_cache: bool,
+    pub status_on_error: String,
+    pub include_headers_in_check: Vec<String>,
+    pub include_request_headers_in_check: Vec<String>,
+    pub include_additional_headers_in_check: BTreeMap<String, String>,
+    pub include_request_body_in_check: Option<ExtAuthzBody>,
+    pub headers_to_upstream_on_allow: Vec<String>,
+    pub headers_to_downstream_on_deny: Vec<String>,
+    pub headers_to_downstream_on_allow: Vec<String>,
+}
+
+/// `envoyExtAuthzGrpc`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ExtAuthzGrpc {
+    pub service: String,
+    pub port: u32,
+    pub timeout: Option<String>,
+    pub fail_open: bool,
+    pub clear_route_cache: bool,
+    pub status_on_error: String,
+    pub include_request_body_in_check: Option<ExtAuthzBody>,
+}
+
+/// `includeRequestBodyInCheck`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ExtAuthzBody {
+    pub max_request_bytes: u32,
+    pub allow_partial_message: bool,
+    pub pack_as_bytes: bool,
 }
 
 /// `ingressControllerMode`.
@@ -147,8 +220,7 @@ pub const INJECTED: &str = "applied when a pod is injected, see [injection](inje
 
 /// Fields of the API that are not applied; fields below one that has rows of its own are named one by one.
 ///
-/// None of them opens what another field closes: policies that would need one of them (`CUSTOM` with an extension provider, mutual
-/// TLS) are refused where they are written, and a refused policy fails closed.
+/// None of them opens what another field closes: policies that would need one of them (mutual TLS) are refused where they are written, and a refused policy fails closed.
 pub const SET_ASIDE: &[SetAside] = &[
     something("ca", "there is no certificate authority yet"),
     something("caCertificates", "there is no mutual TLS yet, so no certificate is verified"),
@@ -209,10 +281,6 @@ pub const SET_ASIDE: &[SetAside] = &[
     something("enableEnvoyAccessLogService", "the access log goes to a file only"),
     nothing("enablePrometheusMerge", INJECTED),
     something("enableTracing", "there is no tracing yet"),
-    nothing(
-        "extensionProviders",
-        "a provider does nothing by itself; what would use one is refused where it is written",
-    ),
     nothing("inboundClusterStatName", "about Envoy's own metrics"),
     something("localityLbSetting", "endpoints are not picked by locality yet"),
     something("meshMTLS", "there is no mutual TLS yet whose versions and ciphers it could restrict"),

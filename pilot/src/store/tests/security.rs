@@ -64,8 +64,8 @@ fn check(rows: &[Row<'_>]) {
     }
 }
 
-/// An AuthorizationPolicy that can't be enforced yet.
-const CUSTOM: &str = "action: CUSTOM, provider: {name: x}, rules: [{}]";
+/// An AuthorizationPolicy that can't be enforced.
+const CUSTOM: &str = "action: CUSTOM, rules: [{}]";
 
 #[test]
 fn authorization_policies_that_cannot_be_enforced_by_selection() {
@@ -314,4 +314,70 @@ fn states() {
     store.apply(updates(&peer("shop", "strict", "mtls: {mode: PERMISIVE}")));
     assert_eq!(refused(&store, "shop", "web", 80), "PeerAuthentication shop/strict is not supported");
     assert_eq!(state(&store, "strict"), State::FailsClosed);
+}
+
+#[test]
+fn a_policy_that_nobody_can_be_asked_for_says_why() {
+    let provider = |name: &str, host: &str, port: u16| {
+        format!("{{name: {name}, envoyExtAuthzGrpc: {{service: {host}, port: {port}}}}}")
+    };
+    let mesh = |providers: &[String]| {
+        format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: {ROOT}}}, data: {{mesh: \"extensionProviders: [{}]\"}}}}\n---\n",
+            providers.join(", ")
+        )
+    };
+    let guard = "{apiVersion: v1, kind: Service, metadata: {name: guard, namespace: shop}, spec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}}\n---\n";
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {app: web}}, status: {podIP: 10.0.0.1}}\n---\n";
+    let host = "guard.shop.svc.cluster.local";
+    let policy = |name: &str, provider: &str, rest: &str| {
+        authorization(
+            "shop",
+            name,
+            &format!("action: CUSTOM, provider: {{name: {provider}}}, rules: [{{}}]{rest}"),
+        )
+    };
+    let good = || mesh(&[provider("a", host, 80), provider("b", host, 80)]);
+    for (yaml, wanted) in [
+        (good() + &policy("p", "a", ""), vec![]),
+        (good() + &policy("p", "a", "") + &policy("q", "a", ""), vec![]),
+        (
+            good() + &policy("p", "c", ""),
+            vec!["p: \"c\" is no external authorizer of the mesh's extensionProviders"],
+        ),
+        (
+            mesh(&[provider("a", "nobody.shop.svc.cluster.local", 80)]) + &policy("p", "a", ""),
+            vec!["p: the service of \"a\" is not there"],
+        ),
+        (
+            mesh(&[provider("a", host, 81)]) + &policy("p", "a", ""),
+            vec!["p: the service of \"a\" has no port 81"],
+        ),
+        (
+            good() + &policy("p", "a", "") + &policy("q", "b", &format!(", {WEB}")),
+            vec![
+                "p: several external authorizers for one workload: a, b",
+                "q: several external authorizers for one workload: a, b",
+            ],
+        ),
+        (
+            good()
+                + &policy("p", "a", &format!(", {WEB}"))
+                + &policy("q", "b", ", selector: {matchLabels: {app: other}}"),
+            vec![],
+        ),
+    ] {
+        let mut store = store();
+        store.apply(updates(&(guard.to_owned() + pod + &yaml)));
+        let reports = store.reports();
+        let said: Vec<String> = reports.iter().map(|r| format!("{}: {}", r.name, r.message)).collect();
+        assert_eq!(said.len(), wanted.len(), "{said:?} {yaml}");
+        for (said, wanted) in said.iter().zip(wanted) {
+            assert!(
+                said.starts_with(wanted) && said.ends_with("; what its rules match is denied"),
+                "{said}, not {wanted}"
+            );
+        }
+        assert!(reports.iter().all(|r| r.field == "spec.provider.name" && r.severity == Severity::Error));
+    }
 }

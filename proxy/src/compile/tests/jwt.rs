@@ -175,7 +175,7 @@ fn what_cannot_be_done_is_refused_by_name() {
                 ),
                 filter(&plain)
             ),
-            "[1]: must come before RBAC",
+            "[1]: must come before RBAC that looks at claims",
         ),
     ] {
         let text = with_filters(&filters).map(drop).expect_err(&filters).to_string();

@@ -8,6 +8,7 @@ use prost::{Message, Name};
 use super::*;
 
 mod cluster;
+mod ext_authz;
 mod hostile;
 mod http_manager;
 mod jwt;

@@ -158,7 +158,7 @@ fn what_is_refused() {
                 "{{name: rbac, typed_config: {{'@type': {NETWORK}.rbac.v3.RBAC, stat_prefix: t}}}}, {}",
                 over_http("")
             ),
-            "filter_chains[0].filters: RBAC of HTTP must be one of the `http_filters`".into(),
+            "filter_chains[0].filters: RBAC and external authorizers of HTTP must be among the `http_filters`".into(),
         ),
     ];
     let cases: Vec<(&str, &str)> = cases.iter().map(|(yaml, text)| (&**yaml, &**text)).collect();

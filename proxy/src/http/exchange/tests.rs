@@ -2,6 +2,7 @@
 
 mod authentication;
 mod authorization;
+mod external;
 mod faults;
 mod fidelity;
 mod forward;
