@@ -53,11 +53,11 @@ pub enum Condition {
     /// One holds.
     AnyOf(Box<[Condition]>),
     /// A header or pseudo header; false for what has none.
-    Header(HeaderMatch),
+    Header(Box<HeaderMatch>),
     /// The path without query.
     Path(ValueMatch),
     /// The same, by its segments.
-    Template(PathTemplate),
+    Template(Box<PathTemplate>),
     /// Where the connection was going.
     DestinationIp(IpNet),
     /// The port there.
@@ -65,7 +65,7 @@ pub enum Condition {
     /// SNI; the empty string without.
     ServerName(ValueMatch),
     /// One of the client's proved names.
-    Principal(NameMatch),
+    Principal(Box<NameMatch>),
     /// The connection is TLS, whoever the client is.
     Encrypted,
     /// The other end of the connection.
@@ -73,8 +73,11 @@ pub enum Condition {
     /// The client, as `x-forwarded-for` says where that is trusted.
     RemoteIp(IpNet),
     /// A claim of a verified token.
-    Claim(ClaimCondition),
+    Claim(Box<ClaimCondition>),
 }
+
+// A request may walk through hundreds of them: the large ones lie elsewhere.
+const _: () = assert!(size_of::<Condition>() <= 48);
 
 /// Condition on a proved name. The forms that Istio's policies become are told apart, because a regex costs ten times as much.
 #[derive(Debug)]
@@ -187,10 +190,11 @@ impl Condition {
             Self::Any | Self::Encrypted | Self::DestinationPort(_) => 0,
             Self::DestinationIp(_) | Self::DirectRemoteIp(_) | Self::RemoteIp(_) => 1,
             Self::Path(value) | Self::ServerName(value) => of_value(value),
-            Self::Principal(NameMatch::Value(value)) => of_value(value),
-            Self::Principal(NameMatch::NotEmpty) => 1,
-            Self::Principal(NameMatch::Glob(_)) => 4,
-            Self::Principal(NameMatch::Namespace(_) | NameMatch::Account(_)) => 1,
+            Self::Principal(name) => match &**name {
+                NameMatch::Value(value) => of_value(value),
+                NameMatch::Glob(_) => 4,
+                NameMatch::NotEmpty | NameMatch::Namespace(_) | NameMatch::Account(_) => 1,
+            },
             Self::Template(_) => 6,
             Self::Header(header) => 5 + of_value(&header.value),
             Self::Claim(_) => 8,

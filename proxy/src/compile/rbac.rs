@@ -111,7 +111,7 @@ fn permission(message: &xds::Permission) -> Result<Condition, Invalid> {
         Permitted::OrRules(set) => all("or_rules", set, Condition::any_of)?,
         Permitted::NotRule(inner) => Condition::Not(Box::new(permission(inner).at("not_rule")?)),
         Permitted::Any(any) => anything(*any)?,
-        Permitted::Header(header) => Condition::Header(matcher::header(header).at("header")?),
+        Permitted::Header(header) => Condition::Header(Box::new(matcher::header(header).at("header")?)),
         Permitted::UrlPath(path) => url_path(path)?,
         Permitted::UriTemplate(template) => uri_template(template).at("uri_template")?,
         Permitted::DestinationIp(net) => Condition::DestinationIp(range(net).at("destination_ip")?),
@@ -145,13 +145,15 @@ fn principal(message: &xds::Principal) -> Result<Condition, Invalid> {
         Identifier::Any(any) => anything(*any)?,
         Identifier::Authenticated(message) => match &message.principal_name {
             None => Condition::Encrypted,
-            Some(name) => Condition::Principal(name_match(name).at("authenticated.principal_name")?),
+            Some(name) => {
+                Condition::Principal(Box::new(name_match(name).at("authenticated.principal_name")?))
+            }
         },
-        Identifier::Header(header) => Condition::Header(matcher::header(header).at("header")?),
+        Identifier::Header(header) => Condition::Header(Box::new(matcher::header(header).at("header")?)),
         Identifier::UrlPath(path) => url_path(path)?,
         Identifier::SourceIp(net) => Condition::RemoteIp(range(net).at("source_ip")?),
         Identifier::DirectRemoteIp(net) => Condition::DirectRemoteIp(range(net).at("direct_remote_ip")?),
-        Identifier::Metadata(claim) => Condition::Claim(jwt::claim(claim).at("metadata")?),
+        Identifier::Metadata(claim) => Condition::Claim(Box::new(jwt::claim(claim).at("metadata")?)),
         Identifier::RemoteIp(net) => Condition::RemoteIp(range(net).at("remote_ip")?),
     })
 }
@@ -173,7 +175,7 @@ fn uri_template(message: &core::TypedExtensionConfig) -> Result<Condition, Inval
     let config: UriTemplateMatchConfig = extension(config)?;
     let template = PathTemplate::parse(&config.path_template);
     let template = template.map_err(|reason| Invalid::new("typed_config.path_template", reason))?;
-    Ok(Condition::Template(template))
+    Ok(Condition::Template(Box::new(template)))
 }
 
 fn name_match(message: &messages::StringMatcher) -> Result<NameMatch, Invalid> {

@@ -59,7 +59,7 @@ fn authentication(signer: &Signer, requirement: Requirement, tally: Arc<Tally>) 
 /// Only `joe` may do anything.
 fn joe_only() -> Filter {
     let denial = || Denial::new("none", Arc::default());
-    let rule = Rule { condition: Condition::Claim(claim("sub", "joe")), denial: denial() };
+    let rule = Rule { condition: Condition::Claim(Box::new(claim("sub", "joe"))), denial: denial() };
     let rules = Rules { action: Action::Allow, rules: Box::new([rule]), unmatched: denial() };
     Filter { enforced: Some((rules, Arc::default())), shadow: None }
 }
