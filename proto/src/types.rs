@@ -33,6 +33,7 @@ pub use crate::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use crate::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub use crate::envoy::service::auth::v3 as auth;
 pub use crate::envoy::service::discovery::v3 as discovery;
+pub use crate::envoy::service::secret::v3 as secret_discovery;
 pub use crate::envoy::service::status::v3 as status;
 pub use crate::envoy::r#type::matcher::v3 as matcher;
 pub use crate::envoy::r#type::v3 as value;

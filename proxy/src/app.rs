@@ -24,6 +24,7 @@ use crate::admin::{Admin, OnePage, Order};
 use crate::config::snapshot::Clusters;
 use crate::descriptors;
 use crate::dns::{self, Directory, Dns};
+use crate::identity::files;
 use crate::identity::renewal::Renewal;
 use crate::listener::accept::Acceptors;
 use crate::listener::arrival;
@@ -82,8 +83,9 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
             own: shared.identity.clone(),
             snapshot: shared.snapshot.clone(),
         };
-        tokio::spawn(renewal.run(first));
+        tokio::spawn(renewal.run(first, |_| ()));
     }
+    tokio::spawn(files::keep(secrets.clone(), shared.snapshot.clone()));
     let registered = node.metadata.contains_key(METADATA_KEY);
     let xds = xds::start(Options {
         bootstrap,

@@ -6,6 +6,7 @@
 #![deny(clippy::print_stdout, reason = "`osier_core::say!` ends politely where nobody reads")]
 
 pub mod admin;
+pub mod agent;
 pub mod app;
 pub mod authz;
 pub mod bootstrap;

@@ -11,7 +11,7 @@ use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::raw::{Raw, RawMode, Tool};
 use crate::status::tools;
-use crate::{app, capture};
+use crate::{agent, app, capture};
 
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
@@ -21,11 +21,13 @@ pub const LOG: logging::Program = logging::Program {
     own: "osier_proxy",
     parts: &[
         "admin",
+        "agent",
         "app",
         "bootstrap",
         "compile",
         "config",
         "http",
+        "identity",
         "listener",
         "status",
         "tcp",
@@ -42,8 +44,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // clap itself exits with 2 for wrong usage, and with 0 for --help and --version.
     let raw = Raw::parse_from(arguments);
     let environment = Environment::of_process();
-    if let Some(RawMode::Tool(tool)) = &raw.mode {
-        return run_tool(tool, &environment);
+    match &raw.mode {
+        Some(RawMode::Tool(tool)) => return run_tool(tool, &environment),
+        Some(RawMode::Agent(flags)) => return agent::main(flags, &environment),
+        _ => {}
     }
     let settings = match Settings::check(raw, &environment) {
         Ok(settings) => settings,

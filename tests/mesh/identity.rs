@@ -154,6 +154,16 @@ pub fn ask(address: SocketAddr, shown: Option<&Shown>, protocols: &str, folder: 
     String::from_utf8_lossy(&said.stdout).into_owned()
 }
 
+/// What curl gets for a request; empty where there is no session.
+fn curl(address: SocketAddr, shown: Option<&Shown>) -> String {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--insecure", "--max-time", "5"]).arg(format!("https://{address}/"));
+    if let Some(Shown { certificate, key, .. }) = shown {
+        curl.arg("--cert").arg(certificate).arg("--key").arg(key);
+    }
+    String::from_utf8_lossy(&curl.output().expect("curl is there").stdout).into_owned()
+}
+
 const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
 const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
 pub const MESH: &str = "istio-http/1.1,istio,http/1.1";
@@ -190,16 +200,13 @@ fn strict_takes_certificates_of_the_mesh_and_nothing_else() {
         "{answer}"
     );
     // curl is as good a client: what counts is what it shows.
-    let Shown { certificate, key, .. } = &good;
-    let mut curl = Command::new("curl");
-    curl.args(["--silent", "--insecure", "--max-time", "5", "--cert"]).arg(certificate).arg("--key").arg(key);
-    let said = curl.arg(format!("https://{inbound}/")).output().expect("curl is there");
-    let said = format!("{said:?}");
+    let said = curl(inbound, Some(&good));
     assert!(said.contains("URI=spiffe://cluster.local/ns/other/sa/caller"), "{said}");
     let expired = shown_for(folder, "expired", &authority, CLIENT, Some(Duration::from_secs(1)));
     wait::until("who has ended is refused", || {
         ask(inbound, Some(&expired), MESH, folder).is_empty().then_some(())
     });
+    assert_eq!(curl(inbound, Some(&expired)), "");
     let strangers = [
         ("no certificate", None),
         ("no name of a mesh", Some(shown(folder, "name", &authority, "https://cluster.local/ns/a/sa/b"))),
@@ -211,6 +218,7 @@ fn strict_takes_certificates_of_the_mesh_and_nothing_else() {
     ];
     for (what, shown) in strangers {
         assert_eq!(ask(inbound, shown.as_ref(), MESH, folder), "", "{what}");
+        assert_eq!(curl(inbound, shown.as_ref()), "", "{what}");
     }
     let plain = osier_tests::raw::exchange(
         inbound,

@@ -1,6 +1,7 @@
 //! A proxy that takes an Envoy bootstrap, as a client of osier-pilot and an explicit proxy (interception mode NONE).
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 
 use osier_tests::backend::Backend;
@@ -26,9 +27,7 @@ impl Client {
 
     /// Envoy at an address. `api` is GRPC or DELTA_GRPC.
     pub fn envoy_at(mesh: &Mesh, api: &str, ip: Ipv4Addr) -> Self {
-        let mut command = process::part("OSIER_TEST_ENVOY");
-        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c"]);
-        Self::start("envoy", command, mesh, api, ip)
+        Self::start("envoy", envoy_command(), mesh, api, ip)
     }
 
     /// osier-proxy; `last` as with Envoy.
@@ -38,14 +37,34 @@ impl Client {
         Self::start("osier-proxy", command, mesh, api, [127, 88, 1, last].into())
     }
 
-    fn start(program: &str, mut command: Command, mesh: &Mesh, api: &str, ip: Ipv4Addr) -> Self {
-        let admin = process::free_address();
-        let bootstrap = format!(
+    /// Envoy with a node and clusters of its own, as parts of a bootstrap.
+    pub fn envoy_with(folder: &Path, api: &str, ip: Ipv4Addr, node: &str, clusters: &str) -> Self {
+        Self::start_with("envoy", envoy_command(), folder, api, ip, node, clusters)
+    }
+
+    fn start(program: &str, command: Command, mesh: &Mesh, api: &str, ip: Ipv4Addr) -> Self {
+        let node = format!(
             "node:
   id: sidecar~{ip}~client.default~default.svc.cluster.local
   cluster: client.default
   metadata: {{NAMESPACE: default, INSTANCE_IPS: \"{ip}\", INTERCEPTION_MODE: NONE}}
-admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}
+"
+        );
+        Self::start_with(program, command, mesh.folder.path(), api, ip, &node, &xds_cluster(mesh.xds))
+    }
+
+    fn start_with(
+        program: &str,
+        mut command: Command,
+        folder: &Path,
+        api: &str,
+        ip: Ipv4Addr,
+        node: &str,
+        clusters: &str,
+    ) -> Self {
+        let admin = process::free_address();
+        let bootstrap = format!(
+            "{node}admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}
 dynamic_resources:
   ads_config:
     api_type: {api}
@@ -56,14 +75,13 @@ dynamic_resources:
   lds_config: {{ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s}}
 static_resources:
   clusters:
-{}",
+{clusters}",
             admin.port(),
-            xds_cluster(mesh.xds)
         );
         let name = format!("{program}-{ip}");
-        let file = mesh.folder.path().join(format!("{name}.yaml"));
+        let file = folder.join(format!("{name}.yaml"));
         std::fs::write(&file, bootstrap).expect("the test's folder can be written");
-        let mut program = Program::start(&name, command.arg(&file), mesh.folder.path());
+        let mut program = Program::start(&name, command.arg(&file), folder);
         program.wait_listening(admin);
         let proxy = SocketAddr::from((ip, 15007));
         program.wait_listening(proxy);
@@ -99,6 +117,12 @@ static_resources:
             text.lines().filter(|line| !line.trim().is_empty() && !line.ends_with(": 0")).collect();
         assert!(rejected.is_empty(), "{rejected:?}");
     }
+}
+
+fn envoy_command() -> Command {
+    let mut command = process::part("OSIER_TEST_ENVOY");
+    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c"]);
+    command
 }
 
 /// Backends on the endpoints' addresses.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use osier_tests::process::{self, Program};
 use serde::Deserialize;
@@ -26,11 +27,7 @@ fn servers(mesh: &Mesh) -> Vec<Program> {
     [1, 2]
         .map(|version| {
             let address = mesh.endpoint(version);
-            let name = format!("v{version}");
-            let mut program =
-                Program::start(&name, &mut peer(&["serve", &name, &address.to_string()]), mesh.folder.path());
-            program.wait_listening(address);
-            program
+            serve(&format!("v{version}"), address, mesh.folder.path())
         })
         .into()
 }
@@ -54,9 +51,21 @@ fn bootstrap(mesh: &Mesh, ip: IpAddr, name: &str) -> String {
 
 /// A server that pilot configures, at an address of its own.
 pub fn xds_server(mesh: &Mesh, name: &str, address: SocketAddr) -> Program {
+    serve_xds(name, address, &bootstrap(mesh, address.ip(), &format!("echo-{name}")), mesh.folder.path())
+}
+
+/// The same with a bootstrap.
+pub fn serve_xds(name: &str, address: SocketAddr, bootstrap: &str, folder: &Path) -> Program {
     let mut command = peer(&["serve-xds", name, &address.to_string()]);
-    command.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap(mesh, address.ip(), &format!("echo-{name}")));
-    let mut program = Program::start(name, &mut command, mesh.folder.path());
+    command.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap);
+    let mut program = Program::start(name, &mut command, folder);
+    program.wait_listening(address);
+    program
+}
+
+/// A server that nobody configures.
+pub fn serve(name: &str, address: SocketAddr, folder: &Path) -> Program {
+    let mut program = Program::start(name, &mut peer(&["serve", name, &address.to_string()]), folder);
     program.wait_listening(address);
     program
 }
@@ -64,10 +73,12 @@ pub fn xds_server(mesh: &Mesh, name: &str, address: SocketAddr) -> Program {
 /// Calls a target, again and again.
 pub fn call(mesh: &Mesh, target: &str, count: u32) -> Outcome {
     let bootstrap = bootstrap(mesh, Ipv4Addr::LOCALHOST.into(), "client");
-    let output = peer(&["call", target, &count.to_string()])
-        .env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap)
-        .output()
-        .expect("Python starts");
+    call_with(&["call", target, &count.to_string()], &bootstrap)
+}
+
+/// Calls as the arguments say: `call` or `call-xds` (with credentials of the mesh), target, how often, seconds of patience.
+pub fn call_with(arguments: &[&str], bootstrap: &str) -> Outcome {
+    let output = peer(arguments).env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap).output().expect("Python starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     serde_json::from_str(&text)
         .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))

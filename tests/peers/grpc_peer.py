@@ -1,9 +1,12 @@
 """A gRPC server and client for the peers suite; messages are plain bytes, so no generated code is needed.
 
-serve NAME ADDRESS        answers each call with NAME
-serve-xds NAME ADDRESS    the same, configured over xDS
-authorize ADDRESS FOLDER  is an external authorizer, with the messages of the .proto files under FOLDER: x-verdict says what it answers
-call TARGET COUNT         makes COUNT calls and prints {"NAME": how often, ..., "errors": [...]} as JSON
+serve NAME ADDRESS                answers each call with NAME
+serve-xds NAME ADDRESS            the same, configured over xDS
+authorize ADDRESS FOLDER          is an external authorizer, with the messages of the .proto files under FOLDER: x-verdict says what it
+                                  answers
+call TARGET COUNT [PATIENCE]      makes COUNT calls of at most PATIENCE seconds each, and prints
+                                  {"answers": {NAME: how often, ...}, "errors": [...]} as JSON
+call-xds TARGET COUNT [PATIENCE]  the same, with credentials that xDS names
 """
 
 import collections
@@ -111,13 +114,20 @@ def authorize(address, folder):
     server.wait_for_termination()
 
 
-def call(target, count):
+def channel_to(target, xds):
+    if not xds:
+        return grpc.insecure_channel(target)
+    # Without a transport socket in the cluster these would be plaintext: who is believed has shown a certificate.
+    return grpc.secure_channel(target, grpc.xds_channel_credentials(grpc.ssl_channel_credentials()))
+
+
+def call(target, count, xds, patience):
     answers, errors = collections.Counter(), []
-    with grpc.insecure_channel(target) as channel:
+    with channel_to(target, xds) as channel:
         stub = channel.unary_unary(METHOD)
         for _ in range(count):
             try:
-                answers[stub(b"", timeout=20, wait_for_ready=True).decode()] += 1
+                answers[stub(b"", timeout=patience, wait_for_ready=True).decode()] += 1
             except grpc.RpcError as error:
                 errors.append(f"{error.code()}: {error.details()}")
     print(json.dumps({"answers": answers, "errors": errors}))
@@ -128,4 +138,4 @@ if sys.argv[1] in ("serve", "serve-xds"):
 elif sys.argv[1] == "authorize":
     authorize(sys.argv[2], sys.argv[3])
 else:
-    call(sys.argv[2], int(sys.argv[3]))
+    call(sys.argv[2], int(sys.argv[3]), sys.argv[1] == "call-xds", int(sys.argv[4]) if len(sys.argv) > 4 else 20)

@@ -163,8 +163,21 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts one, and waits until it is ready. `app` is the program behind it, on 127.0.0.1; `None` for a pure client.
     pub fn start(pilot: &Pilot, service: &str, version: &str, app: Option<SocketAddr>) -> Self {
+        Self::start_with(pilot, service, version, app, |_| ())
+    }
+
+    /// The same after `prepare` has had its command.
+    pub fn start_with(
+        pilot: &Pilot,
+        service: &str,
+        version: &str,
+        app: Option<SocketAddr>,
+        prepare: impl FnOnce(&mut std::process::Command),
+    ) -> Self {
         let registration = register(service, version, app.map(|app| app.port()));
-        Self::run(pilot, sidecar(pilot.xds, &registration), registration)
+        let mut command = sidecar(pilot.xds, &registration);
+        prepare(&mut command);
+        Self::run(pilot, command, registration)
     }
 
     /// Starts one whose service account is called as its service, with a certificate.

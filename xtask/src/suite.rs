@@ -63,8 +63,8 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "peers",
-        about: "Envoy and gRPC as clients of osier-pilot; a misbehaving xDS server for osier-proxy",
-        parts: &[Part::Python],
+        about: "Envoy and gRPC as clients of osier-pilot, with certificates of an agent; a misbehaving xDS server for osier-proxy",
+        parts: &[Part::Python, NGINX],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "peers"]),
     },
     Suite {
@@ -105,8 +105,8 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "mesh",
-        about: "bad input, crashes, a full disk, taken ports, faulty backends, 1,000 changes under load",
-        parts: &[],
+        about: "bad input, crashes, a full disk, taken ports, faulty backends, TLS inside and outside, 1,000 changes under load",
+        parts: &[NGINX],
         runs: Runs::Cargo(&["--package", "osier-tests", "--test", "mesh"]),
     },
     Suite {

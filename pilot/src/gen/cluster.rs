@@ -11,7 +11,7 @@ use osier_proto::types::cluster::{
     circuit_breakers::Thresholds,
     cluster::{
         ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbConfig,
-        LbPolicy, LeastRequestLbConfig, OriginalDstLbConfig, TransportSocketMatch,
+        LbPolicy, LeastRequestLbConfig, OriginalDstLbConfig,
     },
 };
 use osier_proto::types::core::{
@@ -27,16 +27,16 @@ use osier_proto::types::upstream_http::{
     },
 };
 use osier_proto::types::value::Percent;
-use prost_types::Struct;
 
 use super::endpoint;
 use super::name::{self, OutboundName, OutsideName};
 use super::route;
 use super::scope::Scope;
-use super::{tls, wire};
+use super::transport::{self, Upstream};
+use super::wire;
 use crate::model::{
-    ConnectionPool, EffectivePolicy, InboundTraffic, Interception, LoadBalancer, Location, Protocol, Service,
-    ServiceKind, ServicePort, TargetPort, TcpKeepalive, TlsMode, UpgradePolicy,
+    ConnectionPool, EffectivePolicy, InboundTraffic, Interception, LoadBalancer, Protocol, Service,
+    ServiceKind, ServicePort, TargetPort, TcpKeepalive, UpgradePolicy,
 };
 use crate::snapshot::InboundPort;
 
@@ -134,12 +134,13 @@ fn outbound(scope: &Scope<'_>, name: &OutboundName) -> Option<Cluster> {
     limits(&mut cluster, effective.connection_pool.as_deref());
     connection(scope, &mut cluster, effective.connection_pool.as_deref());
     if !scope.view().is_grpc() {
-        http(scope, &mut cluster, port.protocol, effective.connection_pool.as_deref());
+        http(scope, &mut cluster, port.protocol, &effective);
     }
     cluster.metadata = Some(service_metadata(service, port, subset, policy.map(|p| &p.key)));
     let http2 = speaks_http2(scope, port.protocol, effective.connection_pool.as_deref());
-    secure(scope, &mut cluster, service, name, offered(scope, port.protocol, http2));
-    Some(cluster)
+    let upstream = Upstream { service, name, protocol: port.protocol, http2 };
+    let as_policy_says = transport::apply(scope, &mut cluster, &upstream, effective.tls.as_deref());
+    as_policy_says.then_some(cluster)
 }
 
 /// Where the endpoints come from. `None`: this client can't have such a cluster.
@@ -193,55 +194,6 @@ fn discovery(
             Some(cluster)
         }
         ServiceKind::ExternalName(_) => None,
-    }
-}
-
-/// Mutual TLS towards those endpoints that take it, where the client has a certificate and the service is in the mesh.
-fn secure(
-    scope: &Scope<'_>,
-    cluster: &mut Cluster,
-    service: &Service,
-    name: &OutboundName,
-    protocols: &[&str],
-) {
-    let applies = scope.view().proxy.mutual_tls && !scope.view().is_grpc();
-    if !applies || service.location == Location::External {
-        return;
-    }
-    let known = scope.snapshot.identities(&service.key);
-    let takes = known.iter().filter(|identity| identity.tls == TlsMode::Istio);
-    let accounts = takes.clone().map(|identity| (&*identity.namespace, &*identity.service_account));
-    let accounts = accounts.filter(|(_, account)| !account.is_empty());
-    let server_name = format!("outbound_.{}_.{}_.{}", name.port, name.subset, name.host);
-    let socket = tls::client(scope.mesh(), server_name, accounts, protocols);
-    if cluster.lb_policy == LbPolicy::ClusterProvided as i32 {
-        // Nobody says of these endpoints what they take: all of them must.
-        let all = takes.count() == known.len() && !known.is_empty();
-        cluster.transport_socket = all.then_some(socket);
-        return;
-    }
-    cluster.transport_socket_matches = vec![
-        TransportSocketMatch {
-            name: "tlsMode-istio".into(),
-            r#match: Some(endpoint::takes_mutual_tls()),
-            transport_socket: Some(socket),
-        },
-        TransportSocketMatch {
-            name: "tlsMode-disabled".into(),
-            r#match: Some(Struct::default()),
-            transport_socket: Some(tls::plaintext()),
-        },
-    ];
-}
-
-/// What the ClientHello offers. osier-proxy adds the version of HTTP itself, for each connection; others can't.
-fn offered(scope: &Scope<'_>, protocol: Protocol, http2: bool) -> &'static [&'static str] {
-    if scope.view().schema.is_some() || !protocol.is_http() {
-        return &["istio"];
-    }
-    match http2 {
-        true => &["istio-h2", "istio", "h2"],
-        false => &["istio-http/1.1", "istio", "http/1.1"],
     }
 }
 
@@ -319,7 +271,9 @@ fn wire_keepalive(keepalive: TcpKeepalive) -> WireKeepalive {
 }
 
 /// HTTP version and options towards the endpoints; nothing where the defaults hold.
-fn http(scope: &Scope<'_>, cluster: &mut Cluster, protocol: Protocol, pool: Option<&ConnectionPool>) {
+fn http(scope: &Scope<'_>, cluster: &mut Cluster, protocol: Protocol, policy: &EffectivePolicy) {
+    let pool = policy.connection_pool.as_deref();
+    let of_requests = policy.tls.as_deref().and_then(transport::names_of_requests);
     let http = pool.map(|p| &p.http);
     let idle = http.and_then(|h| h.idle_timeout).or_else(|| pool.and_then(|p| p.tcp.idle_timeout));
     let common = CommonHttp {
@@ -342,7 +296,7 @@ fn http(scope: &Scope<'_>, cluster: &mut Cluster, protocol: Protocol, pool: Opti
             http_protocol_options: Some(Http1ProtocolOptions::default()),
             http2_protocol_options: Some(http2),
         })
-    } else if common == CommonHttp::default() {
+    } else if common == CommonHttp::default() && of_requests.is_none() {
         return;
     } else {
         UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
@@ -354,6 +308,7 @@ fn http(scope: &Scope<'_>, cluster: &mut Cluster, protocol: Protocol, pool: Opti
         cluster,
         HttpProtocolOptions {
             common_http_protocol_options: common,
+            upstream_http_protocol_options: of_requests,
             upstream_protocol_options: Some(version),
         },
     );
@@ -490,7 +445,8 @@ fn inbound(scope: &Scope<'_>, port: &InboundPort<'_>) -> Option<Cluster> {
     limits(&mut cluster, pool);
     connection(scope, &mut cluster, pool);
     cluster.typed_extension_protocol_options.clear();
-    http(scope, &mut cluster, port.protocol, pool);
+    let plain = EffectivePolicy { tls: None, ..policy.clone() };
+    http(scope, &mut cluster, port.protocol, &plain);
     cluster.metadata = Some(wire::istio_metadata([(
         "services",
         wire::list(port.services.iter().map(|(s, _)| service_value(s)).collect()),

@@ -81,8 +81,8 @@ pub struct View {
     pub proxy: ProxyView,
     /// Osier's proxy, and the schema that it declares; `None` for everybody else.
     pub schema: Option<u32>,
-    /// Namespace whose certificates it may have: it has proved to live there, and nobody listens.
-    pub secrets_of: Option<Arc<str>>,
+    /// What it may have of Secrets: it has proved where it lives, and nobody listens.
+    pub secrets_of: Option<SecretsOf>,
     /// HTTP/1.0 is served.
     pub http10: bool,
     /// It has an IPv6 address.
@@ -91,6 +91,15 @@ pub struct View {
     pub explicit_proxy: Option<SocketAddr>,
     /// Port of the application on 127.0.0.1, where the workload registered itself with one.
     pub app_port: Option<u16>,
+}
+
+/// What a client may have of Secrets: roots, and certificates with keys where its service account may read Secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SecretsOf {
+    /// Where it lives: of no other namespace's.
+    pub namespace: Arc<str>,
+    /// Keys, too.
+    pub keys: bool,
 }
 
 /// What of clients the mesh's rules look at at all.

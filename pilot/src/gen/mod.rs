@@ -18,6 +18,7 @@ pub mod secret;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod transport;
 pub mod wire;
 
 use std::sync::Arc;

@@ -42,12 +42,12 @@ pub fn ingress_routes(port: u16) -> String {
     format!("{scheme}.{port}")
 }
 
-/// SDS name of a certificate: `kubernetes://<namespace>/<name>`.
+/// SDS name of what a Secret has: `kubernetes://<namespace>/<name>`.
 pub fn secret(namespace: &str, name: &str) -> String {
     format!("kubernetes://{namespace}/{name}")
 }
 
-/// Namespace and name of a certificate.
+/// Namespace and name of a Secret.
 pub fn parse_secret(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix("kubernetes://")?.split_once('/')
 }

@@ -6,29 +6,43 @@ use osier_proto::types::tls::{CertificateValidationContext, Secret, TlsCertifica
 use super::name;
 use super::scope::Scope;
 use super::tls::ROOTS;
+use crate::model::has_roots_of;
 
 /// The secret of a name; `None` where there is none, or where this client may not have it.
 pub fn generate(scope: &Scope<'_>, name: &str) -> Option<Secret> {
-    let content = if name == ROOTS { roots(scope)? } else { certificate(scope, name)? };
+    let content = if name == ROOTS { roots(scope)? } else { credential(scope, name)? };
     Some(Secret { name: name.to_string(), r#type: Some(content) })
 }
 
 /// An agent has them with its certificate; here they come as soon as they change.
 fn roots(scope: &Scope<'_>) -> Option<secret::Type> {
     let roots = scope.snapshot.roots.as_ref().filter(|_| scope.view().proxy.mutual_tls)?;
-    let trusted_ca = source(roots.as_bytes());
-    let context = CertificateValidationContext { trusted_ca, ..CertificateValidationContext::default() };
-    Some(secret::Type::ValidationContext(context))
+    Some(trusted(roots.as_bytes()))
 }
 
-fn certificate(scope: &Scope<'_>, name: &str) -> Option<secret::Type> {
+/// Roots in a Secret of their own go before those beside a certificate.
+fn credential(scope: &Scope<'_>, name: &str) -> Option<secret::Type> {
     let (namespace, secret) = name::parse_secret(name)?;
-    if scope.view().secrets_of.as_deref() != Some(namespace) {
-        return None;
+    let may = scope.view().secrets_of.as_ref().filter(|may| *may.namespace == *namespace)?;
+    let found = |secret: &str| scope.snapshot.secrets.get(&(namespace.into(), secret.into()));
+    match has_roots_of(secret) {
+        Some(beside) => {
+            let roots = [secret, beside].into_iter().find_map(|name| found(name)?.roots.as_deref());
+            Some(trusted(roots?))
+        }
+        None if may.keys => {
+            let own = found(secret)?.own.as_ref()?;
+            let (certificate_chain, private_key) = (source(&own.chain), source(&own.key));
+            Some(secret::Type::TlsCertificate(TlsCertificate { certificate_chain, private_key }))
+        }
+        None => None,
     }
-    let found = scope.snapshot.secrets.get(&(namespace.into(), secret.into()))?;
-    let (certificate_chain, private_key) = (source(&found.chain), source(&found.key));
-    Some(secret::Type::TlsCertificate(TlsCertificate { certificate_chain, private_key }))
+}
+
+fn trusted(roots: &[u8]) -> secret::Type {
+    let context =
+        CertificateValidationContext { trusted_ca: source(roots), ..CertificateValidationContext::default() };
+    secret::Type::ValidationContext(context)
 }
 
 fn source(bytes: &[u8]) -> Option<DataSource> {

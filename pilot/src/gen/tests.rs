@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::fixture::{Fixture, endpoint, entry, key, kubernetes, route, rule, split};
 use super::key::tests::view;
-use super::key::{Key, ResourceType, View, Views};
+use super::key::{Key, ResourceType, SecretsOf, View, Views};
 use super::{Generated, generate, names};
 use crate::r#gen::route::Plan;
 use crate::r#gen::scope::Scope;
@@ -770,8 +770,8 @@ proptest! {
 /// A mesh with an Ingress whose hosts have certificates, and a gateway that serves it.
 fn with_certificates() -> (MeshSnapshot, View) {
     use crate::model::{
-        Age, BackendPort, Ingress, IngressBackend, IngressMode, IngressPolicy, IngressTls, Kind, ResourceKey,
-        TlsSecret,
+        Age, BackendPort, Credential, Ingress, IngressBackend, IngressMode, IngressPolicy, IngressTls, Kind,
+        ResourceKey, TlsSecret,
     };
     use crate::snapshot::IngressIndex;
     let tls = |hosts: &[&str], secret: &str| IngressTls {
@@ -790,11 +790,21 @@ fn with_certificates() -> (MeshSnapshot, View) {
     let policy = IngressPolicy { mode: IngressMode::Default, ..IngressPolicy::default() };
     let mut snapshot = Fixture::default().build();
     snapshot.ingresses = Arc::new(IngressIndex::build([Arc::new(ingress)], &Default::default(), &policy));
-    let secret = Arc::new(TlsSecret { chain: b"chain".as_slice().into(), key: b"key".as_slice().into() });
-    snapshot.secrets = Arc::new([(("edge".into(), "ab".into()), secret)].into());
+    let own = || Some(TlsSecret { chain: b"chain".as_slice().into(), key: b"key".as_slice().into() });
+    let roots = |text: &str| Some(text.as_bytes().into());
+    let entry = |name: &str, own, roots| (("edge".into(), name.into()), Arc::new(Credential { own, roots }));
+    snapshot.secrets = Arc::new(
+        [
+            entry("ab", own(), roots("beside")),
+            entry("cd", own(), roots("beside")),
+            entry("cd-cacert", None, roots("apart")),
+            entry("ef", own(), None),
+        ]
+        .into(),
+    );
     let mut gateway = view("edge", [("istio", "ingressgateway")]);
     gateway.proxy.gateway = true;
-    gateway.secrets_of = Some("edge".into());
+    gateway.secrets_of = Some(SecretsOf { namespace: "edge".into(), keys: true });
     (snapshot, gateway)
 }
 
@@ -827,7 +837,7 @@ fn a_gateway_serves_tls_by_server_name() {
         assert!(make(ResourceType::Routes, other, &gateway, &snapshot).is_none(), "{other}");
     }
     let mut unproven = gateway.clone();
-    unproven.secrets_of = None;
+    unproven.secrets_of = Some(SecretsOf { namespace: "edge".into(), keys: false });
     assert_eq!(super::names(ResourceType::Listener, &unproven, &snapshot), ["0.0.0.0_8080"]);
     let mut other = gateway.clone();
     other.proxy.labels = [("istio", "egressgateway")].into();
@@ -850,9 +860,37 @@ fn certificates_go_to_their_own_namespace_alone() {
         (Some("edge"), "edge/ab"),
     ] {
         let mut other = gateway.clone();
-        other.secrets_of = namespace.map(Into::into);
+        other.secrets_of = namespace.map(|namespace| SecretsOf { namespace: namespace.into(), keys: true });
         assert!(secret(name, &other).is_none(), "{namespace:?} {name}");
     }
+}
+
+#[test]
+fn roots_in_secrets_need_no_right_to_keys_and_stand_apart_or_beside_a_certificate() {
+    use osier_proto::types::core::data_source::Specifier;
+    use osier_proto::types::tls::{Secret, secret::Type};
+    let (snapshot, mut client) = with_certificates();
+    client.secrets_of = Some(SecretsOf { namespace: "edge".into(), keys: false });
+    let roots = |name: &str, view: &View| {
+        let made: Secret = make(ResourceType::Secret, name, view, &snapshot)?.resource.body.unpack().unwrap();
+        let Some(Type::ValidationContext(context)) = made.r#type else { panic!("{name}: a key") };
+        match context.trusted_ca.unwrap().specifier.unwrap() {
+            Specifier::InlineBytes(bytes) => Some(String::from_utf8(bytes.to_vec()).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (name, wanted) in [
+        ("kubernetes://edge/ab-cacert", Some("beside")),
+        ("kubernetes://edge/cd-cacert", Some("apart")),
+        ("kubernetes://edge/ef-cacert", None),
+        ("kubernetes://edge/nobody-cacert", None),
+        ("kubernetes://shop/ab-cacert", None),
+        ("kubernetes://edge/ab", None),
+    ] {
+        assert_eq!(roots(name, &client).as_deref(), wanted, "{name}");
+    }
+    client.secrets_of = None;
+    assert_eq!(roots("kubernetes://edge/ab-cacert", &client), None, "who has proved nothing");
 }
 
 #[test]

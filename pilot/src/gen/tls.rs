@@ -1,7 +1,10 @@
-//! TLS contexts between proxies of the mesh: what they show each other, and whom they believe.
+//! TLS contexts: what proxies of the mesh show each other, what they show servers of somebody else's, and whom they believe.
 //!
-//! Certificates and roots are named, never sent: each proxy has its own (`default`) and the mesh's roots (`ROOTCA`) from whoever is
-//! behind the cluster `sds-grpc` in its bootstrap. osier-proxy is that itself.
+//! Certificates and roots are named, never part of it: each proxy has its own (`default`), the mesh's roots (`ROOTCA`), and those that lie in
+//! its files (`file-cert:`, `file-root:`) from whoever is behind the cluster `sds-grpc` in its bootstrap. osier-proxy is that itself.
+//! What Secrets have (`kubernetes://`) it asks us for. gRPC libraries have certificates from a provider of theirs.
+
+use std::sync::Arc;
 
 use osier_proto::Any;
 use osier_proto::types::core::{
@@ -10,15 +13,26 @@ use osier_proto::types::core::{
 };
 use osier_proto::types::matcher::{StringMatcher, string_matcher::MatchPattern};
 use osier_proto::types::tls::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
-    SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
+    CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext, DownstreamTlsContext,
+    SdsSecretConfig, SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
+    certificate_validation_context::TrustChainVerification,
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
 use prost::{Message, Name};
 
-use crate::model::{MeshConfig, spiffe};
+use super::{name, wire};
+use crate::model::{CertificateFiles, MeshConfig, OwnCertificate, ServerTrust, roots_of, spiffe};
+
+/// Which protocols any TLS of ours speaks.
+const VERSIONS: TlsParameters = TlsParameters {
+    tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+    tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+};
+
+/// What gRPC libraries call the provider of certificates in their bootstrap.
+const PROVIDER: &str = "default";
 
 /// What the roots of the mesh are called.
 pub const ROOTS: &str = "ROOTCA";
@@ -27,7 +41,7 @@ pub const ROOTS: &str = "ROOTCA";
 pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
     // What a client of the mesh offers besides is no protocol of ours: `istio` only says that it is one.
     let protocols: &[&str] = if http { &["h2", "http/1.1"] } else { &[] };
-    let of_domain = |domain: &str| name(MatchPattern::Prefix(format!("spiffe://{domain}/")));
+    let of_domain = |domain: &str| uri(MatchPattern::Prefix(format!("spiffe://{domain}/")));
     let context = DownstreamTlsContext {
         common_tls_context: Some(common(protocols, mesh.trust_domains().map(of_domain).collect())),
         require_client_certificate: Some(true),
@@ -35,44 +49,132 @@ pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
     socket(&context)
 }
 
-/// Mutual TLS towards servers of the mesh. `accounts`: namespace and service account of each; empty where none is known.
-pub fn client<'a>(
-    mesh: &MeshConfig,
-    server_name: String,
-    accounts: impl Iterator<Item = (&'a str, &'a str)>,
-    protocols: &[&str],
-) -> TransportSocket {
-    let of_account = |(namespace, account): (&str, &str)| {
-        let of_domain = |domain: &str| name(MatchPattern::Exact(spiffe(domain, namespace, account)));
-        mesh.trust_domains().map(of_domain).collect::<Vec<_>>()
-    };
-    let servers = accounts.flat_map(of_account).collect();
-    let context =
-        UpstreamTlsContext { common_tls_context: Some(common(protocols, servers)), sni: server_name };
+/// Mutual TLS towards servers of the mesh, which must have one of `names`; any of the mesh where there is none.
+pub fn client(server_name: String, names: Vec<SubjectAltNameMatcher>, protocols: &[&str]) -> TransportSocket {
+    let context = UpstreamTlsContext { common_tls_context: Some(common(protocols, names)), sni: server_name };
     socket(&context)
 }
 
-fn common(protocols: &[&str], names: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
-    let validation = CombinedCertificateValidationContext {
-        default_validation_context: Some(CertificateValidationContext {
-            trusted_ca: None,
-            match_typed_subject_alt_names: names,
+/// TLS towards a server of somebody else's. Secrets are those of `namespace`. An empty `server_name` leaves it to each request, or
+/// names none.
+pub fn outside(
+    namespace: &str,
+    (own, trust): (Option<&OwnCertificate>, &ServerTrust),
+    server_name: String,
+    names: Vec<SubjectAltNameMatcher>,
+    protocols: &[&str],
+) -> TransportSocket {
+    let shown = |own: &OwnCertificate| match own {
+        OwnCertificate::Files(CertificateFiles { certificate, key }) => {
+            secret(&format!("file-cert:{certificate}~{key}"))
+        }
+        OwnCertificate::Secret(name) => handed_on(namespace, name),
+    };
+    let roots = |named: SdsSecretConfig| combined(named, names);
+    let believed = match trust {
+        ServerTrust::Anybody => ValidationContextType::ValidationContext(CertificateValidationContext {
+            trust_chain_verification: TrustChainVerification::AcceptUntrusted as i32,
+            ..Default::default()
         }),
-        validation_context_sds_secret_config: Some(secret(ROOTS)),
+        ServerTrust::System => roots(secret("file-root:system")),
+        ServerTrust::File(path) => roots(secret(&format!("file-root:{path}"))),
+        ServerTrust::Secret(name) => roots(handed_on(namespace, &roots_of(name))),
+    };
+    let common = CommonTlsContext {
+        tls_params: Some(VERSIONS),
+        tls_certificate_sds_secret_configs: own.map(shown).into_iter().collect(),
+        validation_context_type: Some(believed),
+        alpn_protocols: protocols.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    };
+    socket(&UpstreamTlsContext { common_tls_context: Some(common), sni: server_name })
+}
+
+/// Mutual TLS of a gRPC server. It can't look at names of clients: whoever the mesh's roots vouch for may come.
+pub fn grpc_server() -> TransportSocket {
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(provided(Vec::new())),
+        require_client_certificate: Some(true),
+    };
+    socket(&context)
+}
+
+/// Mutual TLS of a gRPC client towards servers that have one of these names. It knows only the field that doesn't say of which kind.
+pub fn grpc_client(names: Vec<SubjectAltNameMatcher>) -> TransportSocket {
+    socket(&UpstreamTlsContext { common_tls_context: Some(provided(names)), ..Default::default() })
+}
+
+/// From the provider that the library has.
+fn provided(names: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
+    let named = |name: &str| CertificateProviderPluginInstance {
+        instance_name: PROVIDER.to_string(),
+        certificate_name: name.to_string(),
     };
     CommonTlsContext {
-        tls_params: Some(TlsParameters {
-            tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
-            tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+        tls_certificate_provider_instance: Some(named("default")),
+        validation_context_type: Some(ValidationContextType::ValidationContext(
+            CertificateValidationContext {
+                ca_certificate_provider_instance: Some(named(ROOTS)),
+                match_subject_alt_names: names.into_iter().filter_map(|name| name.matcher).collect(),
+                ..Default::default()
+            },
+        )),
+        ..Default::default()
+    }
+}
+
+/// The names of service accounts (namespace and name) in every trust domain that is the mesh's.
+pub fn accounts<'a>(
+    mesh: &MeshConfig,
+    accounts: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Vec<SubjectAltNameMatcher> {
+    let of_account = |(namespace, account): (&str, &str)| {
+        let of_domain = |domain: &str| uri(MatchPattern::Exact(spiffe(domain, namespace, account)));
+        mesh.trust_domains().map(of_domain).collect::<Vec<_>>()
+    };
+    accounts.flat_map(of_account).collect()
+}
+
+/// Names as people write them: of which kind each is, it shows.
+pub fn alternatives<'a>(written: impl IntoIterator<Item = &'a Arc<str>>) -> Vec<SubjectAltNameMatcher> {
+    let kind = |text: &str| match text {
+        text if text.contains("://") => SanType::Uri,
+        text if text.contains('@') => SanType::Email,
+        text if text.parse::<std::net::IpAddr>().is_ok() => SanType::IpAddress,
+        _ => SanType::Dns,
+    };
+    let matcher = |text: &Arc<str>| SubjectAltNameMatcher {
+        san_type: kind(text) as i32,
+        matcher: Some(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(text.to_string())),
+            ..Default::default()
         }),
+    };
+    written.into_iter().map(matcher).collect()
+}
+
+fn common(protocols: &[&str], names: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
+    CommonTlsContext {
+        tls_params: Some(VERSIONS),
         tls_certificate_sds_secret_configs: vec![secret("default")],
-        validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
+        validation_context_type: Some(combined(secret(ROOTS), names)),
         alpn_protocols: protocols.iter().map(|protocol| protocol.to_string()).collect(),
         ..Default::default()
     }
 }
 
-fn name(pattern: MatchPattern) -> SubjectAltNameMatcher {
+/// Whoever these roots vouch for, under one of the names.
+fn combined(roots: SdsSecretConfig, names: Vec<SubjectAltNameMatcher>) -> ValidationContextType {
+    ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+        default_validation_context: Some(CertificateValidationContext {
+            match_typed_subject_alt_names: names,
+            ..Default::default()
+        }),
+        validation_context_sds_secret_config: Some(roots),
+    })
+}
+
+fn uri(pattern: MatchPattern) -> SubjectAltNameMatcher {
     let matcher = StringMatcher { match_pattern: Some(pattern), ..Default::default() };
     SubjectAltNameMatcher { san_type: SanType::Uri as i32, matcher: Some(matcher) }
 }
@@ -95,6 +197,15 @@ fn secret(name: &str) -> SdsSecretConfig {
             initial_fetch_timeout: Some(prost_types::Duration::default()),
             resource_api_version: ApiVersion::V3 as i32,
         }),
+    }
+}
+
+/// What a Secret has, from the control plane itself. A client to which it isn't given doesn't wait for it at its start.
+fn handed_on(namespace: &str, name: &str) -> SdsSecretConfig {
+    let patience = prost_types::Duration { seconds: 5, nanos: 0 };
+    SdsSecretConfig {
+        name: name::secret(namespace, name),
+        sds_config: Some(ConfigSource { initial_fetch_timeout: Some(patience), ..wire::over_ads() }),
     }
 }
 

@@ -31,7 +31,7 @@ pub use decision::{IGNORED_NAMESPACES, Skipped};
 pub use proxy_config::{FIELDS as PROXY_CONFIG_FIELDS, InterceptionMode, MeshSettings, ProxyConfig};
 pub use values::Values;
 
-use crate::model::Owner;
+use crate::model::{Owner, TLS_MODE_LABEL};
 use annotation::Annotations;
 use plan::Plan;
 use pod::{CONTAINER_LISTS, Pod};
@@ -171,7 +171,7 @@ impl Injector {
         workload::canonical_labels(pod, &plan.workload.name);
         if plan.encrypted() {
             // By this callers know that the pod takes mutual TLS.
-            pod.default_label("security.istio.io/tlsMode", "istio");
+            pod.default_label(TLS_MODE_LABEL, "istio");
         }
         for (key, value) in &self.values.sidecar_injector_webhook.injected_annotations {
             pod.default_annotation(key, value);

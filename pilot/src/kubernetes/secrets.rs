@@ -1,7 +1,7 @@
-//! The Secrets that gateways need, and no other: each is watched by its name, in the namespace of a gateway that serves an Ingress
-//! which names it.
+//! The Secrets that workloads need, and no other: each is watched by its name, in the namespace of a gateway that serves an Ingress which
+//! names it, or of workloads that a DestinationRule which names it (`credentialName`) selects.
 //!
-//! Needs get, list and watch of Secrets in the namespaces of gateways. A Secret that can't be used leaves the last good one in force.
+//! Needs list and watch of Secrets in these namespaces. A Secret that can't be used leaves the last good one in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -19,17 +19,14 @@ use x509_parser::certificate::Validity;
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::time::ASN1Time;
 
-use crate::model::{Kind, ResourceKey, TlsSecret};
+use crate::model::{Credential, Kind, ResourceKey, has_roots_of, roots_of};
 use crate::snapshot::MeshSnapshot;
 use crate::source::kubernetes::said;
+use crate::store::check;
 use crate::store::writer::Secrets as Feed;
-use crate::webhook::certificate;
 
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// Where a certificate chain and its key are: as Istio's generic Secrets have them, and as `kubernetes.io/tls` has.
-const KEYS: [(&str, &str); 2] = [("cert", "key"), ("tls.crt", "tls.key")];
 
 /// Namespace and name.
 type Name = (Arc<str>, Arc<str>);
@@ -74,18 +71,28 @@ impl Secrets {
     }
 }
 
-/// Every name that an Ingress of ours gives, in every namespace that has a gateway.
+/// Every name that an Ingress of ours gives, in every namespace that has a gateway, and every one that a DestinationRule gives: there too,
+/// or in the namespace of the workloads that it selects.
 fn needed(snapshot: &MeshSnapshot) -> BTreeSet<Name> {
     let ingresses = &snapshot.ingresses;
-    if ingresses.tls().is_empty() {
-        return BTreeSet::new();
+    let rules = || snapshot.policies.iter().filter(|rule| rule.credentials().next().is_some());
+    let (of_gateways, of_workloads): (Vec<_>, Vec<_>) = rules().partition(|rule| rule.selector.is_none());
+    let with_roots = |name: &Arc<str>| [name.clone(), roots_of(name).into()];
+    let mut names: BTreeSet<Arc<str>> = ingresses.tls().iter().map(|tls| tls.secret.clone()).collect();
+    names.extend(of_gateways.iter().flat_map(|rule| rule.credentials()).flat_map(with_roots));
+    let mut needed = BTreeSet::new();
+    if !names.is_empty() {
+        let gateways =
+            snapshot.workloads.iter().filter(|workload| ingresses.selector().selects(&workload.labels));
+        let namespaces: BTreeSet<Arc<str>> = gateways.map(|gateway| gateway.namespace().clone()).collect();
+        let named = |namespace: Arc<str>| names.iter().map(move |name| (namespace.clone(), name.clone()));
+        needed.extend(namespaces.into_iter().flat_map(named));
     }
-    let gateways =
-        snapshot.workloads.iter().filter(|workload| ingresses.selector().selects(&workload.labels));
-    let namespaces: BTreeSet<Arc<str>> = gateways.map(|gateway| gateway.namespace().clone()).collect();
-    let named =
-        |namespace: Arc<str>| ingresses.tls().iter().map(move |tls| (namespace.clone(), tls.secret.clone()));
-    namespaces.into_iter().flat_map(named).collect()
+    for rule in of_workloads {
+        let names = rule.credentials().flat_map(with_roots);
+        needed.extend(names.map(|name| (rule.key.namespace.clone(), name)));
+    }
+    needed
 }
 
 fn key((namespace, name): &Name) -> ResourceKey {
@@ -104,16 +111,17 @@ async fn follow(client: Client, name: Name, feed: Feed) {
             Ok(Event::InitApply(secret) | Event::Apply(secret)) => {
                 there = true;
                 let read = read(&secret);
-                let doubt = read.as_ref().ok().and_then(|tls| doubt(&tls.chain, ASN1Time::now()));
+                let own = read.as_ref().ok().and_then(|read| read.own.as_ref());
+                let doubt = own.and_then(|own| doubt(&own.chain, ASN1Time::now()));
                 match (read, doubt) {
-                    (Ok(tls), None) => {
+                    (Ok(read), None) => {
                         good = true;
-                        feed.put(key(&name), tls);
+                        feed.put(key(&name), read);
                     }
-                    // Clients say better than we what is wrong with it; only a good one is worth more.
-                    (Ok(tls), Some(doubt)) if !good => {
-                        tracing::warn!("Secret {}/{}: {doubt}; clients will refuse it", name.0, name.1);
-                        feed.put(key(&name), tls);
+                    // Others say better than we what is wrong with it; only a good one is worth more.
+                    (Ok(read), Some(doubt)) if !good => {
+                        tracing::warn!("Secret {}/{}: {doubt}; others will refuse it", name.0, name.1);
+                        feed.put(key(&name), read);
                     }
                     (Ok(_), Some(reason)) | (Err(reason), _) => {
                         tracing::error!(
@@ -125,7 +133,10 @@ async fn follow(client: Client, name: Name, feed: Feed) {
                 }
             }
             Ok(Event::InitDone) if !there => {
-                tracing::warn!("Secret {}/{}: an Ingress names it, and it is not there", name.0, name.1);
+                // Roots may stand beside the certificate as well.
+                if has_roots_of(&name.1).is_none() {
+                    tracing::warn!("Secret {}/{}: it is named, and it is not there", name.0, name.1);
+                }
                 good = false;
                 feed.remove(key(&name));
             }
@@ -146,15 +157,12 @@ async fn follow(client: Client, name: Name, feed: Feed) {
     }
 }
 
-fn read(secret: &Secret) -> Result<TlsSecret, String> {
+fn read(secret: &Secret) -> Result<Credential, String> {
     let data = secret.data.as_ref();
-    let bytes = |key: &str| data.and_then(|data| data.get(key)).map(|bytes| &*bytes.0);
-    let found = KEYS.into_iter().find_map(|(chain, key)| bytes(chain).zip(bytes(key)));
-    let Some((chain, key)) = found else {
-        return Err("has neither tls.crt and tls.key nor cert and key".into());
-    };
-    certificate::certified(chain, key).map_err(|error| error.to_string())?;
-    Ok(TlsSecret { chain: chain.into(), key: key.into() })
+    let read = check::secret::read(|key| data.and_then(|data| data.get(key)).map(|bytes| &*bytes.0))?;
+    read.ok_or_else(|| {
+        "has no certificate (tls.crt and tls.key, or cert and key) and no roots (ca.crt, or cacert)".into()
+    })
 }
 
 /// Why clients would not take a certificate chain at this time.
@@ -171,7 +179,45 @@ fn doubt(chain: &[u8], now: ASN1Time) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::ByteString;
+    use crate::r#gen::fixture::pod;
+    use crate::model::{
+        Age, ClientTls, DestinationPolicy, ExportTo, ServerNames, ServerTrust, TrafficPolicy,
+    };
+    use crate::snapshot::PolicyIndex;
+
+    #[test]
+    fn what_rules_name_is_needed_where_it_is_used() {
+        let rule = |name: &str, selector: Option<[(&str, &str); 1]>| DestinationPolicy {
+            key: ResourceKey::new(Kind::DestinationRule, "shop", name),
+            merged: vec![],
+            age: Age { created: 0, name: name.into(), namespace: "shop".into() },
+            host: osier_core::host::Host::new(name),
+            export_to: ExportTo::default(),
+            selector: selector.map(Into::into),
+            policy: Some(TrafficPolicy {
+                tls: Some(Arc::new(ClientTls::Outside {
+                    own: None,
+                    trust: ServerTrust::Secret(name.into()),
+                    names: ServerNames::default(),
+                })),
+                ..TrafficPolicy::default()
+            }),
+            subsets: vec![],
+        };
+        let rules = [rule("selected", Some([("app", "a")])), rule("general", None)];
+        let mut snapshot = MeshSnapshot {
+            policies: Arc::new(PolicyIndex::build(rules.map(Arc::new), &ExportTo::default())),
+            ..MeshSnapshot::default()
+        };
+        let shown = |snapshot: &MeshSnapshot| {
+            needed(snapshot).iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&snapshot), ["shop/selected", "shop/selected-cacert"]);
+        let gateway = pod("gateway", "10.0.0.1", [("istio", "ingressgateway")]);
+        snapshot.workloads = Arc::new([Arc::new(gateway)]);
+        let of_gateways = ["default/general", "default/general-cacert"];
+        assert_eq!(shown(&snapshot), [of_gateways, ["shop/selected", "shop/selected-cacert"]].concat());
+    }
 
     #[test]
     fn certificates_out_of_their_time_are_told() {
@@ -184,33 +230,5 @@ mod tests {
         assert_eq!(at(1_579_000_000), None);
         assert!(at(1_570_000_000).unwrap().starts_with("the certificate is not valid before Jan"));
         assert!(at(1_590_000_000).unwrap().starts_with("the certificate has expired on Feb"));
-    }
-
-    #[test]
-    fn both_layouts_are_read_and_what_is_wrong_is_named() {
-        let make = || {
-            let key = rcgen::KeyPair::generate().unwrap();
-            let certificate =
-                rcgen::CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&key).unwrap();
-            (certificate.pem(), key.serialize_pem())
-        };
-        let (chain, key) = make();
-        let (other, _) = make();
-        let secret = |pairs: &[(&str, &str)]| Secret {
-            data: Some(pairs.iter().map(|(k, v)| ((*k).into(), ByteString(v.as_bytes().to_vec()))).collect()),
-            ..Secret::default()
-        };
-        let wanted = Ok(TlsSecret { chain: chain.as_bytes().into(), key: key.as_bytes().into() });
-        assert_eq!(read(&secret(&[("tls.crt", &chain), ("tls.key", &key)])), wanted);
-        assert_eq!(read(&secret(&[("cert", &chain), ("key", &key)])), wanted);
-        for (pairs, says) in [
-            (&[("tls.crt", chain.as_str())][..], "has neither"),
-            (&[("tls.crt", "x"), ("tls.key", &key)], "the certificate chain is empty"),
-            (&[("tls.crt", &chain), ("tls.key", "x")], "the private key is no PEM"),
-            (&[("tls.crt", &other), ("tls.key", &key)], "does not fit"),
-        ] {
-            let error = read(&secret(pairs)).unwrap_err();
-            assert!(error.contains(says) && !error.contains("PRIVATE"), "{error}");
-        }
     }
 }

@@ -85,6 +85,9 @@ pub enum Health {
     Draining,
 }
 
+/// The label by which a workload says whether it takes mesh mTLS.
+pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+
 /// Whether an endpoint takes mesh mTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum TlsMode {
@@ -93,6 +96,13 @@ pub enum TlsMode {
     Disabled,
     /// A sidecar terminates mesh mTLS.
     Istio,
+}
+
+impl TlsMode {
+    /// What a workload's labels say; `None` where they say nothing.
+    pub fn of_labels(labels: &Labels) -> Option<Self> {
+        labels.get(TLS_MODE_LABEL).map(|mode| if mode == "istio" { Self::Istio } else { Self::Disabled })
+    }
 }
 
 /// Where an endpoint runs.

@@ -27,7 +27,7 @@ pub use authorization::{
     TextMatch, Values,
 };
 pub use authorizer::{AskedOver, Authorizer, HttpQuestion, ShownBody};
-pub use endpoint::{Address, Endpoint, Health, Locality, TlsMode};
+pub use endpoint::{Address, Endpoint, Health, Locality, TLS_MODE_LABEL, TlsMode};
 pub use export::{ExportTo, Exports};
 pub use ingress::{
     BackendPort, INGRESS_CONTROLLER, Ingress, IngressBackend, IngressMode, IngressPath, IngressPolicy,
@@ -39,8 +39,8 @@ pub use mesh::{
 };
 pub use owner::Owner;
 pub use policy::{
-    ConnectionPool, DestinationPolicy, EffectivePolicy, HttpPool, LoadBalancer, PortPolicy, Subset,
-    TcpKeepalive, TcpPool, TrafficPolicy,
+    CertificateFiles, ClientTls, ConnectionPool, DestinationPolicy, EffectivePolicy, HttpPool, LoadBalancer,
+    OwnCertificate, PortPolicy, ServerNames, ServerTrust, Subset, TcpKeepalive, TcpPool, TrafficPolicy,
 };
 pub use resource::{Age, Kind, Origin, Report, ResourceKey, Severity};
 pub use route::{
@@ -49,7 +49,7 @@ pub use route::{
     Rewrite, RewritePath, RouteRule, StringMatch, TlsMatch, TlsRoute, ValueMatch, WeightedDestination,
     WeightedL4,
 };
-pub use secret::TlsSecret;
+pub use secret::{Credential, TlsSecret, has_roots_of, roots_of};
 pub use security::{Coverage, Demand, MutualTls, Refusal, SecurityPolicy};
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{

@@ -37,6 +37,12 @@ impl DestinationPolicy {
         self.subsets.iter().find(|s| &*s.name == name)
     }
 
+    /// The Secrets that it names (`credentialName`).
+    pub fn credentials(&self) -> impl Iterator<Item = &Arc<str>> {
+        let of_subsets = self.subsets.iter().filter_map(|subset| subset.policy.as_ref());
+        self.policy.iter().chain(of_subsets).flat_map(TrafficPolicy::tls).filter_map(ClientTls::credential)
+    }
+
     /// What holds for one service port and, where given, one subset.
     pub fn effective(&self, port: u16, subset: Option<&str>) -> EffectivePolicy {
         let mut base = match &self.policy {
@@ -56,7 +62,27 @@ impl DestinationPolicy {
         if over.connection_pool.is_some() {
             base.connection_pool.clone_from(&over.connection_pool);
         }
+        if over.tls.is_some() {
+            base.tls.clone_from(&over.tls);
+        }
         base
+    }
+}
+
+impl TrafficPolicy {
+    fn tls(&self) -> impl Iterator<Item = &ClientTls> {
+        self.tls.iter().chain(self.ports.iter().filter_map(|port| port.tls.as_ref())).map(|tls| &**tls)
+    }
+}
+
+impl ClientTls {
+    /// The Secret that it names.
+    fn credential(&self) -> Option<&Arc<str>> {
+        let Self::Outside { own, trust, .. } = self else { return None };
+        match (own, trust) {
+            (Some(OwnCertificate::Secret(name)), _) | (_, ServerTrust::Secret(name)) => Some(name),
+            _ => None,
+        }
     }
 }
 
@@ -78,6 +104,8 @@ pub struct TrafficPolicy {
     pub load_balancer: Option<LoadBalancer>,
     /// Limits and time-outs.
     pub connection_pool: Option<Arc<ConnectionPool>>,
+    /// How bytes are secured.
+    pub tls: Option<Arc<ClientTls>>,
     /// `portLevelSettings`, by service port.
     pub ports: Vec<PortPolicy>,
 }
@@ -94,6 +122,7 @@ impl TrafficPolicy {
             None => EffectivePolicy {
                 load_balancer: self.load_balancer,
                 connection_pool: self.connection_pool.clone(),
+                tls: self.tls.clone(),
             },
         }
     }
@@ -108,11 +137,17 @@ pub struct PortPolicy {
     pub load_balancer: Option<LoadBalancer>,
     /// Limits and time-outs.
     pub connection_pool: Option<Arc<ConnectionPool>>,
+    /// How bytes are secured.
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 impl PortPolicy {
     fn effective(&self) -> EffectivePolicy {
-        EffectivePolicy { load_balancer: self.load_balancer, connection_pool: self.connection_pool.clone() }
+        EffectivePolicy {
+            load_balancer: self.load_balancer,
+            connection_pool: self.connection_pool.clone(),
+            tls: self.tls.clone(),
+        }
     }
 }
 
@@ -123,6 +158,66 @@ pub struct EffectivePolicy {
     pub load_balancer: Option<LoadBalancer>,
     /// Limits and time-outs.
     pub connection_pool: Option<Arc<ConnectionPool>>,
+    /// How bytes are secured; `None` leaves it to the mesh (automatic mutual TLS).
+    pub tls: Option<Arc<ClientTls>>,
+}
+
+/// `tls`: how bytes towards servers are secured, whatever their endpoints say of themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientTls {
+    /// DISABLE: not at all.
+    Plaintext,
+    /// ISTIO_MUTUAL: with the workload's own certificate, towards a workload of the mesh.
+    Mesh(ServerNames),
+    /// SIMPLE, and MUTUAL where there is something to show: towards a server of somebody else's.
+    Outside {
+        /// What is shown.
+        own: Option<OwnCertificate>,
+        /// Whom it must be signed by.
+        trust: ServerTrust,
+        /// Who it must be.
+        names: ServerNames,
+    },
+}
+
+/// Whom a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerNames {
+    /// What the ClientHello names; `None` where nobody has said.
+    pub sni: Option<Arc<str>>,
+    /// The certificate must have one of these; empty where nobody has said.
+    pub alternatives: Box<[Arc<str>]>,
+}
+
+/// Where a client's certificate is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnCertificate {
+    /// In files.
+    Files(CertificateFiles),
+    /// In a Secret of the client's namespace.
+    Secret(Arc<str>),
+}
+
+/// Files that the proxy finds where it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain.
+    pub certificate: Arc<str>,
+    /// Its key.
+    pub key: Arc<str>,
+}
+
+/// Whom a server must be signed by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerTrust {
+    /// The roots that the proxy's system has.
+    System,
+    /// Roots in a file that the proxy finds where it runs.
+    File(Arc<str>),
+    /// Roots that belong to a Secret of the client's namespace.
+    Secret(Arc<str>),
+    /// Nobody: any server is believed.
+    Anybody,
 }
 
 /// `loadBalancer.simple`.
@@ -221,7 +316,7 @@ mod tests {
         pool: Option<Arc<ConnectionPool>>,
         ports: Vec<PortPolicy>,
     ) -> TrafficPolicy {
-        TrafficPolicy { load_balancer: lb, connection_pool: pool, ports }
+        TrafficPolicy { load_balancer: lb, connection_pool: pool, tls: None, ports }
     }
 
     fn rule(policy: Option<TrafficPolicy>, subset: Option<TrafficPolicy>) -> DestinationPolicy {
@@ -240,8 +335,8 @@ mod tests {
     #[test]
     fn composition() {
         use LoadBalancer::{Random, RoundRobin};
-        let at = |port, lb, pool| PortPolicy { port, load_balancer: lb, connection_pool: pool };
-        let get = |lb, pool| EffectivePolicy { load_balancer: lb, connection_pool: pool };
+        let at = |port, lb, pool| PortPolicy { port, load_balancer: lb, connection_pool: pool, tls: None };
+        let get = |lb, pool| EffectivePolicy { load_balancer: lb, connection_pool: pool, tls: None };
         let general = || traffic(Some(RoundRobin), Some(pool(1)), vec![]);
         let with_port = || traffic(Some(RoundRobin), Some(pool(1)), vec![at(80, Some(Random), None)]);
         for (name, policy, subset, port, of_subset, wanted) in [
@@ -297,6 +392,41 @@ mod tests {
         assert_eq!(unknown, get(Some(RoundRobin), Some(pool(1))), "an unknown subset adds nothing");
     }
 
+    #[test]
+    fn tls_is_a_block_of_its_own() {
+        let tls = |sni: &str| {
+            let names = ServerNames { sni: Some(sni.into()), ..ServerNames::default() };
+            Some(Arc::new(ClientTls::Mesh(names)))
+        };
+        let general = TrafficPolicy {
+            tls: tls("general"),
+            ports: vec![
+                PortPolicy { port: 80, tls: tls("port"), ..PortPolicy::default() },
+                PortPolicy { port: 81, ..PortPolicy::default() },
+            ],
+            ..traffic(None, None, vec![])
+        };
+        let of_subset = TrafficPolicy {
+            tls: tls("subset"),
+            ports: vec![PortPolicy { port: 82, ..PortPolicy::default() }],
+            ..traffic(None, Some(pool(1)), vec![])
+        };
+        let silent = traffic(None, Some(pool(1)), vec![]);
+        for (subset, port, wanted) in [
+            (None, 80, tls("port")),
+            (None, 81, None),
+            (None, 82, tls("general")),
+            (Some(of_subset.clone()), 80, tls("subset")),
+            (Some(of_subset), 82, None),
+            (Some(silent.clone()), 80, tls("port")),
+            (Some(silent), 82, tls("general")),
+        ] {
+            let of = subset.is_some().then_some("v1");
+            let said = format!("{subset:?} {port}");
+            assert_eq!(rule(Some(general.clone()), subset).effective(port, of).tls, wanted, "{said}");
+        }
+    }
+
     fn any_traffic() -> impl Strategy<Value = Option<TrafficPolicy>> {
         let lb = || prop::option::of(prop_oneof![Just(LoadBalancer::Random), Just(LoadBalancer::RoundRobin)]);
         let blocks = move || (lb(), prop::option::of((1_u32..4).prop_map(pool)));
@@ -304,6 +434,7 @@ mod tests {
             port,
             load_balancer,
             connection_pool,
+            tls: None,
         });
         prop::option::of(
             (blocks(), prop::collection::vec(port, 0..2))

@@ -27,7 +27,7 @@ pub enum Kind {
     VirtualService,
     /// Istio DestinationRule.
     DestinationRule,
-    /// Kubernetes Secret that an Ingress names.
+    /// Kubernetes Secret with certificates.
     Secret,
     /// Kubernetes Ingress.
     Ingress,

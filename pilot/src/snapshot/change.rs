@@ -25,6 +25,8 @@ pub struct Change {
     pub services: BTreeSet<ServiceKey>,
     /// Services whose endpoints changed.
     pub endpoints: BTreeSet<ServiceKey>,
+    /// Those of them for which others answer than before: with that clusters change.
+    pub identities: BTreeSet<ServiceKey>,
     /// Addresses whose own ports may have changed (inbound listeners of the proxies there).
     pub addresses: BTreeSet<IpAddr>,
     /// Clients that see any of the rules and services.
@@ -106,6 +108,7 @@ impl Change {
         self.roots |= later.roots;
         self.services.extend(later.services);
         self.endpoints.extend(later.endpoints);
+        self.identities.extend(later.identities);
         self.addresses.extend(later.addresses);
         self.audience.merge(later.audience);
         self.endpoint_audience.merge(later.endpoint_audience);
@@ -118,7 +121,8 @@ impl Change {
             || self.endpoint_audience.includes(&view.namespace)
             || self.concerns_inbound(view)
             || (self.roots && view.mutual_tls)
-            || (view.gateway && !(self.ingresses.is_empty() && self.secrets.is_empty()))
+            || (view.gateway && !self.ingresses.is_empty())
+            || self.secrets.iter().any(|secret| secret.namespace == view.namespace)
     }
 
     /// True if the ports that this client serves itself may have moved.

@@ -36,13 +36,13 @@ pub use service::{OriginalDestination, ServiceIndex};
 use osier_core::host::Host;
 
 use crate::model::{
-    BackendPort, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint, IngressBackend,
-    MeshConfig, MutualTls, Protocol, ProxyView, Refusal, ResourceKey, RouteRule, Service, ServiceKey,
-    ServiceKind, TlsSecret, Workload,
+    BackendPort, Credential, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint,
+    IngressBackend, MeshConfig, MutualTls, Protocol, ProxyView, Refusal, ResourceKey, RouteRule, Service,
+    ServiceKey, ServiceKind, Workload,
 };
 
 /// Certificates by namespace and name.
-pub type SecretIndex = BTreeMap<(Arc<str>, Arc<str>), Arc<TlsSecret>>;
+pub type SecretIndex = BTreeMap<(Arc<str>, Arc<str>), Arc<Credential>>;
 
 /// The whole mesh at one moment.
 #[derive(Debug, Clone)]

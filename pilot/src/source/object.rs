@@ -352,6 +352,8 @@ pub fn kind(group: &str, kind: &str, name: &str) -> Option<Kind> {
         ("", "Node") => Kind::Node,
         ("", "Service") => Kind::Service,
         ("", "Pod") => Kind::Pod,
+        // Of files. From an API server they come another way, and only those that are needed.
+        ("", "Secret") => Kind::Secret,
         ("", "ConfigMap") if name == "istio" => Kind::MeshConfig,
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         ("networking.istio.io", "VirtualService") => Kind::VirtualService,
@@ -453,8 +455,9 @@ fn resource(context: &Context, node: &Node) -> Result<Verdict, DecodeError> {
         Kind::MeshConfig => {
             mesh_config::read(context, node)?.into_verdict(|m| Some(Resource::Mesh(Arc::new(m))))
         }
-        // Certificates come another way, and only those that are needed.
-        Kind::Secret | Kind::Unsupported => Verdict { resource: None, problems: vec![] },
+        Kind::Secret => check::secret::check(context, &decode(node)?)
+            .into_verdict(|found| found.map(|found| Resource::Secret(Arc::new(found)))),
+        Kind::Unsupported => Verdict { resource: None, problems: vec![] },
     })
 }
 

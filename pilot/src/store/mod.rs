@@ -465,15 +465,6 @@ impl Store {
         if effects.workloads {
             next.workloads = self.registry.workloads();
         }
-        // Clients are told who may answer for a service: with that its clusters change.
-        for (key, endpoints) in &effects.endpoints {
-            let before =
-                old.endpoints.get(key).map(|endpoints| endpoints.identities(key)).unwrap_or_default();
-            let after = endpoints.as_ref().map(|endpoints| endpoints.identities(key)).unwrap_or_default();
-            if before != after {
-                effects.services.insert(key.clone());
-            }
-        }
         if !effects.endpoints.is_empty() {
             next.endpoints = Arc::new(EndpointIndex::with(&old.endpoints, effects.endpoints.clone()));
         }
@@ -628,6 +619,9 @@ fn note_endpoints(
         versions.iter().flatten().for_each(|s| change.endpoint_audience.add(&s.exports));
         let (before, after) = (addresses(old, &key), addresses(next, &key));
         change.addresses.extend(before.symmetric_difference(&after).map(|(ip, ..)| *ip));
+        if old.identities(&key) != next.identities(&key) {
+            change.identities.insert(key.clone());
+        }
         change.endpoints.insert(key);
     }
 }

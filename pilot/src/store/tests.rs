@@ -211,7 +211,7 @@ fn endpoint_changes_replace_only_the_endpoint_index() {
     assert!(change.endpoints_only());
     let web = ServiceKey { host: Host::new("web.default.svc.cluster.local"), namespace: "default".into() };
     let db = ServiceKey { host: Host::new("db.default.svc.cluster.local"), namespace: "default".into() };
-    assert_eq!(change.endpoints, [web].into());
+    assert_eq!((&change.endpoints, &change.identities), (&[web.clone()].into(), &[].into()));
     assert_eq!(
         change.addresses,
         ["10.0.0.2".parse().unwrap()].into(),
@@ -223,6 +223,14 @@ fn endpoint_changes_replace_only_the_endpoint_index() {
     assert_eq!(after.version, before.version + 1);
     assert_eq!(store.apply(updates(&pod("b", "10.0.0.2", "web"))), None, "same content: no push");
     assert_eq!(store.snapshot().version, after.version);
+    let of_another =
+        pod("b", "10.0.0.2", "web").replace("kind: Pod", "kind: Pod, spec: {serviceAccountName: other}");
+    let change = store.apply(updates(&of_another)).unwrap();
+    assert_eq!(
+        (change.endpoints, change.identities),
+        ([web.clone()].into(), [web].into()),
+        "another one answers"
+    );
 }
 
 #[test]

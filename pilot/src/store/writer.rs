@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::check::Resource;
 use super::{Outcome, Place, ResourceStatus, Store, Update, registration};
-use crate::model::{FetchedKeys, KeyLocation, Report, ResourceKey, Severity, TlsSecret};
+use crate::model::{Credential, FetchedKeys, KeyLocation, Report, ResourceKey, Severity};
 use crate::snapshot::{Change, MeshSnapshot};
 
 /// A snapshot and what moved since the one published before.
@@ -43,7 +43,7 @@ enum Input {
     },
     Register(Box<Registration>, i64),
     Deregister(ResourceKey),
-    Secret(ResourceKey, Option<Arc<TlsSecret>>),
+    Secret(ResourceKey, Option<Arc<Credential>>),
     Roots(Arc<str>),
     Keys(KeyLocation, Option<FetchedKeys>),
 }
@@ -94,7 +94,7 @@ pub struct Secrets(mpsc::UnboundedSender<Input>);
 
 impl Secrets {
     /// A certificate is there, or is another one.
-    pub fn put(&self, key: ResourceKey, secret: TlsSecret) {
+    pub fn put(&self, key: ResourceKey, secret: Credential) {
         let _ = self.0.send(Input::Secret(key, Some(Arc::new(secret))));
     }
 

@@ -27,11 +27,11 @@ use super::node::{Client, NodeError};
 use super::registration::{Lease, Leases};
 use super::status::{Connected, ConnectionStatus};
 use crate::deadline;
-use crate::r#gen::key::{Key, ResourceType, View, Views};
-use crate::r#gen::name::OutboundName;
+use crate::r#gen::key::{Key, ResourceType, SecretsOf, View, Views};
+use crate::r#gen::name::{self, OutboundName};
 use crate::r#gen::{self, Generated};
 use crate::metrics::{Kind, Metrics, observe};
-use crate::model::{Address, Kind as RuleKind, ResourceKey, ServiceKind};
+use crate::model::{Address, Kind as RuleKind, ResourceKey, ServiceKey, ServiceKind, TlsMode, has_roots_of};
 use crate::push::PushRequest;
 use crate::push::fanout::{Fanout, Registered};
 use crate::snapshot::{Change, MeshSnapshot};
@@ -87,13 +87,10 @@ pub async fn serve(
         () = shared.shutdown.cancelled() => None,
     };
     let Some(first) = first else { return Ok(()) };
-    let proof = match authenticate.as_deref().zip(caller) {
-        Some((authenticate, caller)) => Some(Proof::of(authenticate, caller, &first).await?),
-        None => None,
-    };
+    let proof = authenticate.zip(caller).map(|(authenticate, caller)| Proof { caller, authenticate });
     let mut served =
         Served::new(shared.clone(), registered, snapshot, Stream::new(variant, Options::default()));
-    let ended = match served.begin(first, variant == Variant::Incremental, remote, proof) {
+    let ended = match served.begin(first, variant == Variant::Incremental, remote, proof).await {
         Ok(()) => served.run(&mut requests, &responses).await,
         Err(status) => Err(status),
     };
@@ -105,11 +102,10 @@ pub async fn serve(
     ended
 }
 
-/// What a caller has proved.
+/// What a caller has proved, and who knows what it may.
 struct Proof {
     caller: Caller,
-    /// It is a gateway that may read the Secrets of its namespace.
-    reads_secrets: bool,
+    authenticate: Arc<dyn Authenticate>,
 }
 
 struct Served {
@@ -118,6 +114,8 @@ struct Served {
     snapshot: Arc<MeshSnapshot>,
     stream: Stream,
     client: Option<Arc<Client>>,
+    /// Of whom it must still be asked whether it may read the Secrets of its namespace.
+    unasked: Option<Proof>,
     lease: Option<Lease>,
     status: Option<Arc<ConnectionStatus>>,
     /// Why the client refused last, as it was logged.
@@ -140,6 +138,7 @@ impl Served {
             snapshot,
             stream,
             client: None,
+            unasked: None,
             lease: None,
             status: None,
             refusal: None,
@@ -151,7 +150,7 @@ impl Served {
     }
 
     /// The first request says who it is.
-    fn begin(
+    async fn begin(
         &mut self,
         first: Request,
         incremental: bool,
@@ -159,10 +158,11 @@ impl Served {
         proof: Option<Proof>,
     ) -> Result<(), Status> {
         let client = Client::parse(node_of(&first)).map_err(refuse_node)?;
-        let client = Arc::new(match proof {
-            Some(proof) => proof.of_client(client, &self.snapshot)?,
+        let client = Arc::new(match &proof {
+            Some(proof) => proven(&proof.caller, client, &self.snapshot)?,
             None => unproven(client),
         });
+        self.unasked = proof;
         self.registered.identify(client.view.proxy.clone());
         let peer = remote.map(|a| a.to_string()).unwrap_or_default();
         let status = Arc::new(ConnectionStatus::new(&client, peer, incremental));
@@ -173,7 +173,32 @@ impl Served {
         self.lease = lease.map_err(|taken| Status::already_exists(taken.to_string()))?;
         self.client = Some(client);
         self.see(self.snapshot.clone());
+        self.find_rights(&first).await?;
         self.request(first)
+    }
+
+    /// Asks, once, whether the client may have the keys in Secrets of its namespace: of a gateway, whose listeners depend on it, and of
+    /// whoever names one.
+    async fn find_rights(&mut self, request: &Request) -> Result<(), Status> {
+        let Some(client) = &self.client else { return Ok(()) };
+        let gateway = client.view.proxy.gateway;
+        let matters = gateway || names_a_key(request);
+        let Some(Proof { caller, authenticate }) = self.unasked.take_if(|_| matters) else { return Ok(()) };
+        let may = authenticate.may_read_secrets(&caller.identity).await;
+        if !may.map_err(|error| identity::refuse(&error))? {
+            let account = caller.identity.user();
+            let who = if gateway { "gateway" } else { "workload" };
+            tracing::warn!(
+                "the {who} of {account} gets no certificates: it needs the right to get secrets/tls, or to list secrets, in its namespace"
+            );
+            return Ok(());
+        }
+        let mut view = (*client.view).clone();
+        view.secrets_of = Some(SecretsOf { namespace: caller.identity.namespace, keys: true });
+        self.client = Some(Arc::new(Client { view: Arc::new(view), ..(**client).clone() }));
+        self.views = None;
+        self.see(self.snapshot.clone());
+        Ok(())
     }
 
     async fn run(&mut self, requests: &mut Requests, responses: &Responses) -> Result<(), Status> {
@@ -190,7 +215,10 @@ impl Served {
                     return Err(Status::unavailable("this connection has reached its age: connect again"));
                 }
                 request = requests.next() => match request {
-                    Ok(Some(request)) => self.request(request)?,
+                    Ok(Some(request)) => {
+                        self.find_rights(&request).await?;
+                        self.request(request)?;
+                    }
                     // The client says that it leaves.
                     Ok(None) => {
                         self.lease.take().into_iter().for_each(Lease::end);
@@ -401,9 +429,13 @@ impl Served {
             change.endpoints.iter().filter_map(service).any(|s| wanted.contains(&s.kind))
         };
         match kind {
-            ResourceType::Endpoints => Touched::Names(self.names_of_hosts(kind, change)),
+            ResourceType::Endpoints => Touched::Names(self.names_of_hosts(kind, &change.endpoints)),
             // Endpoints of DNS services are in the cluster itself, those of the workload make inbound clusters.
             ResourceType::Cluster if own || has_kind(&[ServiceKind::Dns]) => Touched::Everything,
+            // A cluster says who may answer.
+            ResourceType::Cluster if change.identities.is_empty() => Touched::Nothing,
+            ResourceType::Cluster if self.stream.is_wildcard(kind.url()) => Touched::Everything,
+            ResourceType::Cluster => Touched::Names(self.names_of_hosts(kind, &change.identities)),
             ResourceType::Listener if own || has_kind(&[ServiceKind::Headless]) => Touched::Everything,
             ResourceType::NameTable if !has_kind(&[ServiceKind::Headless]) => Touched::Nothing,
             ResourceType::NameTable if self.stream.is_wildcard(kind.url()) => Touched::Everything,
@@ -414,7 +446,7 @@ impl Served {
 
     /// The subscribed hosts that are, or may be short for, a service whose endpoints changed, or a pod of it.
     fn names_below(&self, change: &Change) -> Vec<Name> {
-        let first = |key: &'_ crate::model::ServiceKey| -> Box<str> {
+        let first = |key: &'_ ServiceKey| -> Box<str> {
             key.host.as_str().split('.').next().unwrap_or_default().into()
         };
         let services: BTreeSet<Box<str>> = change.endpoints.iter().map(first).collect();
@@ -422,9 +454,9 @@ impl Served {
         self.stream.names(ResourceType::NameTable.url()).filter(below).cloned().collect()
     }
 
-    /// The subscribed names that belong to services whose endpoints changed.
-    fn names_of_hosts(&self, kind: ResourceType, change: &Change) -> Vec<Name> {
-        let hosts: BTreeSet<&str> = change.endpoints.iter().map(|key| key.host.as_str()).collect();
+    /// The subscribed names that belong to these services.
+    fn names_of_hosts(&self, kind: ResourceType, services: &BTreeSet<ServiceKey>) -> Vec<Name> {
+        let hosts: BTreeSet<&str> = services.iter().map(|key| key.host.as_str()).collect();
         let belongs = |name: &&Name| OutboundName::parse(name).is_some_and(|n| hosts.contains(&*n.host));
         self.stream.names(kind.url()).filter(belongs).cloned().collect()
     }
@@ -452,63 +484,42 @@ impl Served {
     }
 }
 
-impl Proof {
-    /// What a caller may, as far as what it says in its first request needs to be asked.
-    async fn of(authenticate: &dyn Authenticate, caller: Caller, first: &Request) -> Result<Self, Status> {
-        let gateway = node_of(first).is_some_and(|node| node.id.starts_with("router~"));
-        let reads_secrets = match gateway {
-            true => {
-                authenticate.may_read_secrets(&caller.identity).await.map_err(|e| identity::refuse(&e))?
-            }
-            false => false,
-        };
-        if gateway && !reads_secrets {
-            let account = caller.identity.user();
-            tracing::warn!(
-                "the gateway of {account} gets no certificates: it needs the right to get secrets/tls, or to list secrets, in its namespace"
-            );
-        }
-        Ok(Self { caller, reads_secrets })
+/// A client that has proved who it is. It can't be of another namespace or service account, nor another pod than the one that its token
+/// is bound to; that pod's labels and addresses are those that the cluster knows. Of Secrets it gets those of its own namespace.
+fn proven(caller: &Caller, mut client: Client, snapshot: &MeshSnapshot) -> Result<Client, Status> {
+    let Caller { identity: Identity { namespace, service_account }, pod } = caller;
+    let refused = |claimed: String| {
+        Status::permission_denied(format!(
+            "service account {namespace}/{service_account} can't speak for a workload of {claimed}"
+        ))
+    };
+    let claimed = &client.view.proxy.namespace;
+    if claimed != namespace {
+        return Err(refused(format!("namespace {claimed}")));
     }
-
-    /// A client that has proved who it is. It can't be of another namespace or service account, nor another pod than the one that its token
-    /// is bound to; that pod's labels and addresses are those that the cluster knows. A gateway gets the secrets of its own namespace.
-    fn of_client(self, mut client: Client, snapshot: &MeshSnapshot) -> Result<Client, Status> {
-        let Caller { identity: Identity { namespace, service_account }, pod } = self.caller;
-        let refused = |claimed: String| {
-            Status::permission_denied(format!(
-                "service account {namespace}/{service_account} can't speak for a workload of {claimed}"
-            ))
-        };
-        let claimed = &client.view.proxy.namespace;
-        if *claimed != namespace {
-            return Err(refused(format!("namespace {claimed}")));
-        }
-        if let Some(claimed) =
-            client.service_account.as_deref().filter(|claimed| *claimed != &*service_account)
-        {
-            return Err(refused(format!("service account {claimed}")));
-        }
-        let secrets_of = (client.view.proxy.gateway && self.reads_secrets).then(|| namespace.clone());
-        let mut view = View { secrets_of, ..(*client.view).clone() };
-        if let Some(pod) = pod {
-            if view.proxy.name != pod.name {
-                let claimed = &view.proxy.name;
-                return Err(Status::permission_denied(format!(
-                    "the token is that of pod {}, which can't speak for pod {claimed}",
-                    pod.name
-                )));
-            }
-            take_from_cluster(&mut view, snapshot);
-        }
-        // Who can prove who it is here has a certificate from here.
-        view.proxy.mutual_tls = true;
-        client.view = Arc::new(view);
-        if let Some(registration) = &mut client.registration {
-            registration.service_account = Some(service_account.to_string());
-        }
-        Ok(client)
+    if let Some(claimed) = client.service_account.as_deref().filter(|claimed| *claimed != &**service_account)
+    {
+        return Err(refused(format!("service account {claimed}")));
     }
+    let secrets_of = SecretsOf { namespace: namespace.clone(), keys: false };
+    let mut view = View { secrets_of: Some(secrets_of), ..(*client.view).clone() };
+    if let Some(pod) = pod {
+        if view.proxy.name != pod.name {
+            let claimed = &view.proxy.name;
+            return Err(Status::permission_denied(format!(
+                "the token is that of pod {}, which can't speak for pod {claimed}",
+                pod.name
+            )));
+        }
+        take_from_cluster(&mut view, snapshot);
+    }
+    // Who can prove who it is here has a certificate from here.
+    view.proxy.mutual_tls = true;
+    client.view = Arc::new(view);
+    if let Some(registration) = &mut client.registration {
+        registration.service_account = Some(service_account.to_string());
+    }
+    Ok(client)
 }
 
 /// Labels and addresses of a pod as the cluster has them. One that isn't known yet (it has just begun, or its namespace doesn't count)
@@ -524,6 +535,22 @@ fn take_from_cluster(view: &mut View, snapshot: &MeshSnapshot) {
     }
 }
 
+/// True where a request names a Secret whose key it wants.
+fn names_a_key(request: &Request) -> bool {
+    let is_key =
+        |name: &String| name::parse_secret(name).is_some_and(|(_, secret)| has_roots_of(secret).is_none());
+    match request {
+        Request::Incremental(request) => {
+            let held = request.initial_resource_versions.keys();
+            request.type_url == types::SECRET
+                && request.resource_names_subscribe.iter().chain(held).any(is_key)
+        }
+        Request::StateOfTheWorld(request) => {
+            request.type_url == types::SECRET && request.resource_names.iter().any(is_key)
+        }
+    }
+}
+
 fn node_of(request: &Request) -> Option<&Node> {
     match request {
         Request::Incremental(request) => request.node.as_ref(),
@@ -531,10 +558,18 @@ fn node_of(request: &Request) -> Option<&Node> {
     }
 }
 
-/// A client of which nobody knows who it is: others must not be told that it can prove anything.
+/// A client of which nobody knows who it is: others must not be told that it can prove anything. Envoy and gRPC have their
+/// certificates from an agent beside them; those whose workload is labelled as one that takes mutual TLS are told where it holds.
 fn unproven(mut client: Client) -> Client {
     if let Some(registration) = &mut client.registration {
         registration.service_account = None;
+    }
+    let has_agent =
+        client.view.schema.is_none() && TlsMode::of_labels(&client.view.proxy.labels) == Some(TlsMode::Istio);
+    if has_agent {
+        let mut view = (*client.view).clone();
+        view.proxy.mutual_tls = true;
+        client.view = Arc::new(view);
     }
     client
 }
@@ -594,10 +629,10 @@ mod tests {
     use super::*;
     use crate::r#gen::fixture::pod;
 
-    fn proof(name: &str) -> Proof {
+    fn caller(name: &str) -> Caller {
         let identity = Identity { namespace: "default".into(), service_account: "web".into() };
         let pod = Some(Pod { name: name.into(), uid: "u".into() });
-        Proof { caller: Caller { identity, pod }, reads_secrets: false }
+        Caller { identity, pod }
     }
 
     #[test]
@@ -610,12 +645,12 @@ mod tests {
             let node = node(&format!("sidecar~10.0.0.66~{name}.default~x"), &[]);
             Client::parse(Some(&node)).unwrap()
         };
-        let known = proof("web-1").of_client(claims("web-1"), &snapshot).unwrap();
+        let known = proven(&caller("web-1"), claims("web-1"), &snapshot).unwrap();
         assert_eq!(known.view.proxy.labels.get("app"), Some("web"));
         assert_eq!(*known.view.proxy.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
-        let early = proof("web-2").of_client(claims("web-2"), &snapshot).unwrap();
+        let early = proven(&caller("web-2"), claims("web-2"), &snapshot).unwrap();
         assert_eq!(*early.view.proxy.addresses, ["10.0.0.66".parse::<IpAddr>().unwrap()]);
-        let refused = proof("web-2").of_client(claims("web-1"), &snapshot).unwrap_err();
+        let refused = proven(&caller("web-2"), claims("web-1"), &snapshot).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::PermissionDenied);
         assert!(refused.message().contains("can't speak for pod web-1"), "{}", refused.message());
     }

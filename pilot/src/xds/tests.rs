@@ -698,9 +698,11 @@ impl super::identity::Authenticate for OneToken {
 
 #[tokio::test]
 async fn only_who_proves_where_it_lives_gets_certificates_and_those_of_that_place() {
-    use crate::model::TlsSecret;
-    let secret =
-        |text: &str| Arc::new(TlsSecret { chain: text.as_bytes().into(), key: b"key".as_slice().into() });
+    use crate::model::{Credential, TlsSecret};
+    let secret = |text: &str| {
+        let own = TlsSecret { chain: text.as_bytes().into(), key: b"key".as_slice().into() };
+        Arc::new(Credential { own: Some(own), roots: Some(b"roots".as_slice().into()) })
+    };
     let named = |namespace: &str, text: &str| ((namespace.into(), "web".into()), secret(text));
     let with = |own: &str| MeshSnapshot {
         secrets: Arc::new([named("edge", own), named("shop", "other")].into()),
@@ -752,6 +754,17 @@ async fn only_who_proves_where_it_lives_gets_certificates_and_those_of_that_plac
         let mut client = open(Some(token), node(gateway, &[])).await;
         client.subscribe(osier_proto::types::SECRET, &names).await;
         assert_eq!(client.receive().await.unwrap().resources.len(), gets, "{token}");
+    }
+    // Others ask when they need one, and get roots without a right to keys.
+    let sidecar = "sidecar~10.0.0.1~gateway.edge~x";
+    let roots = "kubernetes://edge/web-cacert";
+    for (token, wanted) in [("bound", &[roots, names[0]][..]), ("may not", &[roots])] {
+        let mut client = open(Some(token), node(sidecar, &[])).await;
+        client.subscribe(osier_proto::types::SECRET, &[roots]).await;
+        let mut got: Vec<_> = client.receive().await.unwrap().resources.into_iter().map(|r| r.name).collect();
+        client.subscribe(osier_proto::types::SECRET, &names).await;
+        got.extend(client.receive().await.unwrap().resources.into_iter().map(|r| r.name));
+        assert_eq!(got, wanted, "{token}");
     }
     let mut plain = pilot.delta(node(gateway, &[])).await;
     plain.subscribe(osier_proto::types::SECRET, &names).await;

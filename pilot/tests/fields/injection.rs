@@ -40,7 +40,7 @@ The webhook is called for pods that the labels of their namespace and their own 
 | annotations `prometheus.io/scrape`, `prometheus.io/port`, `prometheus.io/path` | unless the pod says `prometheus.io/scrape: \"false\"` | the proxy's merged metrics; what the pod said goes to `ISTIO_PROMETHEUS_ANNOTATIONS` |
 | probes and hooks of the application (`httpGet`, `tcpSocket`, `grpc`) | unless they name a `host`, or a port by a name that the container doesn't have | asked through the status port; what they were goes to `ISTIO_KUBE_APP_PROBERS` |
 
-The label `security.istio.io/tlsMode` is not set: it would tell peers to use mutual TLS, which a proxy of Osier does not speak yet.
+The label `security.istio.io/tlsMode: istio` tells callers to use mutual TLS; it is set where the sidecar reaches the control plane by TLS, and has a certificate therefore.
 
 Injecting an injected pod replaces what was injected, and changes nothing where that is the same.
 

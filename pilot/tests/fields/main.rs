@@ -66,11 +66,12 @@ fn the_pages_show_what_is_read() {
         ("MeshConfig", fields::<MeshConfig>("")),
     ];
     let own = |all: Fields| all.into_iter().filter(|(path, _)| !path.starts_with("metadata.")).collect();
-    let kubernetes: [(&str, Fields); 7] = [
+    let kubernetes: [(&str, Fields); 8] = [
         ("every kind", fields::<Metadata>("metadata")),
         ("Service", own(fields::<kubernetes::Service>(""))),
         ("EndpointSlice", own(fields::<kubernetes::EndpointSlice>(""))),
         ("Pod", own(fields::<kubernetes::Pod>(""))),
+        ("Secret", own(fields::<kubernetes::Secret>(""))),
         ("Ingress", own(fields::<ingress::Ingress>(""))),
         ("IngressClass", own(fields::<ingress::IngressClass>(""))),
         ("ConfigMap", own(fields::<kubernetes::ConfigMap>(""))),

@@ -22,6 +22,16 @@ const fn state(kind: &'static str, path: &'static str, state: &'static str, text
 
 const IDLE: &str = "without effect";
 
+const TLS_MODE: &str =
+    "a gRPC library without a proxy takes ISTIO_MUTUAL and DISABLE; for the others it has no cluster";
+const IN_FILES: &str = "a file that the proxy finds where it runs; read again when it changes";
+const ROOTS_IN_FILES: &str = "a file that the proxy finds where it runs, read again when it changes; without one, the roots of its system";
+const CREDENTIAL: &str = "a Secret of the client's own namespace, for gateways and for workloads that `workloadSelector` selects, over encrypted xDS \
+                          and where their service account may read Secrets; its roots are in the Secret `<name>-cacert`, else beside its certificate";
+const SNI: &str = "without one, HTTP asks for whom each request is for (and, where no names are given, the certificate must be for that \
+                   host); opaque bytes ask for nobody";
+const SERVER_NAMES: &str = "URIs (`://`), mail addresses (`@`), IP addresses, else host names; without any, those of the ServiceEntry";
+
 /// All notes.
 pub const NOTES: &[Note] = &[
     note(
@@ -37,38 +47,66 @@ pub const NOTES: &[Note] = &[
         "spec.http[].retries.retryOn",
         "`retriable-headers` and `http3-post-connect-failure` have no effect and are warned of",
     ),
+    note("DestinationRule", "spec.trafficPolicy.tls.mode", TLS_MODE),
+    note("DestinationRule", "spec.trafficPolicy.tls.clientCertificate", IN_FILES),
+    note("DestinationRule", "spec.trafficPolicy.tls.credentialName", CREDENTIAL),
+    note("DestinationRule", "spec.trafficPolicy.tls.privateKey", IN_FILES),
+    note("DestinationRule", "spec.trafficPolicy.tls.caCertificates", ROOTS_IN_FILES),
+    note("DestinationRule", "spec.trafficPolicy.tls.sni", SNI),
+    note("DestinationRule", "spec.trafficPolicy.tls.subjectAltNames[]", SERVER_NAMES),
+    note("DestinationRule", "spec.trafficPolicy.portLevelSettings[].tls.mode", TLS_MODE),
+    note("DestinationRule", "spec.trafficPolicy.portLevelSettings[].tls.clientCertificate", IN_FILES),
+    note("DestinationRule", "spec.trafficPolicy.portLevelSettings[].tls.credentialName", CREDENTIAL),
+    note("DestinationRule", "spec.trafficPolicy.portLevelSettings[].tls.privateKey", IN_FILES),
+    note("DestinationRule", "spec.trafficPolicy.portLevelSettings[].tls.caCertificates", ROOTS_IN_FILES),
+    note("DestinationRule", "spec.trafficPolicy.portLevelSettings[].tls.sni", SNI),
+    note("DestinationRule", "spec.trafficPolicy.portLevelSettings[].tls.subjectAltNames[]", SERVER_NAMES),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.tls.mode", TLS_MODE),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.tls.clientCertificate", IN_FILES),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.tls.credentialName", CREDENTIAL),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.tls.privateKey", IN_FILES),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.tls.caCertificates", ROOTS_IN_FILES),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.tls.sni", SNI),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.tls.subjectAltNames[]", SERVER_NAMES),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.portLevelSettings[].tls.mode", TLS_MODE),
     note(
         "DestinationRule",
-        "spec.trafficPolicy.tls.mode",
-        "of these only DISABLE is applied; the others are refused",
+        "spec.subsets[].trafficPolicy.portLevelSettings[].tls.clientCertificate",
+        IN_FILES,
     ),
     note(
         "DestinationRule",
-        "spec.trafficPolicy.portLevelSettings[].tls.mode",
-        "of these only DISABLE is applied; the others are refused",
+        "spec.subsets[].trafficPolicy.portLevelSettings[].tls.credentialName",
+        CREDENTIAL,
     ),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.portLevelSettings[].tls.privateKey", IN_FILES),
     note(
         "DestinationRule",
-        "spec.subsets[].trafficPolicy.tls.mode",
-        "of these only DISABLE is applied; the others are refused",
+        "spec.subsets[].trafficPolicy.portLevelSettings[].tls.caCertificates",
+        ROOTS_IN_FILES,
     ),
+    note("DestinationRule", "spec.subsets[].trafficPolicy.portLevelSettings[].tls.sni", SNI),
     note(
         "DestinationRule",
-        "spec.subsets[].trafficPolicy.portLevelSettings[].tls.mode",
-        "of these only DISABLE is applied; the others are refused",
+        "spec.subsets[].trafficPolicy.portLevelSettings[].tls.subjectAltNames[]",
+        SERVER_NAMES,
     ),
-    state("ServiceEntry", "spec.location", IDLE, "of use for mutual TLS and telemetry, which come later"),
-    state("ServiceEntry", "spec.subjectAltNames[]", IDLE, "of use for mutual TLS, which comes later"),
-    state("ServiceEntry", "spec.endpoints[].network", IDLE, "there is one network yet"),
-    state(
+    note("ServiceEntry", "spec.location", "MESH_EXTERNAL: plaintext unless a DestinationRule says otherwise"),
+    note(
         "ServiceEntry",
-        "spec.endpoints[].serviceAccount",
-        IDLE,
-        "of use for mutual TLS, which comes later",
+        "spec.subjectAltNames[]",
+        "whom servers are believed to be, unless a DestinationRule says it",
     ),
+    state("ServiceEntry", "spec.endpoints[].network", IDLE, "there is one network yet"),
+    note("ServiceEntry", "spec.endpoints[].serviceAccount", "whom servers are believed to be"),
     state("WorkloadEntry", "spec.network", IDLE, "there is one network yet"),
-    state("WorkloadEntry", "spec.serviceAccount", IDLE, "of use for mutual TLS, which comes later"),
-    state("Pod", "spec.serviceAccountName", IDLE, "of use for mutual TLS, which comes later"),
+    note("WorkloadEntry", "spec.serviceAccount", "whom servers are believed to be"),
+    note(
+        "Secret",
+        "data.<name>",
+        "base64; tls.crt and tls.key, or cert and key; ca.crt, or cacert; others are not looked at",
+    ),
+    note("Pod", "spec.serviceAccountName", "whom servers are believed to be"),
     state("EndpointSlice", "endpoints[].conditions.serving", IDLE, "`ready` and `terminating` decide"),
     note("MeshConfig", "trustDomain", "principals of AuthorizationPolicies are also meant in the aliases"),
     note("MeshConfig", "rootNamespace", "where rules hold for all namespaces"),

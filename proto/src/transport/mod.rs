@@ -11,7 +11,7 @@ mod tests;
 use std::time::Duration;
 
 pub use client::{ConnectError, Connection, endpoint};
-pub use server::{Handler, Link, Requests, Responses, server, service};
+pub use server::{Handler, Link, Requests, Responses, secret_service, server, service};
 
 /// PING after this much silence.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);

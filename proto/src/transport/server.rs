@@ -16,6 +16,9 @@ use crate::types::discovery::aggregated_discovery_service_server::{
 use crate::types::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
+use crate::types::secret_discovery::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
 use crate::xds::{Request, Response, Variant};
 
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -28,6 +31,12 @@ pub fn server() -> tonic::transport::Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW)
+}
+
+/// SDS alone, as Envoy asks the agent beside it. Each stream is handed to `handler` in a task of its own.
+pub fn secret_service<H: Handler>(handler: H) -> SecretDiscoveryServiceServer<impl SecretDiscoveryService> {
+    let service = Service { handler: Arc::new(handler) };
+    SecretDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES)
 }
 
 /// The ADS service. Each stream is handed to `handler` in a task of its own.
@@ -151,6 +160,9 @@ struct Service<H> {
     handler: Arc<H>,
 }
 
+type IncrementalResponses = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+type WholeResponses = ReceiverStream<Result<DiscoveryResponse, Status>>;
+
 impl<H: Handler> Service<H> {
     fn spawn(&self, link: Link) {
         let handler = self.handler.clone();
@@ -161,17 +173,11 @@ impl<H: Handler> Service<H> {
             }
         });
     }
-}
 
-#[tonic::async_trait]
-impl<H: Handler> AggregatedDiscoveryService for Service<H> {
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
-    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
-
-    async fn delta_aggregated_resources(
+    fn incremental(
         &self,
         call: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+    ) -> tonic::Response<IncrementalResponses> {
         let (sender, receiver) = mpsc::channel(1);
         self.spawn(Link {
             variant: Variant::Incremental,
@@ -180,13 +186,13 @@ impl<H: Handler> AggregatedDiscoveryService for Service<H> {
             requests: Requests::Incremental(Box::new(call.into_inner())),
             responses: Responses::Incremental(sender),
         });
-        Ok(tonic::Response::new(ReceiverStream::new(receiver)))
+        tonic::Response::new(ReceiverStream::new(receiver))
     }
 
-    async fn stream_aggregated_resources(
+    fn state_of_the_world(
         &self,
         call: tonic::Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
+    ) -> tonic::Response<WholeResponses> {
         let (sender, receiver) = mpsc::channel(1);
         self.spawn(Link {
             variant: Variant::StateOfTheWorld,
@@ -195,6 +201,46 @@ impl<H: Handler> AggregatedDiscoveryService for Service<H> {
             requests: Requests::StateOfTheWorld(Box::new(call.into_inner())),
             responses: Responses::StateOfTheWorld(sender),
         });
-        Ok(tonic::Response::new(ReceiverStream::new(receiver)))
+        tonic::Response::new(ReceiverStream::new(receiver))
+    }
+}
+
+#[tonic::async_trait]
+impl<H: Handler> AggregatedDiscoveryService for Service<H> {
+    type DeltaAggregatedResourcesStream = IncrementalResponses;
+    type StreamAggregatedResourcesStream = WholeResponses;
+
+    async fn delta_aggregated_resources(
+        &self,
+        call: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Ok(self.incremental(call))
+    }
+
+    async fn stream_aggregated_resources(
+        &self,
+        call: tonic::Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Ok(self.state_of_the_world(call))
+    }
+}
+
+#[tonic::async_trait]
+impl<H: Handler> SecretDiscoveryService for Service<H> {
+    type DeltaSecretsStream = IncrementalResponses;
+    type StreamSecretsStream = WholeResponses;
+
+    async fn delta_secrets(
+        &self,
+        call: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::DeltaSecretsStream>, Status> {
+        Ok(self.incremental(call))
+    }
+
+    async fn stream_secrets(
+        &self,
+        call: tonic::Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::StreamSecretsStream>, Status> {
+        Ok(self.state_of_the_world(call))
     }
 }

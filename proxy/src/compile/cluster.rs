@@ -75,7 +75,7 @@ fn from_message(message: &xds::Cluster, hash: u64, secrets: &Secrets) -> Result<
         limits: limits(message)?,
         tcp_keepalive: keepalive(message),
         bind_address: bind_address(message)?,
-        transport: transport(message, secrets)?,
+        transport: transport(message, http.by_request, secrets)?,
         panic_threshold: panic_threshold(message)?,
         close_on_host_removal: message.close_connections_on_host_health_failure,
         service: service(message.metadata.as_ref()),
@@ -97,13 +97,18 @@ fn from_message(message: &xds::Cluster, hash: u64, secrets: &Secrets) -> Result<
 }
 
 /// How bytes are secured, towards which endpoints.
-fn transport(message: &xds::Cluster, secrets: &Secrets) -> Result<UpstreamTransport, Invalid> {
-    let otherwise = tls::upstream("transport_socket", message.transport_socket.as_ref(), secrets)?;
+fn transport(
+    message: &xds::Cluster,
+    by_request: tls::ByRequest,
+    secrets: &Secrets,
+) -> Result<UpstreamTransport, Invalid> {
+    let socket = message.transport_socket.as_ref();
+    let otherwise = tls::upstream("transport_socket", socket, by_request, secrets)?;
     let one = |(index, entry): (usize, &xds::cluster::TransportSocketMatch)| {
         let compiled = || {
             let socket = required("transport_socket", entry.transport_socket.as_ref())?;
             let wanted = entry.r#match.as_ref().map(endpoint::texts).transpose().at("match")?;
-            let tls = tls::upstream("transport_socket", Some(socket), secrets)?;
+            let tls = tls::upstream("transport_socket", Some(socket), by_request, secrets)?;
             Ok(TransportMatch { wanted: wanted.unwrap_or_default(), tls })
         };
         compiled().at_index("transport_socket_matches", index)
@@ -112,8 +117,11 @@ fn transport(message: &xds::Cluster, secrets: &Secrets) -> Result<UpstreamTransp
         message.transport_socket_matches.iter().enumerate().map(one).collect::<Result<_, _>>()?;
     let mut bytes = message.transport_socket.as_ref().map(Message::encode_to_vec).unwrap_or_default();
     message.transport_socket_matches.iter().for_each(|entry| bytes.extend(entry.encode_to_vec()));
-    let hash = if bytes.is_empty() { 0 } else { xxh3_64(&bytes) };
-    Ok(UpstreamTransport { otherwise, matches, hash })
+    let is_plain = bytes.is_empty();
+    bytes.extend([u8::from(by_request.sni), u8::from(by_request.names)]);
+    let hash = if is_plain { 0 } else { xxh3_64(&bytes) };
+    let asks = by_request.sni && !is_plain;
+    Ok(UpstreamTransport { otherwise, matches, asks, hash })
 }
 
 /// Where endpoints come from.
@@ -334,6 +342,8 @@ struct HttpOptions {
     max_requests_per_connection: Option<u32>,
     idle_timeout: Option<Duration>,
     max_connection_duration: Option<Duration>,
+    /// Whom TLS asks for.
+    by_request: tls::ByRequest,
 }
 
 fn http_options(message: &xds::Cluster) -> Result<HttpOptions, Invalid> {
@@ -344,6 +354,7 @@ fn http_options(message: &xds::Cluster) -> Result<HttpOptions, Invalid> {
         max_requests_per_connection: None,
         idle_timeout: Some(Duration::from_secs(3600)),
         max_connection_duration: None,
+        by_request: tls::ByRequest::default(),
     };
     for (key, config) in &message.typed_extension_protocol_options {
         let field = format!("typed_extension_protocol_options[\"{key}\"]");
@@ -386,6 +397,13 @@ fn apply_http_options(options: &HttpProtocolOptions, found: &mut HttpOptions) ->
                     http2_options(http2).at("http2_protocol_options").at("use_downstream_protocol_config")?;
             }
         }
+    }
+    if let Some(names) = &options.upstream_http_protocol_options {
+        if names.auto_san_validation && !names.auto_sni {
+            let reason = "is supported with auto_sni only";
+            return Err(Invalid::new("upstream_http_protocol_options.auto_san_validation", reason));
+        }
+        found.by_request = tls::ByRequest { sni: names.auto_sni, names: names.auto_san_validation };
     }
     if let Some(shared) = &options.common_http_protocol_options {
         apply_shared_options(shared, found).at("common_http_protocol_options")?;

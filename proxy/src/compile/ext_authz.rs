@@ -154,7 +154,9 @@ fn http_service<'m>(
         Some(list) => patterns(list).at(field).at("authorization_response"),
         None => Ok(Patterns::none()),
     };
+    let (_, after_scheme) = server.uri.split_once("://").unwrap_or_default();
     let form = HttpForm {
+        host: after_scheme.split('/').next().unwrap_or_default().into(),
         path_prefix: prefix.as_bytes().into(),
         shown,
         added: added.collect::<Result<_, _>>().at("authorization_request")?,

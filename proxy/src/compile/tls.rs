@@ -1,5 +1,6 @@
 //! TLS towards clients and upstreams (DownstreamTlsContext, UpstreamTlsContext), and secrets (SDS).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use osier_proto::Any;
@@ -8,7 +9,8 @@ use osier_proto::types::core::{
     grpc_service::TargetSpecifier, transport_socket::ConfigType,
 };
 use osier_proto::types::tls::{
-    self as xds, common_tls_context::ValidationContextType, secret, subject_alt_name_matcher::SanType,
+    self as xds, certificate_validation_context::TrustChainVerification,
+    common_tls_context::ValidationContextType, secret, subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
 };
 use rustls::SupportedProtocolVersion;
@@ -21,9 +23,10 @@ use super::value::{aggregated, enumeration, extension, not_empty, plaintext, req
 use super::{At, Invalid, Rejected, decode, matcher, refs::Collector};
 use crate::config::listener::DownstreamTransport;
 use crate::config::tls::{
-    ClientTls, NameMatch, OWN, PeerCheck, ROOTS, Secret, SecretHandle, Secrets, ServerTls, Trust,
-    client_config, provider, server_config,
+    Asked, ClientTls, NameKind, NameMatch, OWN, PeerCheck, ROOTS, Secret, SecretHandle, Secrets, ServerTls,
+    Signer, Trust, client_config, provider, server_config,
 };
+use crate::identity::files::FileSecret;
 use crate::identity::pem;
 
 /// The cluster by which SDS means the workload's own identity; with Istio its agent is behind it.
@@ -45,16 +48,26 @@ pub(super) fn downstream(
     }
 }
 
+/// What a cluster leaves to each request (`upstream_http_protocol_options`).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ByRequest {
+    /// The ClientHello names whom the request is for.
+    pub sni: bool,
+    /// The certificate must be for that one.
+    pub names: bool,
+}
+
 /// How bytes are secured towards upstreams; `None`: not at all.
 pub(super) fn upstream(
     field: &str,
     socket: Option<&TransportSocket>,
+    by_request: ByRequest,
     secrets: &Secrets,
 ) -> Result<Option<Arc<ClientTls>>, Invalid> {
     match socket.and_then(|socket| socket.config_type.as_ref()) {
         Some(ConfigType::TypedConfig(config)) if config.is::<xds::UpstreamTlsContext>() => {
             let context: xds::UpstreamTlsContext = extension(config).at(field)?;
-            client(&context, secrets).at("typed_config").at(field).map(|tls| Some(Arc::new(tls)))
+            client(&context, by_request, secrets).at("typed_config").at(field).map(|tls| Some(Arc::new(tls)))
         }
         _ => plaintext(field, socket).map(|()| None),
     }
@@ -66,7 +79,7 @@ fn server(context: &xds::DownstreamTlsContext, refs: &mut Collector<'_>) -> Resu
     let secrets = refs.context.secrets;
     let mut compiled = || {
         let versions = versions(common.tls_params.as_ref()).at("tls_params")?;
-        let mut over_ads = |name: &str| Ok(refs.secret(name));
+        let mut over_ads = |name: &str| refs.secret(name);
         let Some(certificate) = certificate(common, secrets, &mut over_ads)? else {
             return Err(Invalid::new("tls_certificates", "needs one, here or by SDS"));
         };
@@ -75,7 +88,8 @@ fn server(context: &xds::DownstreamTlsContext, refs: &mut Collector<'_>) -> Resu
             let reason = "is needed with require_client_certificate: whom shall it be believed?";
             return Err(Invalid::new("validation_context", reason));
         }
-        let (own, trust) = (certificate.clone(), check.as_ref().map(|check| check.trust.clone()));
+        let (own, trust) =
+            (certificate.clone(), check.as_ref().and_then(|check| check.signer.roots().cloned()));
         let config = server_config(&versions, certificate, check);
         let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
         config.alpn_protocols = alpn(common);
@@ -84,32 +98,48 @@ fn server(context: &xds::DownstreamTlsContext, refs: &mut Collector<'_>) -> Resu
     compiled().at("common_tls_context")
 }
 
-fn client(context: &xds::UpstreamTlsContext, secrets: &Secrets) -> Result<ClientTls, Invalid> {
+fn client(
+    context: &xds::UpstreamTlsContext,
+    by_request: ByRequest,
+    secrets: &Secrets,
+) -> Result<ClientTls, Invalid> {
     let common = required("common_tls_context", context.common_tls_context.as_ref())?;
-    let server_name = match context.sni.as_str() {
-        "" => None,
+    let asked = match context.sni.as_str() {
+        "" if by_request.sni => Asked::ByRequest,
+        "" => Asked::Nobody,
+        _ if by_request.sni => return Err(Invalid::new("sni", "contradicts auto_sni")),
         name => {
             let name = ServerName::try_from(name.to_owned());
-            Some(name.map_err(|_| Invalid::new("sni", format!("`{}` is no host name", context.sni)))?)
+            Asked::Always(
+                name.map_err(|_| Invalid::new("sni", format!("`{}` is no host name", context.sni)))?,
+            )
         }
     };
     let compiled = || {
         let versions = versions(common.tls_params.as_ref()).at("tls_params")?;
-        let mut over_ads =
-            |_: &str| Err(Invalid::new("sds_config", "is supported for the workload's own identity only"));
+        let mut named = BTreeSet::new();
+        let mut over_ads = |name: &str| {
+            let handle = secrets.handle(name);
+            named.insert(handle.name.clone());
+            handle
+        };
         let own = certificate(common, secrets, &mut over_ads)?;
         let Some(check) = peer_check(common, false, secrets, &mut over_ads)? else {
             return Err(Invalid::new(
                 "validation_context",
-                "is needed: without it any server would be believed",
+                "is needed: without it any server would be believed (trust_chain_verification says so)",
             ));
         };
-        let believed = (check.trust.clone(), check.known.clone());
-        let config = client_config(&versions, own.clone(), check);
-        let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
-        config.alpn_protocols = alpn(common);
-        config.enable_sni = server_name.is_some();
-        Ok(ClientTls::new(config, server_name, own, believed))
+        let trust = check.signer.roots().filter(|roots| !roots.name.is_empty()).cloned();
+        let config = |check: PeerCheck| {
+            let config = client_config(&versions, own.clone(), check);
+            let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
+            config.alpn_protocols = alpn(common);
+            Ok(config)
+        };
+        let http = config(PeerCheck { asked: by_request.names, ..check.clone() })?;
+        let known = secrets.known.clone();
+        Ok(ClientTls::new(config(check)?, http, asked, own.clone(), (trust, known)).with_secrets(named))
     };
     compiled().at("common_tls_context")
 }
@@ -137,7 +167,7 @@ fn versions(
     })
 }
 
-type OverAds<'a> = dyn FnMut(&str) -> Result<Arc<SecretHandle>, Invalid> + 'a;
+type OverAds<'a> = dyn FnMut(&str) -> Arc<SecretHandle> + 'a;
 
 /// What is shown to peers.
 fn certificate(
@@ -145,6 +175,9 @@ fn certificate(
     secrets: &Secrets,
     over_ads: &mut OverAds<'_>,
 ) -> Result<Option<Arc<SecretHandle>>, Invalid> {
+    if common.tls_certificate_provider_instance.is_some() {
+        return Err(Invalid::new("tls_certificate_provider_instance", PROVIDER));
+    }
     let (inline, named) = (&common.tls_certificates, &common.tls_certificate_sds_secret_configs);
     match (inline.as_slice(), named.as_slice()) {
         ([one], []) => {
@@ -152,7 +185,7 @@ fn certificate(
             Ok(Some(SecretHandle::new("", Secret::Certificate(key))))
         }
         ([], [one]) => {
-            let handle = by_sds(one, OWN, &secrets.own, over_ads);
+            let handle = by_sds(one, Sort::Certificate, secrets, over_ads);
             handle.at_index("tls_certificate_sds_secret_configs", 0).map(Some)
         }
         ([], []) => Ok(None),
@@ -168,17 +201,18 @@ fn peer_check(
     over_ads: &mut OverAds<'_>,
 ) -> Result<Option<PeerCheck>, Invalid> {
     let mut roots = |config: &xds::SdsSecretConfig| {
-        by_sds(config, ROOTS, &secrets.roots, over_ads).at("validation_context_sds_secret_config")
+        let roots = by_sds(config, Sort::Roots, secrets, over_ads);
+        roots.map(Signer::Roots).at("validation_context_sds_secret_config")
     };
-    let (trust, names) = match &common.validation_context_type {
+    let (signer, names) = match &common.validation_context_type {
         None => return Ok(None),
         Some(ValidationContextType::ValidationContext(context)) => {
-            let trust = trust(context).at("validation_context")?;
+            let signer = signer(context).at("validation_context")?;
             let names = names(context).at("validation_context")?;
-            (SecretHandle::new("", Secret::Trust(trust)), names)
+            (signer, names)
         }
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
-            (roots(config)?, Box::default())
+            (roots(config)?, Arc::default())
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
             let mut combination = || {
@@ -187,6 +221,10 @@ fn peer_check(
                 if context.trusted_ca.is_some() {
                     return Err(Invalid::new("trusted_ca", "comes by SDS here")).at(field);
                 }
+                if is_anybody_believed(context).at(field)? {
+                    let reason = "contradicts the roots that come by SDS";
+                    return Err(Invalid::new("trust_chain_verification", reason)).at(field);
+                }
                 let config = combined.validation_context_sds_secret_config.as_ref();
                 let trust = roots(required("validation_context_sds_secret_config", config)?)?;
                 Ok((trust, names(context).at(field)?))
@@ -194,28 +232,42 @@ fn peer_check(
             combination().at("combined_validation_context")?
         }
     };
-    Ok(Some(PeerCheck { trust, names, mandatory, known: secrets.known.clone() }))
+    Ok(Some(PeerCheck { signer, names, asked: false, mandatory, known: secrets.known.clone() }))
 }
 
 /// The handle of a secret that comes by SDS: the workload's own identity, or over the stream where that is possible.
 fn by_sds(
     config: &xds::SdsSecretConfig,
-    own_name: &str,
-    own: &Arc<SecretHandle>,
+    sort: Sort,
+    secrets: &Secrets,
     over_ads: &mut OverAds<'_>,
 ) -> Result<Arc<SecretHandle>, Invalid> {
     not_empty("name", &config.name)?;
     if !is_own_identity(config.sds_config.as_ref()) {
         aggregated("sds_config", config.sds_config.as_ref())?;
-        return over_ads(&config.name);
+        return Ok(over_ads(&config.name));
     }
-    match config.name == own_name {
-        true => Ok(own.clone()),
-        false => Err(Invalid::new(
+    let file = FileSecret::parse(&config.name);
+    let (own_name, own) = match sort {
+        Sort::Certificate => (OWN, &secrets.own),
+        Sort::Roots => (ROOTS, &secrets.roots),
+    };
+    match (sort, file) {
+        _ if config.name == own_name => Ok(own.clone()),
+        (Sort::Certificate, Some(FileSecret::Certificate { .. }))
+        | (Sort::Roots, Some(FileSecret::Roots(_) | FileSecret::System)) => Ok(secrets.file(&config.name)),
+        _ => Err(Invalid::new(
             "name",
-            format!("`{}` is not in `{OWN_IDENTITY}`; there is `{own_name}`", config.name),
+            format!("`{}` is not in `{OWN_IDENTITY}`; there are `{own_name}` and files", config.name),
         )),
     }
+}
+
+/// What a secret must be to be of use.
+#[derive(Clone, Copy)]
+enum Sort {
+    Certificate,
+    Roots,
 }
 
 fn is_own_identity(source: Option<&core::ConfigSource>) -> bool {
@@ -240,7 +292,11 @@ pub fn secret(name: &str, any: &Any) -> Result<Secret, Rejected> {
                 certified(certificate).at("tls_certificate").map(Secret::Certificate)
             }
             secret::Type::ValidationContext(context) => {
-                if !context.match_typed_subject_alt_names.is_empty() {
+                if is_anybody_believed(context).at("validation_context")? {
+                    let reason = "must be where a secret would be named";
+                    return Err(Invalid::new("validation_context.trust_chain_verification", reason));
+                }
+                if !names(context).at("validation_context")?.is_empty() {
                     let reason = "must be where the roots are used";
                     return Err(Invalid::new("validation_context.match_typed_subject_alt_names", reason));
                 }
@@ -251,25 +307,60 @@ pub fn secret(name: &str, any: &Any) -> Result<Secret, Rejected> {
     compiled().map_err(|e: Invalid| e.in_resource(name))
 }
 
+/// Why a gRPC library's way to certificates isn't ours.
+const PROVIDER: &str = "is for gRPC libraries: here certificates come inline or by SDS";
+
+fn signer(context: &xds::CertificateValidationContext) -> Result<Signer, Invalid> {
+    match (is_anybody_believed(context)?, &context.trusted_ca) {
+        (true, None) => Ok(Signer::Anybody),
+        (true, Some(_)) => Err(Invalid::new("trust_chain_verification", "contradicts `trusted_ca`")),
+        (false, _) => Ok(Signer::Roots(SecretHandle::new("", Secret::Trust(trust(context)?)))),
+    }
+}
+
+fn is_anybody_believed(context: &xds::CertificateValidationContext) -> Result<bool, Invalid> {
+    if context.ca_certificate_provider_instance.is_some() {
+        return Err(Invalid::new("ca_certificate_provider_instance", PROVIDER));
+    }
+    Ok(match enumeration("trust_chain_verification", context.trust_chain_verification)? {
+        TrustChainVerification::VerifyTrustChain => false,
+        TrustChainVerification::AcceptUntrusted => true,
+    })
+}
+
 fn trust(context: &xds::CertificateValidationContext) -> Result<Arc<Trust>, Invalid> {
     let roots = certificates("trusted_ca", context.trusted_ca.as_ref())?;
     Trust::new(roots).map(Arc::new).map_err(|error| Invalid::new("trusted_ca", error))
 }
 
-fn names(context: &xds::CertificateValidationContext) -> Result<Box<[NameMatch]>, Invalid> {
+fn names(context: &xds::CertificateValidationContext) -> Result<Arc<[NameMatch]>, Invalid> {
     let name = |(index, message): (usize, &xds::SubjectAltNameMatcher)| {
         let compiled = || {
-            let uri = match enumeration("san_type", message.san_type)? {
-                SanType::Uri => true,
-                SanType::Dns => false,
-                SanType::Unspecified => return Err(Invalid::new("san_type", "must be URI or DNS")),
+            let kind = match enumeration("san_type", message.san_type)? {
+                SanType::Uri => NameKind::Uri,
+                SanType::Dns => NameKind::Dns,
+                SanType::Email => NameKind::Email,
+                SanType::IpAddress => NameKind::Ip,
+                SanType::Unspecified => {
+                    return Err(Invalid::new("san_type", "must be URI, DNS, EMAIL or IP_ADDRESS"));
+                }
             };
             let value = matcher::string(required("matcher", message.matcher.as_ref())?).at("matcher")?;
-            Ok(NameMatch { uri, value })
+            Ok(NameMatch { kind, value })
         };
         compiled().at_index("match_typed_subject_alt_names", index)
     };
-    context.match_typed_subject_alt_names.iter().enumerate().map(name).collect()
+    let of_any_kind = |(index, message)| {
+        let value = matcher::string(message).at_index("match_subject_alt_names", index)?;
+        Ok(NameMatch { kind: NameKind::Any, value })
+    };
+    let of_any_kind = context.match_subject_alt_names.iter().enumerate().map(of_any_kind);
+    let typed = context.match_typed_subject_alt_names.iter().enumerate().map(name);
+    // As in Envoy, which doesn't look at the old field where there is the new one.
+    match context.match_typed_subject_alt_names.is_empty() {
+        true => of_any_kind.collect(),
+        false => typed.collect(),
+    }
 }
 
 fn certified(certificate: &xds::TlsCertificate) -> Result<Arc<CertifiedKey>, Invalid> {

@@ -228,6 +228,8 @@ pub struct UpstreamTransport {
     pub otherwise: Option<Arc<ClientTls>>,
     /// By what endpoints say of themselves; the first that holds counts.
     pub matches: Arc<[TransportMatch]>,
+    /// Requests say whom they ask for (`auto_sni`).
+    pub asks: bool,
     /// Content hash of all of it.
     pub hash: u64,
 }
@@ -251,6 +253,20 @@ impl UpstreamTransport {
             Some(entry) => entry.tls.as_ref(),
             None => self.otherwise.as_ref(),
         }
+    }
+
+    /// Names by which the control plane must be asked for certificates and roots.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<str>> {
+        let matches = self.matches.iter().filter_map(|entry| entry.tls.as_ref());
+        self.otherwise.iter().chain(matches).flat_map(|tls| tls.secrets())
+    }
+
+    /// Whom a request to `authority` asks an endpoint for, where that makes connections differ.
+    pub fn asked(&self, hints: &TransportHints, authority: &[u8]) -> Option<Arc<str>> {
+        if !self.asks {
+            return None;
+        }
+        self.towards(hints)?.asked_by(authority)
     }
 }
 

@@ -12,7 +12,9 @@ use std::sync::{Arc, LazyLock};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::{
+    ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name,
+};
 use rustls::crypto::aws_lc_rs::{self, Ticketer};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
@@ -22,13 +24,14 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    ServerConfig, SignatureScheme, SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
+use tokio::sync::Notify;
 
-use super::route::ValueMatch;
+use super::route::{Text, ValueMatch};
 use crate::identity::known::KnownPeers;
-use crate::identity::peer::{fingerprint, hash};
+use crate::identity::peer::{Peer, fingerprint, hash};
 use crate::identity::vouch::Before;
 
 /// The cryptography of all TLS of ours.
@@ -71,7 +74,8 @@ pub fn client_config(
         Some(own) => builder.with_client_cert_resolver(own),
         None => builder.with_no_client_auth(),
     };
-    // A session that is resumed shows no certificate, and pools keep connections anyway.
+    // A session that is resumed shows no certificate: the server would be believed for longer than its certificate and a root hold.
+    // Pools keep connections anyway.
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -82,7 +86,7 @@ pub struct ServerTls {
     config: Arc<ServerConfig>,
     /// What is shown.
     own: Arc<SecretHandle>,
-    /// Who vouches for clients, where they are asked for a certificate.
+    /// Who vouches for clients, where they are asked for a certificate and not anybody's is taken.
     trust: Option<Arc<SecretHandle>>,
     /// For clients that offer protocols and none of ours: they get a session without one, as from Envoy.
     without_protocols: Arc<ServerConfig>,
@@ -115,14 +119,26 @@ pub struct ClientTls {
     opaque: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
-    /// What the ClientHello names; none where nothing is configured.
-    server_name: Option<ServerName<'static>>,
+    asked: Asked,
     /// What is shown, where the server may ask for it.
     own: Option<Arc<SecretHandle>>,
-    /// Who vouches for the server.
-    trust: Arc<SecretHandle>,
+    /// The roots that vouch for the server, where they can change.
+    trust: Option<Arc<SecretHandle>>,
     /// Peers that were read already.
     known: Arc<KnownPeers>,
+    /// What of it the control plane must be asked for.
+    secrets: Box<[Arc<str>]>,
+}
+
+/// Whom connections ask for.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// Nobody: the ClientHello names none.
+    Nobody,
+    /// Always this one.
+    Always(ServerName<'static>),
+    /// Whom each request is for; opaque bytes ask for nobody.
+    ByRequest,
 }
 
 /// What is spoken within a connection.
@@ -140,25 +156,39 @@ pub enum Within {
 const MESH: &[u8] = b"istio";
 
 impl ClientTls {
-    /// TLS with one configuration. Where it offers `istio`, HTTP says its version as well, as between proxies of Istio.
+    /// TLS with one configuration for opaque bytes and one for HTTP. Where they offer `istio`, HTTP says its version as well, as
+    /// between proxies of Istio.
     pub fn new(
-        config: ClientConfig,
-        server_name: Option<ServerName<'static>>,
+        opaque: ClientConfig,
+        http: ClientConfig,
+        asked: Asked,
         own: Option<Arc<SecretHandle>>,
-        (trust, known): (Arc<SecretHandle>, Arc<KnownPeers>),
+        (trust, known): (Option<Arc<SecretHandle>>, Arc<KnownPeers>),
     ) -> Self {
-        let mesh = config.alpn_protocols.iter().any(|protocol| protocol == MESH);
+        let mesh = http.alpn_protocols.iter().any(|protocol| protocol == MESH);
         let offering = |protocols: [&[u8]; 3]| {
-            let mut offering = config.clone();
+            let mut offering = http.clone();
             offering.alpn_protocols = protocols.map(<[u8]>::to_vec).to_vec();
             Arc::new(offering)
         };
-        let opaque = Arc::new(config.clone());
         let [http1, http2] = match mesh {
             true => [offering([b"istio-http/1.1", MESH, b"http/1.1"]), offering([b"istio-h2", MESH, b"h2"])],
-            false => [opaque.clone(), opaque.clone()],
+            false => {
+                let http = Arc::new(http);
+                [http.clone(), http]
+            }
         };
-        Self { opaque, http1, http2, server_name, own, trust, known }
+        Self { opaque: Arc::new(opaque), http1, http2, asked, own, trust, known, secrets: Box::default() }
+    }
+
+    /// The same where some of it comes from the control plane, by these names.
+    pub fn with_secrets(self, names: impl IntoIterator<Item = Arc<str>>) -> Self {
+        Self { secrets: names.into_iter().collect(), ..self }
+    }
+
+    /// Names by which the control plane must be asked for some of it.
+    pub fn secrets(&self) -> &[Arc<str>] {
+        &self.secrets
     }
 
     /// Peers that were read already.
@@ -166,9 +196,9 @@ impl ClientTls {
         &self.known
     }
 
-    /// A handshake begins.
-    pub fn before(&self) -> Before {
-        Before::new(Role::Server, &self.trust, self.own.as_ref())
+    /// A handshake begins; `None` where the server isn't believed by roots, or by such as never change.
+    pub fn before(&self) -> Option<Before> {
+        self.trust.as_ref().map(|trust| Before::new(Role::Server, trust, self.own.as_ref()))
     }
 
     /// The configuration for a connection.
@@ -180,9 +210,36 @@ impl ClientTls {
         }
     }
 
-    /// Whom a connection to `address` asks for.
-    pub fn server_name(&self, address: std::net::IpAddr) -> ServerName<'static> {
-        self.server_name.clone().unwrap_or_else(|| ServerName::IpAddress(IpAddr::from(address)))
+    /// True where each request says whom it asks for.
+    pub fn asks_by_request(&self) -> bool {
+        matches!(self.asked, Asked::ByRequest)
+    }
+
+    /// Whom a request to `authority` asks for, where connections differ by that: its host, without the port.
+    pub fn asked_by(&self, authority: &[u8]) -> Option<Arc<str>> {
+        if !self.asks_by_request() {
+            return None;
+        }
+        let text = std::str::from_utf8(authority).unwrap_or_default();
+        let host = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+            Some((ip, _)) => ip,
+            None => text.split_once(':').map_or(text, |(host, _)| host),
+        };
+        Some(host.to_ascii_lowercase().into())
+    }
+
+    /// Whom a connection to `address` asks for; `request`: whom the request does. `None` where that is no name. Addresses are no names
+    /// for a ClientHello: nothing is sent for them.
+    pub fn server_name(
+        &self,
+        request: Option<&str>,
+        address: std::net::IpAddr,
+    ) -> Option<ServerName<'static>> {
+        match (&self.asked, request) {
+            (Asked::Always(name), _) => Some(name.clone()),
+            (Asked::ByRequest, Some(name)) => ServerName::try_from(name.to_owned()).ok(),
+            _ => Some(ServerName::IpAddress(IpAddr::from(address))),
+        }
     }
 
     /// False as long as there is nothing to show: no server that wants a certificate would take a connection.
@@ -296,6 +353,20 @@ impl Trust {
             first.get_or_insert_with(|| fingerprint(&hash(&root)).into());
             store.add(root).map_err(|error| error.to_string())?;
         }
+        Self::of(store, first)
+    }
+
+    /// Trust in those of the system's roots that can be used.
+    pub fn in_system(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, String> {
+        let mut store = RootCertStore::empty();
+        let (_, unusable) = store.add_parsable_certificates(roots);
+        if unusable > 0 {
+            tracing::debug!(unusable, "some of the system's roots are not used");
+        }
+        Self::of(store, None)
+    }
+
+    fn of(store: RootCertStore, first: Option<Box<str>>) -> Result<Self, String> {
         let (roots, first) = (Arc::new(store), first.unwrap_or_default());
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
         let clients = clients.build().map_err(|error| error.to_string())?;
@@ -307,16 +378,18 @@ impl Trust {
         let [leaf, between @ ..] = chain else { return false };
         match role {
             Role::Client => self.clients.verify_client_cert(leaf, between, time).is_ok(),
-            Role::Server => vouches_for_server(&self.roots, leaf, between, time).is_ok(),
+            Role::Server => ParsedCertificate::try_from(leaf)
+                .is_ok_and(|leaf| vouches_for_server(&self.roots, &leaf, between, time).is_ok()),
         }
     }
 
     /// The place of the root that vouches for a chain, as at `time`. Authorities tell first the root that signs.
     pub fn vouching(&self, chain: &[CertificateDer<'_>], time: UnixTime) -> Option<usize> {
         let [leaf, between @ ..] = chain else { return None };
+        let leaf = ParsedCertificate::try_from(leaf).ok()?;
         self.roots.roots.iter().position(|root| {
             let only = RootCertStore { roots: vec![root.clone()] };
-            vouches_for_server(&only, leaf, between, time).is_ok()
+            vouches_for_server(&only, &leaf, between, time).is_ok()
         })
     }
 
@@ -338,40 +411,142 @@ impl Trust {
 
 fn vouches_for_server(
     roots: &RootCertStore,
-    leaf: &CertificateDer<'_>,
+    leaf: &ParsedCertificate<'_>,
     between: &[CertificateDer<'_>],
     time: UnixTime,
 ) -> Result<(), Error> {
-    let leaf = ParsedCertificate::try_from(leaf)?;
     let algorithms = provider().signature_verification_algorithms.all;
-    verify_server_cert_signed_by_trust_anchor(&leaf, roots, between, time, algorithms)
+    verify_server_cert_signed_by_trust_anchor(leaf, roots, between, time, algorithms)
 }
 
 /// A name of which a certificate must have one.
 #[derive(Debug)]
 pub struct NameMatch {
-    /// Among its URI names; else among its DNS names.
-    pub uri: bool,
+    /// Among which of its names.
+    pub kind: NameKind,
     /// What it must be.
     pub value: ValueMatch,
 }
 
+/// Kinds of names in certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameKind {
+    /// All of them.
+    Any,
+    /// URIs: workloads of a mesh.
+    Uri,
+    /// Host names; a wildcard in the certificate stands for one label.
+    Dns,
+    /// Mail addresses.
+    Email,
+    /// IP addresses.
+    Ip,
+}
+
+impl NameMatch {
+    /// For people.
+    fn words(&self) -> String {
+        let text = |text: &Text| String::from_utf8_lossy(&text.value).into_owned();
+        match &self.value {
+            ValueMatch::Exact(exact) => text(exact),
+            ValueMatch::Prefix(prefix) => format!("{}…", text(prefix)),
+            ValueMatch::Suffix(suffix) => format!("…{}", text(suffix)),
+            ValueMatch::Contains(part) => format!("…{}…", text(part)),
+            ValueMatch::Regex(_) | ValueMatch::Present(_) | ValueMatch::Range(..) => "a pattern".to_owned(),
+        }
+    }
+
+    fn holds(&self, peer: &Peer) -> bool {
+        self.holds_of(self.kind, peer)
+    }
+
+    fn holds_of(&self, kind: NameKind, peer: &Peer) -> bool {
+        let any = |names: &[Arc<str>]| names.iter().any(|name| self.value.holds(name.as_bytes()));
+        match (kind, &self.value) {
+            (NameKind::Any, _) => {
+                let kinds = [NameKind::Uri, NameKind::Dns, NameKind::Email, NameKind::Ip];
+                kinds.into_iter().any(|kind| self.holds_of(kind, peer))
+            }
+            (NameKind::Uri, _) => any(&peer.uris),
+            (NameKind::Email, _) => any(&peer.emails),
+            (NameKind::Ip, _) => any(&peer.ips),
+            (NameKind::Dns, ValueMatch::Exact(wanted)) => {
+                peer.dns.iter().any(|name| covers(name, &wanted.value))
+            }
+            (NameKind::Dns, _) => any(&peer.dns),
+        }
+    }
+}
+
+/// Whether a host name of a certificate means `host`: the same but for case, or with `*` for the first label.
+fn covers(name: &str, host: &[u8]) -> bool {
+    if name.as_bytes().eq_ignore_ascii_case(host) {
+        return true;
+    }
+    let Some(parent) = name.strip_prefix("*.") else { return false };
+    let Some(dot) = host.iter().position(|byte| *byte == b'.').filter(|dot| *dot > 0) else { return false };
+    parent.contains('.') && parent.as_bytes().eq_ignore_ascii_case(&host[dot + 1..])
+}
+
+/// Whom peers must be signed by.
+#[derive(Debug, Clone)]
+pub enum Signer {
+    /// One of these roots.
+    Roots(Arc<SecretHandle>),
+    /// Anybody.
+    Anybody,
+}
+
+impl Signer {
+    /// The roots, where not anybody signs.
+    pub fn roots(&self) -> Option<&Arc<SecretHandle>> {
+        match self {
+            Self::Roots(roots) => Some(roots),
+            Self::Anybody => None,
+        }
+    }
+}
+
 /// Who is believed: the holder of a certificate that a root has signed, and that has one of the names, where there are any.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PeerCheck {
-    /// The roots.
-    pub trust: Arc<SecretHandle>,
+    /// Who has signed it.
+    pub signer: Signer,
     /// Names; empty takes any.
-    pub names: Box<[NameMatch]>,
+    pub names: Arc<[NameMatch]>,
+    /// The certificate must have the name that the connection asked for, too.
+    pub asked: bool,
     /// Clients must show a certificate; else they may.
     pub mandatory: bool,
     /// Peers that were read already.
     pub known: Arc<KnownPeers>,
 }
 
+/// What a certificate lacks.
+#[derive(Debug, thiserror::Error)]
+enum Lacks {
+    #[error("its names are {has}, and none of them is one of {wanted} (SAN)")]
+    Name { has: String, wanted: String },
+    #[error("it is not for {0} (SAN)")]
+    Host(String),
+    #[error("it can't be read")]
+    Form,
+}
+
+impl Lacks {
+    fn into_error(self) -> Error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(self))))
+    }
+}
+
 impl PeerCheck {
-    fn trust(&self) -> Result<Arc<Trust>, Error> {
-        self.trust.trust().ok_or_else(|| Error::General(format!("no roots yet ({})", self.trust.name)))
+    /// The roots; `None` where anybody is believed.
+    fn trust(&self) -> Result<Option<Arc<Trust>>, Error> {
+        let Some(roots) = self.signer.roots() else { return Ok(None) };
+        match roots.trust() {
+            Some(trust) => Ok(Some(trust)),
+            None => Err(Error::General(format!("no roots yet ({})", roots.name))),
+        }
     }
 
     fn check_names(
@@ -381,14 +556,20 @@ impl PeerCheck {
     ) -> Result<(), Error> {
         // Read in any case: a certificate with odd names is nobody's.
         let peer = self.known.of(certificate, between).map_err(|error| Error::General(error.to_string()))?;
-        let holds = |name: &NameMatch| {
-            let among = if name.uri { &peer.uris } else { &peer.dns };
-            among.iter().any(|text| name.value.holds(text.as_bytes()))
-        };
-        match self.names.is_empty() || self.names.iter().any(holds) {
-            true => Ok(()),
-            false => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
+        if self.names.is_empty() || self.names.iter().any(|name| name.holds(&peer)) {
+            return Ok(());
         }
+        let wanted: Vec<_> = self.names.iter().map(NameMatch::words).collect();
+        let has: Vec<&str> = peer.names().collect();
+        Err(Lacks::Name { has: has.join(", "), wanted: wanted.join(", ") }.into_error())
+    }
+
+    fn check_asked(&self, certificate: &ParsedCertificate<'_>, asked: &ServerName<'_>) -> Result<(), Error> {
+        if !self.asked {
+            return Ok(());
+        }
+        verify_server_name(certificate, asked)
+            .map_err(|_| Lacks::Host(asked.to_str().into_owned()).into_error())
     }
 }
 
@@ -408,8 +589,10 @@ impl ClientCertVerifier for PeerCheck {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.trust()?.clients.verify_client_cert(certificate, intermediates, now)?;
-        self.check_names(certificate, intermediates).map(|()| verified)
+        if let Some(trust) = self.trust()? {
+            trust.clients.verify_client_cert(certificate, intermediates, now)?;
+        }
+        self.check_names(certificate, intermediates).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -441,11 +624,19 @@ impl ServerCertVerifier for PeerCheck {
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         // Names of the mesh are no host names: they are in `names`.
-        _: &ServerName<'_>,
+        asked: &ServerName<'_>,
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        vouches_for_server(&self.trust()?.roots, certificate, intermediates, now)?;
+        let trust = self.trust()?;
+        if trust.is_none() && self.names.is_empty() && !self.asked {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let parsed = ParsedCertificate::try_from(certificate).map_err(|_| Lacks::Form.into_error())?;
+        if let Some(trust) = trust {
+            vouches_for_server(&trust.roots, &parsed, intermediates, now)?;
+        }
+        self.check_asked(&parsed, asked)?;
         self.check_names(certificate, intermediates).map(|()| ServerCertVerified::assertion())
     }
 
@@ -476,6 +667,9 @@ impl ServerCertVerifier for PeerCheck {
 #[derive(Debug)]
 pub struct Secrets {
     named: Mutex<HashMap<Arc<str>, Arc<SecretHandle>>>,
+    files: Mutex<HashMap<Arc<str>, Arc<SecretHandle>>>,
+    /// Hears of each new name among the files.
+    pub files_added: Notify,
     /// The workload's own certificate.
     pub own: Arc<SecretHandle>,
     /// The roots of the mesh.
@@ -493,9 +687,15 @@ pub const ROOTS: &str = "ROOTCA";
 
 impl Default for Secrets {
     fn default() -> Self {
-        let (own, roots) = (SecretHandle::empty(OWN), SecretHandle::empty(ROOTS));
-        let (told, known) = (AtomicBool::new(false), Arc::default());
-        Self { named: Mutex::default(), own, roots, told, known }
+        Self {
+            named: Mutex::default(),
+            files: Mutex::default(),
+            files_added: Notify::new(),
+            own: SecretHandle::empty(OWN),
+            roots: SecretHandle::empty(ROOTS),
+            told: AtomicBool::new(false),
+            known: Arc::default(),
+        }
     }
 }
 
@@ -536,13 +736,23 @@ impl Secrets {
 
     /// The handle for `name`, made empty where it is missing.
     pub fn handle(&self, name: &str) -> Arc<SecretHandle> {
-        let mut handles = self.named.lock();
-        if let Some(found) = handles.get(name) {
-            return found.clone();
+        find_or_add(&mut self.named.lock(), name).0
+    }
+
+    /// The handle for files by the name that SDS has for them, made empty where it is missing. Who reads them is told.
+    pub fn file(&self, name: &str) -> Arc<SecretHandle> {
+        let (handle, is_new) = find_or_add(&mut self.files.lock(), name);
+        if is_new {
+            self.files_added.notify_one();
         }
-        let handle = SecretHandle::empty(name);
-        handles.insert(handle.name.clone(), handle.clone());
         handle
+    }
+
+    /// The handles of all files that a cluster or listener holds. Others are forgotten.
+    pub fn files(&self) -> Vec<Arc<SecretHandle>> {
+        let mut files = self.files.lock();
+        files.retain(|_, handle| Arc::strong_count(handle) > 1);
+        files.values().cloned().collect()
     }
 
     /// Forgets `name`, unless a listener, or a connection that came by an old one, holds it.
@@ -552,6 +762,15 @@ impl Secrets {
             handles.remove(name);
         }
     }
+}
+
+fn find_or_add(handles: &mut HashMap<Arc<str>, Arc<SecretHandle>>, name: &str) -> (Arc<SecretHandle>, bool) {
+    if let Some(found) = handles.get(name) {
+        return (found.clone(), false);
+    }
+    let handle = SecretHandle::empty(name);
+    handles.insert(handle.name.clone(), handle.clone());
+    (handle, true)
 }
 
 #[cfg(test)]

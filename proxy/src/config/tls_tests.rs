@@ -152,25 +152,30 @@ impl Root {
     }
 }
 
-fn uri(value: ValueMatch) -> Box<[NameMatch]> {
-    Box::new([NameMatch { uri: true, value }])
+fn uri(value: ValueMatch) -> Arc<[NameMatch]> {
+    Arc::new([NameMatch { kind: NameKind::Uri, value }])
 }
 
 fn text(value: &str) -> Text {
     Text { value: value.as_bytes().into(), ignore_case: false }
 }
 
+/// Whoever has been signed, under any name.
+fn check(signer: Signer) -> PeerCheck {
+    PeerCheck { signer, names: Arc::default(), asked: false, mandatory: false, known: Arc::default() }
+}
+
 /// A server that takes clients of `cluster.local`, whom `roots` vouches for.
 fn mesh_server(own: Secret, roots: &Arc<SecretHandle>, mandatory: bool) -> Arc<ServerConfig> {
     let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
-    let check = PeerCheck { trust: roots.clone(), names, mandatory, known: Arc::default() };
+    let check = PeerCheck { names, mandatory, ..check(Signer::Roots(roots.clone())) };
     Arc::new(server_config(&[&TLS13, &TLS12], SecretHandle::new("", own), Some(check)).unwrap())
 }
 
 /// A client that wants to reach `spiffe`.
 fn mesh_client(own: Option<Secret>, roots: &Arc<SecretHandle>, spiffe: &str) -> Arc<ClientConfig> {
     let names = uri(ValueMatch::Exact(text(spiffe)));
-    let check = PeerCheck { trust: roots.clone(), names, mandatory: false, known: Arc::default() };
+    let check = PeerCheck { names, ..check(Signer::Roots(roots.clone())) };
     let own = own.map(|own| SecretHandle::new("", own));
     Arc::new(client_config(&[&TLS13, &TLS12], own, check).unwrap())
 }
@@ -272,7 +277,13 @@ fn no_session_is_resumed_between_workloads() {
     let roots = SecretHandle::new("", root.trust());
     for version in [&TLS13, &TLS12] {
         let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
-        let check = PeerCheck { trust: roots.clone(), names, mandatory: true, known: Arc::default() };
+        let check = PeerCheck {
+            signer: Signer::Roots(roots.clone()),
+            names,
+            asked: false,
+            mandatory: true,
+            known: Arc::default(),
+        };
         let own = SecretHandle::new("", root.workload(API, DAY, ExtendedKeyUsagePurpose::ServerAuth));
         let server = Arc::new(server_config(&[version], own, Some(check)).unwrap());
         let own = root.workload(WEB, DAY, ExtendedKeyUsagePurpose::ClientAuth);
@@ -304,4 +315,109 @@ fn who_offers_none_of_our_protocols_gets_a_session_without() {
         let pair = handshake(&tls.for_client(&offered), &Arc::new(config)).unwrap();
         assert_eq!(pair.0.alpn_protocol(), agreed, "{offered:?}");
     }
+}
+
+/// A server outside, with these names in its certificate, and a client with this check.
+fn outside(names: Vec<SanType>, check: impl FnOnce(Signer) -> PeerCheck, asked: &str) -> Result<(), String> {
+    let root = Root::new();
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = CertificateParams::default();
+    parameters.subject_alt_names = names;
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let certificate = parameters.signed_by(&key, &root.issuer).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let own = CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider()).unwrap();
+    let own = SecretHandle::new("", Secret::Certificate(Arc::new(own)));
+    let server = Arc::new(server_config(&[&TLS13], own, None).unwrap());
+    let check = check(Signer::Roots(SecretHandle::new("", root.trust())));
+    let client = Arc::new(client_config(&[&TLS13], None, check).unwrap());
+    let mut pair = (
+        ServerConnection::new(server).unwrap(),
+        ClientConnection::new(client, ServerName::try_from(asked.to_owned()).unwrap()).unwrap(),
+    );
+    carry(&mut pair).map_err(|error| match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => other.0.to_string(),
+        other => other.to_string(),
+    })
+}
+
+#[test]
+fn names_of_each_kind_are_looked_for_among_their_own() {
+    let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+    let all = || {
+        vec![
+            dns("a.example"),
+            dns("*.b.example"),
+            SanType::URI("spiffe://td/ns/a/sa/b".try_into().unwrap()),
+            SanType::Rfc822Name("root@c.example".try_into().unwrap()),
+            SanType::IpAddress("192.0.2.7".parse().unwrap()),
+        ]
+    };
+    use NameKind::{Any, Dns, Email, Ip, Uri};
+    for (kind, wanted, good) in [
+        (Dns, "a.example", true),
+        (Dns, "A.Example", true),
+        (Dns, "x.b.example", true),
+        (Dns, "x.y.b.example", false),
+        (Dns, "b.example", false),
+        (Dns, ".b.example", false),
+        (Dns, "spiffe://td/ns/a/sa/b", false),
+        (Uri, "spiffe://td/ns/a/sa/b", true),
+        (Uri, "spiffe://td/ns/a/sa/B", false),
+        (Uri, "a.example", false),
+        (Email, "root@c.example", true),
+        (Email, "a.example", false),
+        (Ip, "192.0.2.7", true),
+        (Ip, "192.0.2.8", false),
+        (Any, "192.0.2.7", true),
+        (Any, "x.b.example", true),
+        (Any, "spiffe://td/ns/a/sa/b", true),
+        (Any, "d.example", false),
+    ] {
+        let names: Arc<[NameMatch]> = Arc::new([NameMatch { kind, value: ValueMatch::Exact(text(wanted)) }]);
+        let check = |signer| PeerCheck { names, ..check(signer) };
+        let outcome = outside(all(), check, "a.example");
+        assert_eq!(outcome.is_ok(), good, "{kind:?} {wanted}: {outcome:?}");
+        if let Err(error) = outcome {
+            assert!(error.contains(&format!("none of them is one of {wanted} (SAN)")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_server_must_be_for_whom_it_is_asked_where_that_is_wanted() {
+    let names = || vec![SanType::DnsName("a.example".try_into().unwrap())];
+    let check = |asked| move |signer| PeerCheck { asked, ..check(signer) };
+    assert_eq!(outside(names(), check(true), "a.example"), Ok(()));
+    assert_eq!(outside(names(), check(false), "b.example"), Ok(()));
+    assert_eq!(outside(names(), check(true), "b.example"), Err("it is not for b.example (SAN)".to_owned()));
+    assert_eq!(outside(names(), check(true), "192.0.2.1"), Err("it is not for 192.0.2.1 (SAN)".to_owned()));
+    assert_eq!(outside(names(), |_| self::check(Signer::Anybody), "b.example"), Ok(()));
+}
+
+/// Why sessions are not resumed: nobody looks at a certificate, so whoever was believed once goes on to be.
+#[test]
+fn a_resumed_session_would_outlive_its_root() {
+    use ExtendedKeyUsagePurpose::ServerAuth;
+    let (root, next) = (Root::new(), Root::new());
+    let own = SecretHandle::new("", root.workload(API, DAY, ServerAuth));
+    let server = Arc::new(server_config(&[&TLS13], own, None).unwrap());
+    let again = |resumption: Option<Resumption>| {
+        let roots = SecretHandle::new("ROOTCA", root.trust());
+        let names = uri(ValueMatch::Exact(text(API)));
+        let check = PeerCheck { names, ..check(Signer::Roots(roots.clone())) };
+        let mut config = client_config(&[&TLS13], None, check).unwrap();
+        if let Some(resumption) = resumption {
+            config.resumption = resumption;
+        }
+        let config = Arc::new(config);
+        let mut first = handshake(&server, &config).unwrap();
+        // The ticket comes with what the server sends first.
+        first.0.writer().write_all(b"x").unwrap();
+        carry(&mut first).unwrap();
+        roots.publish(next.trust());
+        handshake(&server, &config).is_ok()
+    };
+    assert!(again(Some(Resumption::in_memory_sessions(8))), "this is what it would be like");
+    assert!(!again(None), "the root is gone, and so is the belief");
 }

@@ -36,11 +36,12 @@ pub(super) struct Response {
     pub trailers: Option<Fields>,
 }
 
-/// Sends a request to the authorizer and receives its whole response. `version`: what it is to be spoken to in.
+/// Sends a request to the authorizer and receives its whole response. `version`: what it is to be spoken to in; `host`: whom TLS asks
+/// for.
 pub(super) async fn call(
     authorizer: &Authorizer,
     worker: &Arc<Worker>,
-    version: Version,
+    (version, host): (Version, &[u8]),
     head: &RequestHead,
     body: &Bytes,
 ) -> Result<Response, ProxyError> {
@@ -55,7 +56,7 @@ pub(super) async fn call(
     let deadline = Instant::now() + authorizer.timeout.unwrap_or(FOREVER);
     let mut tried = Tried::avoiding(1);
     loop {
-        match attempt(worker, &cluster, version, head, body, deadline, &mut tried).await {
+        match attempt(worker, &cluster, (version, host), head, body, deadline, &mut tried).await {
             Err(failed) if failed.unseen && tried.count() <= MAX_MOVES => {}
             Err(failed) => return Err(failed.error),
             Ok(response) => return Ok(response),
@@ -72,7 +73,7 @@ struct Failed {
 async fn attempt(
     worker: &Arc<Worker>,
     cluster: &Arc<Cluster>,
-    version: Version,
+    (version, host): (Version, &[u8]),
     head: &RequestHead,
     body: &Bytes,
     deadline: Instant,
@@ -80,7 +81,7 @@ async fn attempt(
 ) -> Result<Response, Failed> {
     let open = async {
         let endpoint = worker.pool.choose(cluster, ChooseBy::default(), tried, || worker.random()).await?;
-        UpstreamStream::open(worker, cluster, endpoint, version).await
+        UpstreamStream::open(worker, cluster, endpoint, version, host).await
     };
     let opened = timeout_at(deadline, open).await.unwrap_or_else(|_| Err(late(Progress::NothingSent)));
     let mut stream = opened.map_err(|error| {

@@ -57,7 +57,8 @@ impl GrpcForm {
         body.put_u8(0);
         body.put_u32(message.encoded_len() as u32);
         body.extend_from_slice(&message.encode_to_vec());
-        let answered = call(authorizer, worker, Version::Http2, &self.head(authorizer), &body.freeze()).await;
+        let by = (Version::Http2, self.authority.as_bytes());
+        let answered = call(authorizer, worker, by, &self.head(authorizer), &body.freeze()).await;
         match answered.map_err(|error| error.to_string()).and_then(|response| read(&response)) {
             Ok(answer) => verdict(answer),
             Err(reason) => Verdict::Unanswered(reason.into()),

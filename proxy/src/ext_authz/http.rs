@@ -23,6 +23,8 @@ const TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
 /// What an HTTP authorizer is shown, and who hears of its answers.
 #[derive(Debug)]
 pub struct HttpForm {
+    /// Whom TLS asks for. The client says whom its request is for, and must not choose who is asked about it.
+    pub host: Box<str>,
     /// Comes before the path.
     pub path_prefix: Box<[u8]>,
     /// Headers of the client that it is shown, beside those that it always is.
@@ -60,7 +62,7 @@ impl HttpForm {
             return Verdict::Untellable("a CONNECT can't be told over HTTP");
         }
         let (head, body) = self.request(&request);
-        match call(authorizer, worker, Version::Http11, &head, &body).await {
+        match call(authorizer, worker, (Version::Http11, self.host.as_bytes()), &head, &body).await {
             Ok(response) => self.verdict(response),
             Err(error) => Verdict::Unanswered(error.to_string().into()),
         }

@@ -174,7 +174,8 @@ impl Exchange<'_> {
             };
             let endpoint = worker.pool.choose(plan.cluster, by, tried, || worker.random()).await?;
             record.endpoint = Some(endpoint.clone());
-            UpstreamStream::open(worker, plan.cluster, endpoint, incoming.head.version).await
+            let (version, authority) = (incoming.head.version, incoming.head.authority());
+            UpstreamStream::open(worker, plan.cluster, endpoint, version, authority).await
         };
         let stream = while_wanted(incoming, responder, body, opened).await?;
         record.upstream_local = stream.local_address();

@@ -4,6 +4,7 @@
 //! it is by the token that comes along. Each certificate has a key of its own.
 
 pub mod authority;
+pub mod files;
 pub mod known;
 pub mod peer;
 pub mod pem;

@@ -4,6 +4,7 @@
 //! is no name, and a certificate with such a name is refused whole.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -17,6 +18,10 @@ pub struct Peer {
     pub uris: Box<[Arc<str>]>,
     /// DNS names.
     pub dns: Box<[Arc<str>]>,
+    /// Mail addresses.
+    pub emails: Box<[Arc<str>]>,
+    /// IP addresses, as text.
+    pub ips: Box<[Arc<str>]>,
     /// The subject as RFC 2253 writes it; empty where it has none.
     pub subject: Arc<str>,
     /// The certificate, and those that were shown behind it.
@@ -55,11 +60,13 @@ impl Peer {
         let (_, parsed) =
             x509_parser::parse_x509_certificate(certificate).map_err(|_| Unreadable::Certificate)?;
         let names = parsed.subject_alternative_name().map_err(|_| Unreadable::Certificate)?;
-        let (mut uris, mut dns) = (Vec::new(), Vec::new());
+        let (mut uris, mut dns, mut emails, mut ips) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for name in names.iter().flat_map(|names| &names.value.general_names) {
             match name {
                 GeneralName::URI(uri) => uris.push(plain(uri)?),
                 GeneralName::DNSName(name) => dns.push(plain(name)?),
+                GeneralName::RFC822Name(name) => emails.push(plain(name)?),
+                GeneralName::IPAddress(bytes) => ips.push(address(bytes)?),
                 _ => {}
             }
         }
@@ -67,12 +74,20 @@ impl Peer {
         Ok(Self {
             uris: uris.into(),
             dns: dns.into(),
+            emails: emails.into(),
+            ips: ips.into(),
             subject: parsed.subject().to_string().into(),
             chain: chain.map(|certificate| certificate.clone().into_owned()).collect(),
             hash,
             not_before: parsed.validity().not_before.timestamp(),
             not_after: parsed.validity().not_after.timestamp(),
         })
+    }
+
+    /// All its names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let all = [&self.uris, &self.dns, &self.emails, &self.ips];
+        all.into_iter().flat_map(|names| names.iter().map(|name| &**name))
     }
 
     /// SHA-256 of the certificate, in lower-case hexadecimal digits.
@@ -104,6 +119,15 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.principals().first().map_or("", |name| name))
     }
+}
+
+fn address(bytes: &[u8]) -> Result<Arc<str>, Unreadable> {
+    let ip = match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).map(IpAddr::from).ok(),
+        16 => <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok(),
+        _ => None,
+    };
+    ip.map(|ip| ip.to_string().into()).ok_or(Unreadable::Name)
 }
 
 fn plain(name: &str) -> Result<Arc<str>, Unreadable> {

@@ -77,8 +77,8 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// Runs for as long as the process. `first` is dropped when the first certificate is in force.
-    pub async fn run(self, first: Pending) {
+    /// Runs for as long as the process. `first` is dropped when the first certificate is in force; `told` hears of each.
+    pub async fn run(self, first: Pending, mut told: impl FnMut(&Issued)) {
         let (mut first, mut moves) = (Some(first), self.snapshot.moves());
         let (mut attempt, mut tries) = (0, 0);
         let mut before: Option<Issued> = None;
@@ -86,6 +86,7 @@ impl Renewal {
             let issued = self.obtain(&mut attempt).await;
             tracing::info!(identity = %issued.name, hours = (issued.not_after - now()) / 3600, "certificate in force");
             self.put_in_force(&issued, before.as_ref());
+            told(&issued);
             drop(first.take());
             self.until_due(&issued, &mut moves, &mut tries).await;
             before = Some(issued);

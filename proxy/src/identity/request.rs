@@ -17,6 +17,24 @@ pub struct Request {
     csr: String,
 }
 
+/// A certificate as text, for others.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pem {
+    /// Certificate, with those between it and a root.
+    pub chain: String,
+    /// Its key.
+    pub key: String,
+    /// The roots of the mesh.
+    pub roots: String,
+}
+
+impl std::fmt::Debug for Pem {
+    /// Nothing of the content: this ends in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pem")
+    }
+}
+
 /// What the workload is, for a while.
 #[derive(Debug, Clone)]
 pub struct Issued {
@@ -24,6 +42,8 @@ pub struct Issued {
     pub certificate: Arc<CertifiedKey>,
     /// The roots of the mesh.
     pub trust: Arc<Trust>,
+    /// Both as text.
+    pub pem: Arc<Pem>,
     /// Whom it names.
     pub name: Arc<str>,
     /// When it begins, in seconds since 1970.
@@ -88,6 +108,12 @@ impl Request {
         let shown = parts.concat();
         let leaf = shown.first().ok_or_else(|| Useless::Unreadable("there is no leaf".into()))?;
         let unreadable = |error: String| Useless::Unreadable(error);
+        let lines = |part: &String| format!("{}\n", part.trim_end());
+        let pem = Pem {
+            chain: certificates.iter().map(lines).collect(),
+            key: self.key.serialize_pem(),
+            roots: lines(roots),
+        };
         let peer = Peer::of(leaf).map_err(|error| unreadable(error.to_string()))?;
         let key =
             PrivateKeyDer::try_from(self.key.serialize_der()).map_err(|error| unreadable(error.into()))?;
@@ -96,6 +122,7 @@ impl Request {
         Ok(Issued {
             certificate: Arc::new(certificate),
             trust: Arc::new(trust),
+            pem: Arc::new(pem),
             name: peer.to_string().into(),
             not_before: peer.not_before,
             not_after: peer.not_after,

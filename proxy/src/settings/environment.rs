@@ -67,6 +67,18 @@ impl Environment {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// `PROXY_CONFIG`; its defaults where it is missing or wrong.
+    pub(super) fn proxy_config(&self, mistakes: &mut Vec<String>) -> ProxyConfig {
+        match self.get("PROXY_CONFIG").map(serde_saphyr::from_str::<ProxyConfig>) {
+            Some(Ok(config)) => config,
+            Some(Err(error)) => {
+                mistakes.push(format!("PROXY_CONFIG: {error}"));
+                ProxyConfig::default()
+            }
+            None => ProxyConfig::default(),
+        }
+    }
+
     /// Whether a variable switches something on.
     fn switch(&self, name: &str, mistakes: &mut Vec<String>) -> bool {
         let on = sidecar::switch(self.get(name).unwrap_or_default());
@@ -120,14 +132,7 @@ pub struct Identity {
 impl Identity {
     /// Reads everything; mistakes go to `mistakes`.
     pub fn read(environment: &Environment, role: Role, mistakes: &mut Vec<String>) -> Self {
-        let proxy_config = match environment.get("PROXY_CONFIG").map(serde_saphyr::from_str::<ProxyConfig>) {
-            Some(Ok(config)) => config,
-            Some(Err(error)) => {
-                mistakes.push(format!("PROXY_CONFIG: {error}"));
-                ProxyConfig::default()
-            }
-            None => ProxyConfig::default(),
-        };
+        let proxy_config = environment.proxy_config(mistakes);
         let mut environment = environment.clone();
         // Injection sets these as variables of the container; a variable that is set wins.
         for (key, value) in &proxy_config.proxy_metadata {

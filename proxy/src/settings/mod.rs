@@ -116,8 +116,8 @@ impl Settings {
             (Some(file), None) => from_file(&file, &raw.options, &mut mistakes),
             (None, Some(RawMode::Sidecar(raw))) => sidecar(raw, environment, &mut mistakes),
             (None, Some(RawMode::Gateway(raw))) => gateway(&raw, environment, &mut mistakes),
-            (_, Some(RawMode::Tool(_))) => {
-                mistakes.push("a tool is no proxy".to_owned());
+            (_, Some(RawMode::Agent(_) | RawMode::Tool(_))) => {
+                mistakes.push("neither the agent nor a tool is a proxy".to_owned());
                 None
             }
             (Some(_), Some(mode)) => {
@@ -159,9 +159,30 @@ fn gateway(raw: &RawGateway, environment: &Environment, mistakes: &mut Vec<Strin
 }
 
 impl Trust {
-    fn tls(&self) -> Option<XdsTls> {
+    /// What it comes to; `None` where nothing is encrypted.
+    pub(crate) fn tls(&self) -> Option<XdsTls> {
         let token = self.token_file.clone().unwrap_or_else(|| TOKEN_FILE.into());
         self.pilot_root_file.clone().map(|roots| XdsTls { roots, token })
+    }
+}
+
+/// The control plane's address for who is no proxy: as it was said, else as `PROXY_CONFIG` says.
+pub(crate) fn pilot_address(
+    said: Option<&str>,
+    environment: &Environment,
+    mistakes: &mut Vec<String>,
+) -> Option<XdsTarget> {
+    let discovery = environment.proxy_config(mistakes).discovery_address;
+    target(said.or(discovery.as_deref()), mistakes)
+}
+
+fn target(said: Option<&str>, mistakes: &mut Vec<String>) -> Option<XdsTarget> {
+    match said {
+        Some(text) => xds_target(text).map_err(|error| mistakes.push(error)).ok(),
+        None => {
+            mistakes.push("--pilot-address (or discoveryAddress of PROXY_CONFIG) is needed".to_owned());
+            None
+        }
     }
 }
 
@@ -173,14 +194,7 @@ fn from_environment(
     options: &Options,
     mistakes: &mut Vec<String>,
 ) -> Option<Settings> {
-    let pilot = pilot.or(identity.proxy_config.discovery_address.as_deref());
-    let target = match pilot {
-        Some(text) => xds_target(text).map_err(|error| mistakes.push(error)).ok(),
-        None => {
-            mistakes.push("--pilot-address (or discoveryAddress of PROXY_CONFIG) is needed".to_owned());
-            None
-        }
-    };
+    let target = target(pilot.or(identity.proxy_config.discovery_address.as_deref()), mistakes);
     let loopback =
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), identity.proxy_config.admin_port.unwrap_or(15000));
     let anywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), READINESS_PORT);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::agent;
 use crate::capture;
 use crate::status::tools;
 
@@ -35,6 +36,10 @@ pub enum RawMode {
     /// Stands at the edge and takes clients in from outside. Identity comes from the environment, as for `sidecar`; what it listens on,
     /// the control plane says.
     Gateway(RawGateway),
+
+    /// Gets the workload's certificate for an Envoy or a gRPC application beside it: over SDS on a Unix domain socket, and as files
+    /// where a folder is given. Carries nobody's traffic.
+    Agent(agent::flags::Flags),
 
     /// Something that ends when it is done.
     #[command(flatten)]
@@ -152,5 +157,6 @@ Examples:
   osier-proxy --config envoy.yaml --concurrency 2 --log-level info,http=debug
   POD_NAME=a-1 INSTANCE_IP=10.0.0.7 osier-proxy sidecar --pilot-address 127.0.0.1:15010
   POD_NAME=g-1 INSTANCE_IP=10.0.0.8 osier-proxy gateway --pilot-address 127.0.0.1:15010
+  osier-proxy agent --pilot-address pilot:15012 --pilot-root-file root.pem --folder /dev/shm/certificates
 
 Exit status: 0 after a drain, 2 for wrong usage or configuration, 1 for any other failure.";

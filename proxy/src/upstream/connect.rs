@@ -59,7 +59,7 @@ pub(super) async fn connect(
     within: Within,
 ) -> Result<Connected, ProxyError> {
     let endpoint = permit.endpoint();
-    let attempt = secured(endpoint, spec, within);
+    let attempt = secured(endpoint, spec, within, permit.asked().map(|name| &**name));
     let outcome = match tokio::time::timeout(spec.connect_timeout, attempt).await {
         Ok(outcome) => outcome.map_err(|failure| failure.into_error(endpoint)),
         Err(_) => {
@@ -88,8 +88,10 @@ enum DialFailure {
     #[error("remote connection failure: {0}")]
     Remote(io::Error),
     #[error("TLS_error: {0}")]
-    Tls(io::Error),
-    #[error("TLS_error: the workload has no certificate yet")]
+    Tls(String),
+    #[error("TLS_error: what the request asks for is no name that a certificate can have")]
+    NoName,
+    #[error("TLS_error: there is no certificate to show yet")]
     NoCertificate,
 }
 
@@ -97,7 +99,7 @@ impl DialFailure {
     fn into_error(self, endpoint: &EndpointState) -> ProxyError {
         let side = match self {
             Self::Remote(_) | Self::Tls(_) => Side::Upstream,
-            Self::Local(_) | Self::Family(..) | Self::NoCertificate => Side::Internal,
+            Self::Local(_) | Self::Family(..) | Self::NoCertificate | Self::NoName => Side::Internal,
         };
         let detail: Cow<'static, str> = format!("{}: {self}", endpoint.address).into();
         ProxyError::new(Kind::ConnectFailed, side, Progress::NothingSent, detail)
@@ -108,6 +110,7 @@ async fn secured(
     endpoint: &EndpointState,
     spec: &ClusterSpec,
     within: Within,
+    asked: Option<&str>,
 ) -> Result<Connected, DialFailure> {
     let Some(tls) = spec.transport.towards(&endpoint.transport) else {
         let stream = dial(endpoint.address, spec).await.map(Stream::Plain)?;
@@ -117,11 +120,37 @@ async fn secured(
         return Err(DialFailure::NoCertificate);
     }
     let tcp = dial(endpoint.address, spec).await?;
+    let server_name = tls.server_name(asked, endpoint.address.ip()).ok_or(DialFailure::NoName)?;
     let before = tls.before();
-    let handshake = TlsStream::connect(tcp, tls.config(within), tls.server_name(endpoint.address.ip()));
-    let stream = Box::pin(handshake).await.map_err(DialFailure::Tls)?;
-    let vouch = before.ended(stream.peer_certificates().as_deref(), tls.known()).map_err(DialFailure::Tls)?;
+    let handshake = TlsStream::connect(tcp, tls.config(within), server_name);
+    let failed = |error| DialFailure::Tls(reason(error));
+    let stream = Box::pin(handshake).await.map_err(failed)?;
+    let chain = stream.peer_certificates();
+    let vouch = before
+        .map(|before| before.ended(chain.as_deref(), tls.known()))
+        .transpose()
+        .map_err(failed)?
+        .flatten();
     Ok(Connected { stream: Stream::Tls(Box::new(stream)), vouch })
+}
+
+/// Why a handshake failed. What a certificate lacks is told in whole words.
+fn reason(error: io::Error) -> String {
+    use rustls::{CertificateError as Lacks, Error};
+    let Some(Error::InvalidCertificate(lacks)) =
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())
+    else {
+        return error.to_string();
+    };
+    let why: Cow<'_, str> = match lacks {
+        Lacks::Expired | Lacks::ExpiredContext { .. } => "it has ended".into(),
+        Lacks::NotValidYet | Lacks::NotValidYetContext { .. } => "it has not begun yet".into(),
+        Lacks::UnknownIssuer => "its signer is not among the roots".into(),
+        Lacks::InvalidPurpose | Lacks::InvalidPurposeContext { .. } => "it is not for servers".into(),
+        Lacks::Other(other) => other.0.to_string().into(),
+        other => other.to_string().into(),
+    };
+    format!("certificate verify failed: {why}")
 }
 
 async fn dial(address: SocketAddr, spec: &ClusterSpec) -> Result<TcpStream, DialFailure> {

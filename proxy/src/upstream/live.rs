@@ -499,10 +499,16 @@ impl Drop for ConnectionSlot {
     }
 }
 
+/// Which connections can stand in for each other: those to one endpoint (by its id) that were asked for by one name, where requests say
+/// whom they ask for.
+pub(super) type PlaceKey = (u64, Option<Arc<str>>);
+
 /// One open connection (or one being opened): counted at its cluster and its endpoint until this is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     endpoint: Arc<EndpointState>,
+    /// Whom a request asked for, where that makes connections differ.
+    asked: Option<Arc<str>>,
     /// Counts as active at the endpoint all the time, as a connection with opaque bytes does.
     busy: bool,
     _slot: ConnectionSlot,
@@ -516,7 +522,18 @@ impl ConnectionPermit {
 
     pub(super) fn from_slot(slot: ConnectionSlot, endpoint: &Arc<EndpointState>) -> Self {
         endpoint.connections.fetch_add(1, Relaxed);
-        Self { endpoint: endpoint.clone(), busy: false, _slot: slot }
+        Self { endpoint: endpoint.clone(), asked: None, busy: false, _slot: slot }
+    }
+
+    /// The same for a connection that is asked for by a name.
+    pub(super) fn asking(mut self, name: Option<Arc<str>>) -> Self {
+        self.asked = name;
+        self
+    }
+
+    /// Whom a request asked for, where that makes connections differ.
+    pub(super) fn asked(&self) -> Option<&Arc<str>> {
+        self.asked.as_ref()
     }
 
     /// The connection is at work as long as it is open, so least request sees it.
@@ -566,7 +583,7 @@ mod tests {
     }
 
     fn join(live: &Arc<LiveState>) -> Waiting {
-        Waiting::join(live, Want { endpoint: 0, http2: false })
+        Waiting::join(live, Want { place: (0, None), http2: false })
     }
 
     async fn slot(waiting: &mut Waiting) -> ConnectionSlot {

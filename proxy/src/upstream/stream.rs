@@ -62,19 +62,22 @@ enum ReceiverKind<'a> {
 
 impl UpstreamStream {
     /// Takes a connection to `endpoint`, idle or new. `downstream` is the version of the client's request, which decides where the
-    /// cluster says so. Whatever fails here, nothing was sent.
+    /// cluster says so. `authority` is whom the request is for, which the endpoint may have to prove that it is. Whatever fails here,
+    /// nothing was sent.
     pub async fn open(
         worker: &Arc<Worker>,
         cluster: &Arc<Cluster>,
         endpoint: Arc<Endpoint>,
         downstream: Version,
+        authority: &[u8],
     ) -> Result<Self, ProxyError> {
         let permit = LiveState::admit(endpoint)?;
         let state = &permit.endpoint().state;
+        let asked = cluster.spec.transport.asked(&state.transport, authority);
         let kind = if speaks_http2(cluster, downstream) {
-            Kind::H2(h2::Http2Stream::new(worker.pool.http2(cluster, state).await?))
+            Kind::H2(h2::Http2Stream::new(worker.pool.http2(cluster, state, asked.as_ref()).await?))
         } else {
-            let connection = worker.pool.http1(cluster, state).await?;
+            let connection = worker.pool.http1(cluster, state, asked.as_ref()).await?;
             Kind::H1(h1::Http1Stream::new(connection, worker.clone(), cluster.spec.preserve_header_case))
         };
         Ok(Self { kind, permit })
@@ -294,7 +297,7 @@ mod tests {
     fn a_stream_and_its_opening_stay_small() {
         assert!(size_of::<UpstreamStream>() <= 640, "{}", size_of::<UpstreamStream>());
         let open =
-            |worker, cluster, endpoint| UpstreamStream::open(worker, cluster, endpoint, Version::Http11);
+            |worker, cluster, endpoint| UpstreamStream::open(worker, cluster, endpoint, Version::Http11, b"");
         let size = size_of_output(&open);
         assert!(size <= 1024, "{size}");
     }

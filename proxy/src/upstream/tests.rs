@@ -118,7 +118,7 @@ impl Bench {
         let random = || worker.random();
         let endpoint =
             worker.pool.choose(cluster, ChooseBy::default(), &mut Tried::default(), random).await?;
-        UpstreamStream::open(worker, cluster, endpoint, Version::Http11).await
+        UpstreamStream::open(worker, cluster, endpoint, Version::Http11, b"a").await
     }
 
     /// A whole exchange; on failure, the error and how far the stream had come.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::live::{ConnectionSlot, LiveState};
+use super::live::{ConnectionSlot, LiveState, PlaceKey};
 use super::pool::{Http1Connection, Http2Lease};
 
 /// What ends a wait.
@@ -27,10 +27,10 @@ pub(super) enum Grant {
 }
 
 /// What a request waits for, beside the right to open a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Want {
-    /// Its endpoint, by `EndpointState::id`.
-    pub endpoint: u64,
+    /// Which connections are of use to it.
+    pub place: PlaceKey,
     /// A stream of an HTTP/2 connection, or an HTTP/1 connection.
     pub http2: bool,
 }
@@ -68,7 +68,7 @@ impl WaitQueue {
 
     /// What the first in the queue waits for.
     pub fn first(&self) -> Option<Want> {
-        self.waiters.lock().front().map(|waiter| waiter.want)
+        self.waiters.lock().front().map(|waiter| waiter.want.clone())
     }
 
     /// Gives a place to the first in the queue. It comes back where nobody waits.
@@ -82,7 +82,7 @@ impl WaitQueue {
 
     /// Gives an idle connection to the first in the queue, if that one waits for its endpoint; else it comes back.
     pub fn give_http1(&self, connection: Http1Connection) -> Option<Http1Connection> {
-        let want = Want { endpoint: connection.endpoint().id, http2: false };
+        let want = Want { place: connection.place().key(), http2: false };
         let first =
             |waiters: &VecDeque<Waiter>| waiters.front().filter(|waiter| waiter.want == want).map(|_| 0);
         self.give(Grant::Http1(connection), first).map(|grant| match grant {
@@ -93,7 +93,7 @@ impl WaitQueue {
 
     /// Gives a stream to the first in the queue that waits for one at its endpoint. Others in front can't use it, and lose nothing.
     pub fn give_http2(&self, lease: Http2Lease) -> Option<Http2Lease> {
-        let want = Want { endpoint: lease.endpoint().id, http2: true };
+        let want = Want { place: lease.place(), http2: true };
         let fitting = |waiters: &VecDeque<Waiter>| waiters.iter().position(|waiter| waiter.want == want);
         self.give(Grant::Http2(lease), fitting).map(|grant| match grant {
             Grant::Http2(lease) => lease,

@@ -1,6 +1,6 @@
 //! The order in which things come into force: clusters, then routes and certificates, then listeners, then virtual hosts.
 //!
-//! A version is ready when what it needs is there: a cluster needs its first endpoints, a listener an answer for its route tables and certificates, and on
+//! A version is ready when what it needs is there: a cluster needs its first endpoints and an answer for its certificates, a listener an answer for its route tables and certificates, and on
 //! demand everything needs an answer for each cluster that it names. One that isn't ready waits until its time is up; the version
 //! before serves meanwhile.
 
@@ -29,8 +29,9 @@ impl State {
     }
 
     fn settle_clusters(&mut self, now: Instant) {
-        let ready =
-            |_: &Held<ClusterVersion>, version: &ClusterVersion| match &version.compiled.spec.discovery {
+        let ready = |_: &Held<ClusterVersion>, version: &ClusterVersion| {
+            let spec = &version.compiled.spec;
+            let endpoints = match &spec.discovery {
                 Discovery::Eds(service) => {
                     version.cluster.endpoints.load().known
                         || self.assignments.active(service).is_some()
@@ -38,6 +39,8 @@ impl State {
                 }
                 _ => true,
             };
+            endpoints && spec.transport.secrets().all(|name| self.secret_is_answered(name))
+        };
         for name in self.clusters.due(now, ready) {
             let Some(revision) = self.clusters.activate(&name) else { continue };
             let version = &revision.value;

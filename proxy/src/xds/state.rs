@@ -25,6 +25,7 @@ use crate::config::listener::Listener;
 use crate::config::route::VirtualHost;
 use crate::config::snapshot::{Clusters, SharedSnapshot};
 use crate::config::tls::{ROOTS, Secret, Secrets, Trust};
+use crate::identity::files;
 use crate::listener::accept::Acceptors;
 use crate::on_demand::OnDemand;
 use crate::upstream::dns::{DnsResolver, DnsTask, discover};
@@ -206,6 +207,7 @@ impl State {
         let Some(source) = self.clusters.unless_held(name, source, hash) else { return Ok(()) };
         let compiled = compile::cluster::compile(name, &source.body, &self.secret_handles)
             .map_err(|e| self.clusters.refuse(name, source.clone(), e))?;
+        files::fill(&self.secret_handles);
         let before = self.clusters.active(name).map(|r| r.value.cluster.clone());
         let cluster = Cluster::new(compiled.spec.clone(), before.as_deref());
         match &compiled.spec.discovery {
@@ -299,6 +301,7 @@ impl State {
             .and_then(|compiled| self.address_is_free(compiled))
             .and_then(|compiled| self.open_socket(compiled))
             .map_err(|e| self.listeners.refuse(name, source.clone(), e))?;
+        files::fill(&self.secret_handles);
         let timeouts = compiled.references.route_configs.iter().map(|r| r.fetch_timeout);
         let deadline = match self.on_demand {
             Some(_) => Some(now + ON_DEMAND_WARMING),
@@ -507,8 +510,11 @@ impl State {
                 named.map(|r| r.name.clone()).collect()
             }
             Kind::Secret => {
-                let versions = self.listeners.iter().flat_map(|(_, held)| held.revisions());
-                let named = versions.flat_map(|r| &r.value.compiled.references.secrets).cloned();
+                let listeners = self.listeners.iter().flat_map(|(_, held)| held.revisions());
+                let of_listeners = listeners.flat_map(|r| &r.value.compiled.references.secrets);
+                let clusters = self.clusters.iter().flat_map(|(_, held)| held.revisions());
+                let of_clusters = clusters.flat_map(|r| r.value.compiled.spec.transport.secrets());
+                let named = of_listeners.chain(of_clusters).cloned();
                 named.chain(self.identified.then(|| ROOTS.into())).collect()
             }
             // Who holds a handle, also a request that still runs on an old route, keeps the cluster.

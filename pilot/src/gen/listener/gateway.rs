@@ -24,7 +24,8 @@ pub(super) fn addresses(scope: &Scope<'_>) -> Vec<SocketAddr> {
     }
     let http = (!ingresses.hosts().is_empty()).then_some(name::INGRESS_HTTP_PORT);
     // Who may not have certificates would only refuse its clients.
-    let tls = scope.view().secrets_of.is_some() && !ingresses.tls().is_empty();
+    let tls =
+        scope.view().secrets_of.as_ref().is_some_and(|secrets| secrets.keys) && !ingresses.tls().is_empty();
     let tls = tls.then_some(name::INGRESS_TLS_PORT);
     let at = |ip| http.into_iter().chain(tls).map(move |port| SocketAddr::new(ip, port));
     wildcards(scope).into_iter().flat_map(at).collect()

@@ -12,7 +12,8 @@ use super::{authorization, filter, inbound};
 use crate::r#gen::name::{self, OutboundName};
 use crate::r#gen::route::everything;
 use crate::r#gen::scope::Scope;
-use crate::r#gen::wire;
+use crate::r#gen::{tls, wire};
+use crate::model::{MutualTls, TlsMode};
 
 /// The listener of a target (`host`, `host:port`, full or short names) or of a server's own address.
 pub(super) fn generate(scope: &Scope<'_>, name: &str) -> Option<Listener> {
@@ -70,9 +71,17 @@ fn server(scope: &Scope<'_>, address: SocketAddr) -> Option<Listener> {
         ..Default::default()
     };
     let filter = wire::network_filter("envoy.filters.network.http_connection_manager", &manager);
-    Some(Listener {
-        address: Some(wire::socket(address)),
-        filter_chains: vec![wire::chain("inbound", filter)],
-        ..Default::default()
-    })
+    let mut chain = wire::chain("inbound", filter);
+    chain.transport_socket = takes_mutual_tls(scope, address.port()).then(tls::grpc_server);
+    Some(Listener { address: Some(wire::socket(address)), filter_chains: vec![chain], ..Default::default() })
+}
+
+/// A gRPC library can't take both kinds of clients on a port. Where both may come, it takes what callers are told that it takes:
+/// mutual TLS, if it is labelled so.
+fn takes_mutual_tls(scope: &Scope<'_>, port: u16) -> bool {
+    match inbound::mode(scope, port) {
+        MutualTls::Strict => true,
+        MutualTls::Permissive => TlsMode::of_labels(&scope.view().proxy.labels) == Some(TlsMode::Istio),
+        MutualTls::Disable => false,
+    }
 }

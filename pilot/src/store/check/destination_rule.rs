@@ -34,6 +34,10 @@ pub fn check(context: &Context, spec: &schema::DestinationRule) -> Checked<Desti
         policy: spec.traffic_policy.as_ref().map(|p| check.traffic_policy(root.field("trafficPolicy"), p)),
         subsets: check.subsets(root.field("subsets"), &spec.subsets),
     };
+    if policy.selector.is_none() && policy.credentials().next().is_some() {
+        let says = "without one only gateways get what credentialName names, and connections of others fail";
+        check.warn(root.field("workloadSelector"), says);
+    }
     check.finish(policy)
 }
 
@@ -64,12 +68,10 @@ impl Check<'_> {
         if *policy == schema::TrafficPolicy::default() {
             self.error(at, "is empty");
         }
-        self.client_tls(at.field("tls"), policy.tls.as_ref());
         let mut ports: Vec<PortPolicy> = Vec::new();
         let list = at.field("portLevelSettings");
         for (index, entry) in policy.port_level_settings.iter().enumerate() {
             let here = list.index(index);
-            self.client_tls(here.field("tls"), entry.tls.as_ref());
             let number = entry.port.as_ref().map_or(0, |p| p.number);
             let Some(port) = self.port(here.field("port").field("number"), number) else { continue };
             if ports.iter().any(|p| p.port == port) {
@@ -80,12 +82,14 @@ impl Check<'_> {
                 load_balancer: self.load_balancer(here.field("loadBalancer"), entry.load_balancer.as_ref()),
                 connection_pool: self
                     .connection_pool(here.field("connectionPool"), entry.connection_pool.as_ref()),
+                tls: self.client_tls(here.field("tls"), entry.tls.as_ref()),
             });
         }
         TrafficPolicy {
             load_balancer: self.load_balancer(at.field("loadBalancer"), policy.load_balancer.as_ref()),
             connection_pool: self
                 .connection_pool(at.field("connectionPool"), policy.connection_pool.as_ref()),
+            tls: self.client_tls(at.field("tls"), policy.tls.as_ref()),
             ports,
         }
     }
@@ -162,17 +166,5 @@ impl Check<'_> {
             use_client_protocol: http.use_client_protocol,
             max_concurrent_streams: self.limit(at.field("maxConcurrentStreams"), http.max_concurrent_streams),
         }
-    }
-
-    /// DISABLE is what happens now; anything else would be plaintext where TLS was asked for.
-    fn client_tls(&mut self, at: Path<'_>, tls: Option<&schema::ClientTlsSettings>) {
-        use schema::ClientTlsMode::{Disable, IstioMutual, Mutual, Simple};
-        let mode = match tls.and_then(|t| t.mode) {
-            None | Some(Disable) => return,
-            Some(Simple) => "SIMPLE",
-            Some(Mutual) => "MUTUAL",
-            Some(IstioMutual) => "ISTIO_MUTUAL",
-        };
-        self.error(at.field("mode"), format!("{mode} is not supported yet"));
     }
 }

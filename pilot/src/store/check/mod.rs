@@ -5,11 +5,13 @@
 
 pub mod authentication;
 pub mod authorization;
+mod client_tls;
 pub mod destination_rule;
 mod extension_provider;
 pub mod ingress;
 pub mod kubernetes;
 pub mod mesh;
+pub mod secret;
 pub mod security;
 pub mod service_entry;
 pub mod virtual_service;
@@ -404,7 +406,7 @@ pub enum Resource {
     /// A DestinationRule.
     Policy(Arc<crate::model::DestinationPolicy>),
     /// A certificate of a gateway.
-    Secret(Arc<crate::model::TlsSecret>),
+    Secret(Arc<crate::model::Credential>),
     /// An Ingress.
     Ingress(Arc<crate::model::Ingress>),
     /// The controller of an IngressClass.

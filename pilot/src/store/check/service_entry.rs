@@ -377,12 +377,8 @@ fn owner(name: &Arc<str>, labels: &Labels) -> Arc<str> {
 
 /// The label decides, else whether there is an identity.
 pub(super) fn tls_mode(labels: &Labels, has_identity: bool) -> TlsMode {
-    match labels.get("security.istio.io/tlsMode") {
-        Some("istio") => TlsMode::Istio,
-        Some(_) => TlsMode::Disabled,
-        None if has_identity => TlsMode::Istio,
-        None => TlsMode::Disabled,
-    }
+    let by_identity = if has_identity { TlsMode::Istio } else { TlsMode::Disabled };
+    TlsMode::of_labels(labels).unwrap_or(by_identity)
 }
 
 /// The field, else the label.

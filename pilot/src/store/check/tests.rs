@@ -560,8 +560,75 @@ fn destination_rules() {
             ("proxyProtocol: {}", &["error proxyProtocol: is not supported yet"]),
             ("retryBudget: {}", &["error retryBudget: is not supported yet"]),
             ("tls: {mode: DISABLE}", &[]),
-            ("tls: {mode: ISTIO_MUTUAL}", &["error tls.mode: ISTIO_MUTUAL is not supported yet"]),
-            ("tls: {mode: SIMPLE, sni: a}", &["error tls.sni: is not supported yet"]),
+            ("tls: {}", &[]),
+            ("tls: {sni: a}", &["warn tls.sni: is not used with this mode"]),
+            ("tls: {mode: ISTIO_MUTUAL}", &[]),
+            ("tls: {mode: ISTIO_MUTUAL, sni: a.b, subjectAltNames: ['spiffe://td/ns/a/sa/b']}", &[]),
+            (
+                "tls: {mode: ISTIO_MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /r, insecureSkipVerify: true}",
+                &[
+                    "error tls.clientCertificate: is not for ISTIO_MUTUAL",
+                    "error tls.privateKey: is not for ISTIO_MUTUAL",
+                    "error tls.caCertificates: is not for ISTIO_MUTUAL",
+                    "error tls.insecureSkipVerify: is not for ISTIO_MUTUAL",
+                ],
+            ),
+            ("tls: {mode: SIMPLE}", &[]),
+            ("tls: {mode: SIMPLE, sni: a.b, subjectAltNames: [a.b], caCertificates: /etc/root.pem}", &[]),
+            (
+                "tls: {mode: SIMPLE, clientCertificate: /c, privateKey: /k}",
+                &["warn tls.clientCertificate: is not used", "warn tls.privateKey: is not used"],
+            ),
+            ("tls: {mode: SIMPLE, insecureSkipVerify: true}", &[]),
+            (
+                "tls: {mode: SIMPLE, insecureSkipVerify: true, caCertificates: /r, subjectAltNames: [a]}",
+                &[
+                    "error tls.caCertificates: contradicts insecureSkipVerify",
+                    "error tls.subjectAltNames: contradicts insecureSkipVerify",
+                ],
+            ),
+            ("tls: {mode: SIMPLE, sni: 10.0.0.1}", &["error tls.sni: \"10.0.0.1\" is no host name"]),
+            ("tls: {mode: SIMPLE, sni: 'a b'}", &["error tls.sni: \"a b\" is no host name"]),
+            (
+                "tls: {mode: SIMPLE, subjectAltNames: ['']}",
+                &["error tls.subjectAltNames[0]: \"\" is no name"],
+            ),
+            ("tls: {mode: SIMPLE, caCertificates: 'a~b'}", &["error tls.caCertificates: is a path with ~"]),
+            ("tls: {mode: SIMPLE, caCrl: /crl}", &["error tls.caCrl: is not supported yet"]),
+            (
+                "tls: {mode: SIMPLE, credentialName: a}",
+                &["warn spec.workloadSelector: without one only gateways get what credentialName names"],
+            ),
+            (
+                "tls: {mode: SIMPLE, credentialName: 'kubernetes://a/b'}",
+                &[
+                    "error tls.credentialName: \"kubernetes://a/b\" is no name of a Secret",
+                    "warn spec.workloadSelector: without one only gateways",
+                ],
+            ),
+            (
+                "tls: {mode: MUTUAL, credentialName: a, clientCertificate: /c, privateKey: /k, caCertificates: /r}",
+                &[
+                    "error tls.clientCertificate: contradicts credentialName",
+                    "error tls.privateKey: contradicts credentialName",
+                    "error tls.caCertificates: contradicts credentialName",
+                    "warn spec.workloadSelector: without one only gateways",
+                ],
+            ),
+            (
+                "tls: {mode: SIMPLE, credentialName: a, insecureSkipVerify: true}",
+                &["error tls.credentialName: contradicts insecureSkipVerify"],
+            ),
+            (
+                "tls: {mode: ISTIO_MUTUAL, credentialName: a}",
+                &["error tls.credentialName: is not for ISTIO_MUTUAL"],
+            ),
+            ("tls: {credentialName: a}", &["warn tls.credentialName: is not used with this mode"]),
+            ("tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}", &[]),
+            (
+                "tls: {mode: MUTUAL}",
+                &["error tls.clientCertificate: is required", "error tls.privateKey: is required"],
+            ),
             ("connectionPool: {}", &["error connectionPool: needs tcp or http"]),
             (
                 "connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s, idleTimeout: 0s, maxConnectionDuration: 1h, tcpKeepalive: {probes: 3, time: 10s, interval: 5s}}}",

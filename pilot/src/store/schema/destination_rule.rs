@@ -150,19 +150,19 @@ pub enum H2UpgradePolicy {
     Upgrade,
 }
 
-/// `tls`. Only what means plaintext is supported.
+/// `tls`. Certificates are files that the proxy finds where it runs, or in Secrets of its namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct ClientTlsSettings {
     pub mode: Option<ClientTlsMode>,
-    pub client_certificate: Option<Unsupported>,
-    pub private_key: Option<Unsupported>,
-    pub ca_certificates: Option<Unsupported>,
-    pub credential_name: Option<Unsupported>,
-    pub subject_alt_names: Option<Unsupported>,
-    pub sni: Option<Unsupported>,
-    pub insecure_skip_verify: Option<Unsupported>,
+    pub client_certificate: String,
+    pub private_key: String,
+    pub ca_certificates: String,
+    pub credential_name: String,
+    pub subject_alt_names: Vec<String>,
+    pub sni: String,
+    pub insecure_skip_verify: Option<bool>,
     pub ca_crl: Option<Unsupported>,
 }
 

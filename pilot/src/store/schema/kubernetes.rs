@@ -44,6 +44,16 @@ pub struct Node {
     pub metadata: Metadata,
 }
 
+/// v1 Secret. Not to be printed: it has keys.
+#[derive(Clone, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct Secret {
+    pub metadata: Metadata,
+    pub data: BTreeMap<String, String>,
+    pub string_data: BTreeMap<String, String>,
+}
+
 /// v1 Service.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default)]

@@ -102,7 +102,7 @@ fn istios_filters() {
     assert_eq!(&*mark.rules.rules[0].denial.policy, "istio-ext-authz-p");
     assert!(mark.name.holds(b"istio-ext-authz-p") && !mark.name.holds(b"p") && !mark.invert);
     let Form::Http(form) = &authorizer.form else { panic!("over HTTP") };
-    assert_eq!((&*form.path_prefix, &*form.added[0].1), (&b"/check"[..], &b"1"[..]));
+    assert_eq!((&*form.host, &*form.path_prefix, &*form.added[0].1), ("a", &b"/check"[..], &b"1"[..]));
     let NetworkAction::Http(manager) = &compiled.listener.chains[0].action else { panic!("HTTP") };
     assert!(manager.authorization.is_empty(), "the filter that marks does nothing else");
 

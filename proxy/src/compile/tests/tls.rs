@@ -1,11 +1,14 @@
 //! TLS towards clients, and certificates.
 
+use std::sync::Arc;
+
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
 use crate::compile::listener::{self, CompiledListener};
 use crate::compile::tls;
 use crate::config::listener::DownstreamTransport;
+use crate::config::tls::ClientTls;
 
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const TCP: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
@@ -135,4 +138,168 @@ fn certificates_over_sds() {
     assert_eq!(error.field, "tls_certificate.private_key", "{error}");
     let nothing = tls::secret("a", &pack::<osier_proto::types::tls::Secret>("{name: a}"));
     assert_eq!(nothing.expect_err("nothing").field, "tls_certificate");
+}
+
+const UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+const AGENT: &str = "{api_config_source: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: sds-grpc}}]}}";
+const OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// The TLS of a cluster with these fields in its context and in what it takes from requests.
+fn upstream(context: &str, of_requests: &str, secrets: &Secrets) -> Result<Arc<ClientTls>, Rejected> {
+    let yaml = format!(
+        "{{name: c, typed_extension_protocol_options: {{{}: {{\"@type\": {OPTIONS}, explicit_http_config: {{http_protocol_options: {{}}}}, \
+         upstream_http_protocol_options: {{{of_requests}}}}}}}, transport_socket: {{name: tls, typed_config: {{\"@type\": {UPSTREAM}, {context}}}}}}}",
+        osier_proto::types::HTTP_PROTOCOL_OPTIONS
+    );
+    let cluster = pack::<osier_proto::types::cluster::Cluster>(&yaml);
+    let compiled = crate::compile::cluster::compile("c", &cluster, secrets)?;
+    Ok(compiled.spec.transport.otherwise.clone().expect("TLS"))
+}
+
+#[test]
+fn files_are_named_and_kept() {
+    let secrets = Secrets::default();
+    let named = |name: &str| format!("{{name: '{name}', sds_config: {AGENT}}}");
+    let context = format!(
+        "common_tls_context: {{tls_certificate_sds_secret_configs: [{}], combined_validation_context: {{default_validation_context: {{}}, \
+         validation_context_sds_secret_config: {}}}}}",
+        named("file-cert:/a~/b"),
+        named("file-root:/c")
+    );
+    let tls = upstream(&context, "", &secrets).expect("compiles");
+    let files = || {
+        let mut names: Vec<_> = secrets.files().iter().map(|handle| handle.name.to_string()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(files(), ["file-cert:/a~/b", "file-root:/c"]);
+    assert!(!tls.is_ready(), "there is nothing to show yet");
+    drop(tls);
+    assert!(files().is_empty(), "nobody holds them");
+    let common = |roots: &str| {
+        format!(
+            "common_tls_context: {{combined_validation_context: {{default_validation_context: {{}}, validation_context_sds_secret_config: {}}}}}",
+            named(roots)
+        )
+    };
+    assert!(upstream(&common("file-root:system"), "", &secrets).is_ok());
+    for (wrong, says) in
+        [("file-cert:/a~/b", "is not in `sds-grpc`"), ("default", "is not in"), ("x", "is not in")]
+    {
+        let error = upstream(&common(wrong), "", &secrets).expect_err(wrong);
+        assert!(error.reason.contains(says), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn connections_stand_on_roots_that_can_change() {
+    let secrets = Secrets::default();
+    let combined = |name: &str| {
+        format!(
+            "combined_validation_context: {{default_validation_context: {{}}, validation_context_sds_secret_config: {{name: '{name}', \
+             sds_config: {AGENT}}}}}"
+        )
+    };
+    let stands = |believe: &str| {
+        let tls = upstream(&format!("common_tls_context: {{{believe}}}"), "", &secrets).expect(believe);
+        tls.before().is_some()
+    };
+    assert!(stands(&combined("ROOTCA")));
+    assert!(stands(&combined("file-root:/a")));
+    assert!(stands(&combined("file-root:system")));
+    assert!(!stands(&format!("validation_context: {{trusted_ca: {{inline_string: {}}}}}", quoted(&pem().0))));
+    assert!(!stands("validation_context: {trust_chain_verification: ACCEPT_UNTRUSTED}"));
+}
+
+#[test]
+fn a_client_whose_signer_nobody_looks_at_has_proved_nothing() {
+    let (chain, key) = pem();
+    let (chain, key) = (quoted(&chain), quoted(&key));
+    let stands = |believe: &str| {
+        let shown = format!(
+            "tls_certificates: [{{certificate_chain: {{inline_string: {chain}}}, private_key: {{inline_string: {key}}}}}]"
+        );
+        let compiled = with_tls(&format!("{shown}, validation_context: {{{believe}}}"), "").expect(believe);
+        let DownstreamTransport::Tls(tls) = &compiled.listener.chains[0].transport else { panic!("no TLS") };
+        tls.before().is_some()
+    };
+    assert!(stands(&format!("trusted_ca: {{inline_string: {chain}}}")));
+    assert!(!stands("trust_chain_verification: ACCEPT_UNTRUSTED"));
+}
+
+#[test]
+fn whom_an_upstream_is_asked_for() {
+    let believe = "common_tls_context: {validation_context: {trust_chain_verification: ACCEPT_UNTRUSTED}}";
+    let address = "192.0.2.1".parse().unwrap();
+    let asked = |context: &str, of_requests: &str, authority: &str| {
+        let tls = upstream(&format!("{believe}{context}"), of_requests, &Secrets::default()).expect(context);
+        let by_request = tls.asked_by(authority.as_bytes());
+        tls.server_name(by_request.as_deref(), address).map(|name| name.to_str().into_owned())
+    };
+    let name = |text: &str| Some(text.to_owned());
+    assert_eq!(asked("", "", "a.example"), name("192.0.2.1"), "an address is no name: none is sent");
+    assert_eq!(asked(", sni: b.example", "", "a.example"), name("b.example"));
+    for (authority, wanted) in [
+        ("A.example:80", name("a.example")),
+        ("10.0.0.1:80", name("10.0.0.1")),
+        ("[2001:db8::1]:80", name("2001:db8::1")),
+        ("a b", None),
+        ("", None),
+    ] {
+        assert_eq!(asked("", "auto_sni: true", authority), wanted, "{authority}");
+    }
+    let refused = |context: &str, of_requests: &str| {
+        upstream(&format!("{believe}{context}"), of_requests, &Secrets::default())
+            .expect_err(of_requests)
+            .to_string()
+    };
+    assert!(refused(", sni: a", "auto_sni: true").contains("sni: contradicts auto_sni"));
+    assert!(refused("", "auto_san_validation: true").contains("is supported with auto_sni only"));
+}
+
+#[test]
+fn whom_an_upstream_must_be() {
+    let (chain, _) = pem();
+    let with = |context: &str| {
+        upstream(&format!("common_tls_context: {{{context}}}"), "", &Secrets::default())
+            .map(drop)
+            .map_err(|e| e.to_string())
+    };
+    let roots = format!("trusted_ca: {{inline_string: {}}}", quoted(&chain));
+    assert_eq!(with(&format!("validation_context: {{{roots}}}")), Ok(()));
+    for kind in ["URI", "DNS", "EMAIL", "IP_ADDRESS"] {
+        let names = format!("match_typed_subject_alt_names: [{{san_type: {kind}, matcher: {{exact: a}}}}]");
+        assert_eq!(with(&format!("validation_context: {{{roots}, {names}}}")), Ok(()), "{kind}");
+    }
+    assert_eq!(
+        with(&format!("validation_context: {{{roots}, match_subject_alt_names: [{{exact: a}}]}}")),
+        Ok(())
+    );
+    for (context, says) in [
+        (String::new(), "validation_context: is needed"),
+        (
+            format!("validation_context: {{{roots}, trust_chain_verification: ACCEPT_UNTRUSTED}}"),
+            "trust_chain_verification: contradicts `trusted_ca`",
+        ),
+        ("validation_context: {}".to_owned(), "trusted_ca"),
+        (
+            "validation_context: {ca_certificate_provider_instance: {instance_name: a}}".to_owned(),
+            "ca_certificate_provider_instance: is for gRPC libraries",
+        ),
+        (
+            format!(
+                "tls_certificate_provider_instance: {{instance_name: a}}, validation_context: {{{roots}}}"
+            ),
+            "tls_certificate_provider_instance: is for gRPC libraries",
+        ),
+        (
+            format!(
+                "validation_context: {{{roots}, match_typed_subject_alt_names: [{{matcher: {{exact: a}}}}]}}"
+            ),
+            "san_type: must be URI, DNS, EMAIL or IP_ADDRESS",
+        ),
+    ] {
+        let error = with(&context).expect_err(says);
+        assert!(error.contains(says), "{context}: {error}");
+    }
 }

@@ -68,6 +68,8 @@ mod tests {
         let peer = Peer {
             uris: ["spiffe://cluster.local/ns/a/sa/web".into()].into(),
             dns: ["web.a".into()].into(),
+            emails: Box::default(),
+            ips: Box::default(),
             subject: "CN=\"web\"".into(),
             chain: [].into(),
             hash: [0xab; 32],

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 
 use tokio::time::Instant;
 
-use super::Lifetimes;
+use super::{Lifetimes, Place};
 use crate::config::cluster::Cluster;
 use crate::identity::vouch::Vouch;
 use crate::io::Stream;
@@ -56,6 +56,11 @@ impl Http1Connection {
     /// The endpoint at the other end.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         self.permit.endpoint()
+    }
+
+    /// What it can be used for.
+    pub(in crate::upstream) fn place(&self) -> Place<'_> {
+        Place { endpoint: self.endpoint(), asked: self.permit.asked() }
     }
 
     /// By what its peer is believed.

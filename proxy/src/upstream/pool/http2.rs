@@ -17,13 +17,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Lifetimes, Shared};
+use super::{Lifetimes, Place, Shared};
 use crate::config::cluster::ClusterSpec;
 use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::identity::vouch::Vouch;
 use crate::io::batched::{Batched, Flusher, batched};
 use crate::upstream::connect::Connected;
-use crate::upstream::live::{ConnectionPermit, EndpointState};
+use crate::upstream::live::{ConnectionPermit, EndpointState, PlaceKey};
 
 /// A connection that left a request unanswered has this long to answer a PING.
 const SUSPECT_PATIENCE: Duration = Duration::from_secs(2);
@@ -38,6 +38,8 @@ pub struct Http2Connection {
     /// Opens streams. Taken for moments, by requests of this worker (and, rarely, of others).
     sender: Mutex<SendRequest<Bytes>>,
     endpoint: Arc<EndpointState>,
+    /// Whom it was asked for, where requests say so.
+    asked: Option<Arc<str>>,
     /// By what its peer is believed, where it has proved who it is.
     vouch: Option<Arc<Vouch>>,
     /// Our end of it.
@@ -98,7 +100,7 @@ pub(super) async fn handshake(
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
         .handshake(io);
-    let endpoint = permit.endpoint().clone();
+    let (endpoint, asked) = (permit.endpoint().clone(), permit.asked().cloned());
     let (sender, connection) = handshake.await.map_err(|error| {
         let detail = format!("{}: HTTP/2 preface: {error}", endpoint.address);
         ProxyError::new(Kind::ConnectFailed, Side::Upstream, Progress::NothingSent, detail)
@@ -107,6 +109,7 @@ pub(super) async fn handshake(
     let shared = Arc::new(Http2Connection {
         sender: Mutex::new(sender),
         endpoint,
+        asked,
         vouch,
         local,
         settings,
@@ -134,6 +137,11 @@ impl Http2Connection {
     /// The endpoint at the other end.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         &self.endpoint
+    }
+
+    /// What it can be used for.
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { endpoint: &self.endpoint, asked: self.asked.as_ref() }
     }
 
     /// Streams that requests hold.
@@ -215,6 +223,11 @@ impl Http2Lease {
     /// The endpoint at the other end.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         &self.connection().endpoint
+    }
+
+    /// What its connection can be used for.
+    pub(in crate::upstream) fn place(&self) -> PlaceKey {
+        self.connection().place().key()
     }
 
     /// By what the peer is believed.

@@ -1,8 +1,9 @@
 //! Upstream connections of one worker: kept when idle, shared where the protocol can, closed as soon as they must not be used.
 //!
 //! [`Pool::http1`] and [`Pool::http2`] get a request its connection; `LIFECYCLE.md` beside this file draws the states. A connection
-//! is found by its endpoint (which stands for cluster and address) and protocol, and used only if it was made with the
-//! settings in force, and while roots vouch for its peer and what it was shown is not of a root that signs no more. Limits hold for the whole process while pools are per worker: who may not open a connection waits in the
+//! is found by its place (the endpoint, which stands for cluster and address, and the name that was asked for where requests say one) and
+//! protocol, and used only if it was made with the settings in force, and while roots vouch for its peer and what it was shown is not of
+//! a root that signs no more. Limits hold for the whole process while pools are per worker: who may not open a connection waits in the
 //! cluster's queue (`waiting`), and pools pass on to it what comes free, or what they are asked for (`mailbox`).
 
 use std::collections::{HashMap, VecDeque};
@@ -16,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connect::connect;
-use super::live::{ConnectionPermit, ConnectionSlot, EndpointState, LiveState};
+use super::live::{ConnectionPermit, ConnectionSlot, EndpointState, LiveState, PlaceKey};
 use super::mailbox::{Mailbox, PoolMember};
 use super::waiting::{Grant, Waiting, Want};
 use crate::config::cluster::{Cluster, ClusterSpec};
@@ -61,7 +62,7 @@ pub(super) struct Shared {
 ///   `None`, and the pool's task sleeps without a timer.
 #[derive(Debug, Default)]
 struct State {
-    slots: HashMap<u64, Slot, foldhash::fast::RandomState>,
+    slots: HashMap<PlaceKey, Slot, foldhash::fast::RandomState>,
     members: HashMap<u64, Weak<PoolMember>, foldhash::fast::RandomState>,
     /// Endpoints of original destination clusters, by cluster and address.
     hosts: HashMap<(u64, SocketAddr), Host, foldhash::fast::RandomState>,
@@ -77,7 +78,21 @@ struct Host {
     used: Instant,
 }
 
-/// The connections to one endpoint.
+/// Where a connection leads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    endpoint: &'a Arc<EndpointState>,
+    /// Whom it is asked for, where requests say so.
+    asked: Option<&'a Arc<str>>,
+}
+
+impl Place<'_> {
+    pub(super) fn key(self) -> PlaceKey {
+        (self.endpoint.id, self.asked.cloned())
+    }
+}
+
+/// The connections of one place.
 #[derive(Debug)]
 struct Slot {
     endpoint: Arc<EndpointState>,
@@ -145,28 +160,27 @@ impl Pool {
     }
 
     /// An HTTP/1 connection to `endpoint`: an idle one, or a new one, or the first that comes free where the cluster may have
-    /// no more.
+    /// no more. `asked`: the name that the endpoint must answer to, where the request says it.
     pub async fn http1(
         &self,
         cluster: &Cluster,
         endpoint: &Arc<EndpointState>,
+        asked: Option<&Arc<str>>,
     ) -> Result<Http1Connection, ProxyError> {
-        match self.check_out(&cluster.spec, endpoint) {
+        let place = Place { endpoint, asked };
+        match self.check_out(&cluster.spec, place) {
             Some(connection) => Ok(connection),
-            None => Box::pin(self.new_http1(cluster, endpoint)).await,
+            None => Box::pin(self.new_http1(cluster, place)).await,
         }
     }
 
-    async fn new_http1(
-        &self,
-        cluster: &Cluster,
-        endpoint: &Arc<EndpointState>,
-    ) -> Result<Http1Connection, ProxyError> {
+    async fn new_http1(&self, cluster: &Cluster, place: Place<'_>) -> Result<Http1Connection, ProxyError> {
+        let Place { endpoint, asked } = place;
         let live = &endpoint.cluster;
         let _pending = live.admit_pending()?;
         let permit = match live.try_connection_slot() {
             Some(slot) => ConnectionPermit::from_slot(slot, endpoint),
-            None => match self.wait_in_line(endpoint, false).await? {
+            None => match self.wait_in_line(place, false).await? {
                 Grant::Slot(slot) => ConnectionPermit::from_slot(slot, endpoint),
                 Grant::Http1(connection) => match connection.take_over() {
                     Ok(connection) => return Ok(connection),
@@ -175,36 +189,35 @@ impl Pool {
                 Grant::Http2(_) => unreachable!("granted to those who want HTTP/2"),
             },
         };
+        let permit = permit.asking(asked.cloned());
         let connected = connect(&permit, &cluster.spec, Within::Http1).await?;
         Ok(Http1Connection::new(connected, permit, cluster))
     }
 
-    /// A stream on an HTTP/2 connection to `endpoint`, opening one where all are full.
+    /// A stream on an HTTP/2 connection to `endpoint`, opening one where all are full. `asked` as in [`Pool::http1`].
     pub async fn http2(
         &self,
         cluster: &Arc<Cluster>,
         endpoint: &Arc<EndpointState>,
+        asked: Option<&Arc<str>>,
     ) -> Result<Http2Lease, ProxyError> {
-        match self.0.find_stream(&cluster.spec, endpoint) {
+        let place = Place { endpoint, asked };
+        match self.0.find_stream(&cluster.spec, place) {
             Some(lease) => Ok(lease),
-            None => Box::pin(self.new_http2(cluster, endpoint)).await,
+            None => Box::pin(self.new_http2(cluster, place)).await,
         }
     }
 
-    async fn new_http2(
-        &self,
-        cluster: &Arc<Cluster>,
-        endpoint: &Arc<EndpointState>,
-    ) -> Result<Http2Lease, ProxyError> {
-        let _pending = endpoint.cluster.admit_pending()?;
+    async fn new_http2(&self, cluster: &Arc<Cluster>, place: Place<'_>) -> Result<Http2Lease, ProxyError> {
+        let _pending = place.endpoint.cluster.admit_pending()?;
         loop {
-            let grant = match self.look_for_stream(cluster, endpoint) {
+            let grant = match self.look_for_stream(cluster, place) {
                 Look::Lease(lease) => return Ok(lease),
                 Look::Wait(granted) => granted.await.unwrap_or(StreamGrant::Again),
-                Look::NoPlace => match self.wait_in_line(endpoint, true).await? {
+                Look::NoPlace => match self.wait_in_line(place, true).await? {
                     Grant::Http2(lease) => return Ok(lease),
                     Grant::Slot(slot) => {
-                        self.connect_http2(cluster, endpoint, slot);
+                        self.connect_http2(cluster, place, slot);
                         StreamGrant::Again
                     }
                     Grant::Http1(_) => unreachable!("granted to those who want HTTP/1"),
@@ -239,10 +252,11 @@ impl Pool {
     }
 
     /// Waits for the cluster's limit: for a place to open a connection, or a connection that others have finished with.
-    async fn wait_in_line(&self, endpoint: &Arc<EndpointState>, http2: bool) -> Result<Grant, ProxyError> {
+    async fn wait_in_line(&self, place: Place<'_>, http2: bool) -> Result<Grant, ProxyError> {
+        let endpoint = place.endpoint;
         let live = &endpoint.cluster;
         live.counters.connection_overflow.fetch_add(1, Relaxed);
-        let mut waiting = Waiting::join(live, Want { endpoint: endpoint.id, http2 });
+        let mut waiting = Waiting::join(live, Want { place: place.key(), http2 });
         // What came free before we joined was given to nobody.
         if let Some(slot) = live.try_connection_slot() {
             return Ok(Grant::Slot(slot));
@@ -257,9 +271,9 @@ impl Pool {
         Ok(grant)
     }
 
-    fn check_out(&self, spec: &ClusterSpec, endpoint: &Arc<EndpointState>) -> Option<Http1Connection> {
+    fn check_out(&self, spec: &ClusterSpec, place: Place<'_>) -> Option<Http1Connection> {
         let mut state = self.0.state.lock();
-        let slot = state.slots.get_mut(&endpoint.id)?;
+        let slot = state.slots.get_mut(&place.key())?;
         let (now, lifetimes) = (Instant::now(), Lifetimes::of(spec));
         while let Some(mut connection) = slot.take_idle() {
             connection.follow(lifetimes);
@@ -287,7 +301,7 @@ impl Pool {
         }
         let look = sweep::first_look(now, &connection);
         let mut state = self.0.state.lock();
-        state.slot(&self.0, connection.endpoint()).put_idle(connection);
+        state.slot(&self.0, connection.place()).put_idle(connection);
         let wake = sweep::schedule(&mut state.sweep_at, look);
         self.0.settle(state, wake);
         if live.waiting.any() {
@@ -296,12 +310,12 @@ impl Pool {
     }
 
     /// Looks for a stream; where there is none, sees to it that enough connections are being opened.
-    fn look_for_stream(&self, cluster: &Arc<Cluster>, endpoint: &Arc<EndpointState>) -> Look {
+    fn look_for_stream(&self, cluster: &Arc<Cluster>, place: Place<'_>) -> Look {
         let expected = EXPECTED_STREAMS.min(cluster.spec.http2.max_concurrent_streams.max(1)) as usize;
         let (granted, receiver) = oneshot::channel();
         let (connecting, enough) = {
             let mut state = self.0.state.lock();
-            let slot = state.slot(&self.0, endpoint);
+            let slot = state.slot(&self.0, place);
             slot.lifetimes = Lifetimes::of(&cluster.spec);
             if let Some(lease) = slot.find_stream(Instant::now()) {
                 return Look::Lease(lease);
@@ -311,8 +325,8 @@ impl Pool {
             let connecting = slot.connecting as usize;
             (connecting > 0, slot.waiters.len() <= connecting * expected)
         };
-        match (!enough).then(|| endpoint.cluster.try_connection_slot()) {
-            Some(Some(slot)) => self.connect_http2(cluster, endpoint, slot),
+        match (!enough).then(|| place.endpoint.cluster.try_connection_slot()) {
+            Some(Some(slot)) => self.connect_http2(cluster, place, slot),
             Some(None) if !connecting => return Look::NoPlace,
             Some(None) | None => {}
         }
@@ -320,9 +334,9 @@ impl Pool {
     }
 
     /// Opens an HTTP/2 connection in a task of its own, so that it serves others if the request that asked for it goes away.
-    fn connect_http2(&self, cluster: &Arc<Cluster>, endpoint: &Arc<EndpointState>, slot: ConnectionSlot) {
-        let connecting = Connecting::new(&self.0, endpoint);
-        let permit = ConnectionPermit::from_slot(slot, endpoint);
+    fn connect_http2(&self, cluster: &Arc<Cluster>, place: Place<'_>, slot: ConnectionSlot) {
+        let connecting = Connecting::new(&self.0, place);
+        let permit = ConnectionPermit::from_slot(slot, place.endpoint).asking(place.asked.cloned());
         let cluster = cluster.clone();
         tokio::spawn(async move {
             let connected = async {
@@ -340,12 +354,18 @@ impl Pool {
 struct Connecting {
     shared: Arc<Shared>,
     endpoint: Arc<EndpointState>,
+    asked: Option<Arc<str>>,
 }
 
 impl Connecting {
-    fn new(shared: &Arc<Shared>, endpoint: &Arc<EndpointState>) -> Self {
-        shared.state.lock().slot(shared, endpoint).connecting += 1;
-        Self { shared: shared.clone(), endpoint: endpoint.clone() }
+    fn new(shared: &Arc<Shared>, place: Place<'_>) -> Self {
+        shared.state.lock().slot(shared, place).connecting += 1;
+        let Place { endpoint, asked } = place;
+        Self { shared: shared.clone(), endpoint: endpoint.clone(), asked: asked.cloned() }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { endpoint: &self.endpoint, asked: self.asked.as_ref() }
     }
 
     fn end(self, outcome: Result<(Arc<Http2Connection>, http2::Driver), ProxyError>) {
@@ -354,7 +374,7 @@ impl Connecting {
                 tokio::spawn(driver.run());
                 self.shared.connected(connection);
             }
-            Err(error) => self.shared.connect_failed(&self.endpoint, &error),
+            Err(error) => self.shared.connect_failed(self.place(), &error),
         }
     }
 }
@@ -362,7 +382,7 @@ impl Connecting {
 impl Drop for Connecting {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
-        let slot = state.slot(&self.shared, &self.endpoint);
+        let slot = state.slot(&self.shared, self.place());
         slot.connecting -= 1;
         if slot.connecting == 0 {
             // Served they are not; let them look anew.
@@ -373,10 +393,11 @@ impl Drop for Connecting {
 }
 
 impl State {
-    /// The slot of `endpoint`, made where it isn't there.
-    fn slot(&mut self, shared: &Shared, endpoint: &Arc<EndpointState>) -> &mut Slot {
+    /// The slot of `place`, made where it isn't there.
+    fn slot(&mut self, shared: &Shared, place: Place<'_>) -> &mut Slot {
         let Self { slots, members, .. } = self;
-        slots.entry(endpoint.id).or_insert_with(|| {
+        slots.entry(place.key()).or_insert_with(|| {
+            let endpoint = place.endpoint;
             let live = &endpoint.cluster;
             let member = members.get(&live.id).and_then(Weak::upgrade).unwrap_or_else(|| {
                 let member = PoolMember::new(shared.mailbox.clone(), live.id);
@@ -411,9 +432,9 @@ impl Shared {
     }
 
     /// A stream on one of the connections that are there.
-    fn find_stream(&self, spec: &ClusterSpec, endpoint: &Arc<EndpointState>) -> Option<Http2Lease> {
+    fn find_stream(&self, spec: &ClusterSpec, place: Place<'_>) -> Option<Http2Lease> {
         let mut state = self.state.lock();
-        let slot = state.slots.get_mut(&endpoint.id)?;
+        let slot = state.slots.get_mut(&place.key())?;
         slot.lifetimes = Lifetimes::of(spec);
         slot.find_stream(Instant::now())
     }
@@ -421,7 +442,7 @@ impl Shared {
     fn connected(self: &Arc<Self>, connection: Arc<Http2Connection>) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let slot = state.slot(self, connection.endpoint());
+        let slot = state.slot(self, connection.place());
         let end = connection.expires(&slot.lifetimes);
         slot.serve_those_of(&connection);
         if connection.is_wanted(now, &slot.lifetimes) {
@@ -434,9 +455,9 @@ impl Shared {
     }
 
     /// Those who wait for nothing but this connect learn of its failure.
-    fn connect_failed(&self, endpoint: &Arc<EndpointState>, error: &ProxyError) {
+    fn connect_failed(&self, place: Place<'_>, error: &ProxyError) {
         let mut state = self.state.lock();
-        let slot = state.slot(self, endpoint);
+        let slot = state.slot(self, place);
         if slot.connecting == 1 {
             slot.dismiss_waiters(|| StreamGrant::Failed(error.clone()));
         }
@@ -450,7 +471,7 @@ impl Shared {
         }
         let mut state = self.state.lock();
         let State { slots, sweep_at, .. } = &mut *state;
-        if let Some(slot) = slots.get_mut(&connection.endpoint().id)
+        if let Some(slot) = slots.get_mut(&connection.place().key())
             && slot.http2.iter().any(|other| Arc::ptr_eq(other, connection))
         {
             slot.serve_waiters(now);
@@ -469,7 +490,7 @@ impl Shared {
     /// A connection that was doubted takes streams again.
     fn streams_free(self: &Arc<Self>, connection: &Arc<Http2Connection>) {
         let mut state = self.state.lock();
-        if let Some(slot) = state.slots.get_mut(&connection.endpoint().id) {
+        if let Some(slot) = state.slots.get_mut(&connection.place().key()) {
             slot.serve_waiters(Instant::now());
         }
         drop(state);
@@ -482,7 +503,7 @@ impl Shared {
     /// A connection is closed: it leaves, and who waits for it looks anew.
     fn connection_ended(self: &Arc<Self>, connection: &Arc<Http2Connection>) {
         let mut state = self.state.lock();
-        if let Some(slot) = state.slots.get_mut(&connection.endpoint().id) {
+        if let Some(slot) = state.slots.get_mut(&connection.place().key()) {
             slot.remove_http2(|other| Arc::ptr_eq(other, connection));
         }
         self.settle(state, false);
@@ -493,7 +514,7 @@ impl Shared {
     fn give_up_idle(self: &Arc<Self>, live: &Arc<LiveState>) {
         while let Some(want) = live.waiting.first() {
             let mut state = self.state.lock();
-            let fitting = state.slots.get_mut(&want.endpoint);
+            let fitting = state.slots.get_mut(&want.place);
             if want.http2 {
                 if let Some(lease) = fitting.and_then(|slot| slot.find_stream(Instant::now())) {
                     drop(state);
@@ -525,12 +546,12 @@ impl Shared {
             return;
         }
         let mut counted: HashMap<u64, (u32, u32, &PoolMember)> = HashMap::new();
-        for slot in state.slots.values() {
+        for (key, slot) in &state.slots {
             let of_cluster = counted.entry(slot.member.cluster).or_insert((0, 0, &slot.member));
             of_cluster.0 += slot.idle.len() as u32;
             of_cluster.1 += slot.http2.len() as u32;
             debug_assert!(slot.idle.is_sorted_by_key(Http1Connection::idle_since), "idle newest last");
-            debug_assert!(slot.idle.iter().all(|connection| connection.endpoint().id == slot.endpoint.id));
+            debug_assert!(slot.idle.iter().all(|connection| connection.place().key() == *key));
             let waiting = slot.waiters.iter().any(|waiter| !waiter.granted.is_closed());
             debug_assert!(!waiting || slot.connecting > 0, "somebody waits for nothing");
             let unwatched = slot.idle.iter().any(|connection| !connection.is_watched());

@@ -5,6 +5,7 @@
 //! [`WATCH_AFTER`] is registered with the mailbox as waker: until then it is probably used again soon, and afterwards its close
 //! by the peer wakes the pool, so that sockets don't pile up half closed. Then nothing ticks until its idle time is over.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -108,15 +109,21 @@ impl State {
 
     /// Forgets original destinations that were not used after `since` and have no request in flight.
     pub(super) fn forget_hosts(&mut self, since: Instant) {
-        let Self { hosts, slots, .. } = self;
-        hosts.retain(|_, host| {
+        let mut forgotten = HashSet::new();
+        self.hosts.retain(|_, host| {
             let keep = host.used > since || host.endpoint.state.active() > 0;
-            if !keep && let Some(slot) = slots.get_mut(&host.endpoint.state.id) {
-                slot.remove_http2(|_| true);
-                while slot.take_idle().is_some() {}
+            if !keep {
+                forgotten.insert(host.endpoint.state.id);
             }
             keep
         });
+        if forgotten.is_empty() {
+            return;
+        }
+        for (_, slot) in self.slots.iter_mut().filter(|((endpoint, _), _)| forgotten.contains(endpoint)) {
+            slot.remove_http2(|_| true);
+            while slot.take_idle().is_some() {}
+        }
     }
 }
 

@@ -98,7 +98,7 @@ fn endpoints(cluster: &Cluster, addresses: &[SocketAddr]) -> Arc<EndpointSet> {
 
 async fn get(pool: &Pool, cluster: &Arc<Cluster>, address: SocketAddr) -> Http1Connection {
     let endpoint = cluster.live.endpoint(address);
-    timeout(PATIENCE, pool.http1(cluster, &endpoint)).await.expect("served").unwrap()
+    timeout(PATIENCE, pool.http1(cluster, &endpoint, None)).await.expect("served").unwrap()
 }
 
 fn local(lease: &Http1Connection) -> SocketAddr {
@@ -245,10 +245,10 @@ async fn pending_requests_are_limited() {
     let (pool, cluster) = (Pool::new(), cluster(spec, &[address]));
     let held = get(&pool, &cluster, address).await;
     let endpoint = cluster.live.endpoint(address);
-    let mut waiting = Box::pin(pool.http1(&cluster, &endpoint));
+    let mut waiting = Box::pin(pool.http1(&cluster, &endpoint, None));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     assert_eq!(cluster.live.pending_requests(), 1);
-    let refused = pool.http1(&cluster, &endpoint).await.expect_err("one waits already");
+    let refused = pool.http1(&cluster, &endpoint, None).await.expect_err("one waits already");
     assert_eq!((refused.kind, refused.progress), (Kind::Overflow, Progress::NothingSent));
     assert_eq!(refused.detail, "cluster c has reached max_pending_requests");
     let connection = local(&held);
@@ -285,7 +285,7 @@ async fn a_waiter_learns_that_its_endpoint_is_gone() {
     let (pool, cluster) = (Pool::new(), cluster(limited(1), &[address]));
     let held = get(&pool, &cluster, address).await;
     let endpoint = cluster.live.endpoint(address);
-    let mut waiting = Box::pin(pool.http1(&cluster, &endpoint));
+    let mut waiting = Box::pin(pool.http1(&cluster, &endpoint, None));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     cluster.set_endpoints(endpoints(&cluster, &[]));
     pool.check_in(held);
@@ -335,7 +335,7 @@ async fn four_workers_share_one_connection_and_nobody_starves() {
                 start.wait().await;
                 let endpoint = cluster.live.endpoint(address);
                 for _ in 0..100 {
-                    let mut lease = Box::pin(pool.http1(&cluster, &endpoint));
+                    let mut lease = Box::pin(pool.http1(&cluster, &endpoint, None));
                     let lease = match futures_util::poll!(&mut lease) {
                         Poll::Ready(lease) => lease.unwrap(),
                         Poll::Pending => {
@@ -415,7 +415,7 @@ impl H2Server {
 
 async fn stream(pool: &Pool, cluster: &Arc<Cluster>, address: SocketAddr) -> Http2Lease {
     let endpoint = cluster.live.endpoint(address);
-    timeout(PATIENCE, pool.http2(cluster, &endpoint)).await.expect("served").unwrap()
+    timeout(PATIENCE, pool.http2(cluster, &endpoint, None)).await.expect("served").unwrap()
 }
 
 async fn ask_h2(lease: &Http2Lease) {
@@ -429,7 +429,7 @@ async fn a_burst_opens_one_http2_connection_and_a_full_one_gets_company() {
     let (server, address) = H2Server::start(2).await;
     let (pool, cluster) = (Pool::new(), cluster(spec(), &[address]));
     let endpoint = cluster.live.endpoint(address);
-    let burst = futures_util::future::join_all((0..2).map(|_| pool.http2(&cluster, &endpoint))).await;
+    let burst = futures_util::future::join_all((0..2).map(|_| pool.http2(&cluster, &endpoint, None))).await;
     assert!(burst.iter().all(Result::is_ok));
     assert_eq!(server.accepted(), 1, "single flight");
     for lease in burst.iter().flatten() {
@@ -472,7 +472,7 @@ async fn who_was_routed_before_a_change_gets_a_stream_on_one_connection() {
     let endpoint = former.live.endpoint(address);
     handle.publish(Cluster::new(spec(), Some(&former)));
     for (number, change) in ["other settings", "the endpoint is removed as well"].into_iter().enumerate() {
-        let lease = timeout(PATIENCE, pool.http2(&former, &endpoint)).await.expect(change).unwrap();
+        let lease = timeout(PATIENCE, pool.http2(&former, &endpoint, None)).await.expect(change).unwrap();
         ask_h2(&lease).await;
         assert_eq!(server.accepted(), number + 1, "{change}");
         assert!(
@@ -542,7 +542,8 @@ async fn a_failed_connect_fails_all_who_wait_for_it() {
     drop(listener);
     let (pool, cluster) = (Pool::new(), cluster(spec(), &[address]));
     let endpoint = cluster.live.endpoint(address);
-    let outcomes = futures_util::future::join_all((0..20).map(|_| pool.http2(&cluster, &endpoint))).await;
+    let outcomes =
+        futures_util::future::join_all((0..20).map(|_| pool.http2(&cluster, &endpoint, None))).await;
     for outcome in outcomes {
         let error = outcome.expect_err("nobody listens");
         assert_eq!((error.kind, error.progress), (Kind::ConnectFailed, Progress::NothingSent));
@@ -556,9 +557,9 @@ async fn who_waits_survives_the_one_that_began_to_connect() {
     let (server, address) = H2Server::start(10).await;
     let (pool, cluster) = (Pool::new(), cluster(spec(), &[address]));
     let endpoint = cluster.live.endpoint(address);
-    let mut first = Box::pin(pool.http2(&cluster, &endpoint));
+    let mut first = Box::pin(pool.http2(&cluster, &endpoint, None));
     assert!(futures_util::poll!(&mut first).is_pending());
-    let mut second = Box::pin(pool.http2(&cluster, &endpoint));
+    let mut second = Box::pin(pool.http2(&cluster, &endpoint, None));
     assert!(futures_util::poll!(&mut second).is_pending());
     drop(first);
     ask_h2(&second.await.unwrap()).await;

@@ -325,6 +325,41 @@ async fn what_has_a_time_to_live_goes_when_it_runs_out() {
 }
 
 #[tokio::test]
+async fn a_cluster_waits_for_its_certificates_and_is_in_force_where_there_are_none() {
+    let (_server, mut session, proxy) = running().await;
+    let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    let ads = "{ads: {}, resource_api_version: V3, initial_fetch_timeout: 5s}";
+    let named = |name: &str| {
+        pack::<osier_proto::types::cluster::Cluster>(&format!(
+            "{{name: {name}, connect_timeout: 1s, transport_socket: {{name: tls, typed_config: {{\"@type\": {tls}, common_tls_context: \
+             {{combined_validation_context: {{default_validation_context: {{}}, validation_context_sds_secret_config: \
+             {{name: '{name}-cacert', sds_config: {ads}}}}}}}}}}}}}"
+        ))
+    };
+    session.send(Kind::Cluster, &[("there", named("there")), ("missing", named("missing"))], &[]).await;
+    let asked = |r: &osier_proto::types::discovery::DeltaDiscoveryRequest| {
+        let mut names = r.resource_names_subscribe.clone();
+        names.sort();
+        names == ["missing-cacert", "there-cacert"]
+    };
+    session.request_where(Kind::Secret, asked).await;
+    assert_eq!((timeout_of(&proxy, "there"), timeout_of(&proxy, "missing")), (None, None));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let roots = rcgen::CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&key).unwrap().pem();
+    let roots = pack::<osier_proto::types::tls::Secret>(&format!(
+        "{{name: there-cacert, validation_context: {{trusted_ca: {{inline_string: {}}}}}}}",
+        serde_json::json!(roots)
+    ));
+    let nonce = session.send(Kind::Secret, &[("there-cacert", roots)], &["missing-cacert"]).await;
+    assert_eq!(session.verdict(Kind::Secret, &nonce).await, None);
+    eventually("one with roots", || timeout_of(&proxy, "there")).await;
+    // Its handshakes fail: nobody vouches for the server.
+    eventually("one without", || timeout_of(&proxy, "missing")).await;
+    session.send(Kind::Cluster, &[], &["there"]).await;
+    session.request_where(Kind::Secret, |r| r.resource_names_unsubscribe == ["there-cacert"]).await;
+}
+
+#[tokio::test]
 async fn a_listener_waits_for_its_certificate_and_a_broken_one_changes_nothing() {
     let (_server, mut session, proxy) = running().await;
     let key = rcgen::KeyPair::generate().unwrap();

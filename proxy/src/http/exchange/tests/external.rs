@@ -44,6 +44,7 @@ fn authorizer(form: Form, address: SocketAddr) -> Authorizer {
 
 fn over_http(address: SocketAddr) -> Authorizer {
     let form = HttpForm {
+        host: "authorizer".into(),
         path_prefix: b"/check"[..].into(),
         shown: names(&["x-shown"]),
         added: [("x-added".into(), b"1"[..].into())].into(),
