@@ -14,7 +14,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut};
-use rustls::pki_types::CertificateDer;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -47,14 +46,6 @@ impl Stream {
         match self {
             Self::Plain(tcp) => read_and_note(tcp, room, || tcp.try_read_buf(buf)),
             Self::Tls(tls) => tls.try_read_buf(buf),
-        }
-    }
-
-    /// The certificates that the peer has shown, its own first; `None` where it has shown none.
-    pub fn peer_certificates(&self) -> Option<Box<[CertificateDer<'static>]>> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(tls) => tls.peer_certificates(),
         }
     }
 

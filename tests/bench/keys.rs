@@ -75,16 +75,16 @@ impl Keys {
         Ok(Self { root: root.pem(), server: leaf(SERVER)?, client: leaf(CLIENT)?, token: Token::new() })
     }
 
-    /// A filter chain's transport socket: clients must show a certificate, and no session is resumed. Envoy has to be told what we do
-    /// anyway: to give no tickets, and to offer the group.
-    pub fn server(&self, kind: Kind, protocols: &[&str], group: Group) -> String {
+    /// A filter chain's transport socket: clients must show a certificate, and sessions are resumed where that is measured. Envoy has to
+    /// be told to offer the group.
+    pub fn server(&self, kind: Kind, protocols: &[&str], group: Group, resumed: bool) -> String {
         let mut context = json!({
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
             "require_client_certificate": true,
+            "disable_stateless_session_resumption": !resumed,
             "common_tls_context": self.common(&self.server, CLIENT, protocols),
         });
         if kind != Kind::Osier {
-            context["disable_stateless_session_resumption"] = json!(true);
             context["common_tls_context"]["tls_params"] = json!({ "ecdh_curves": [group.name()] });
         }
         format!("transport_socket: {}\n      ", json!({ "name": "tls", "typed_config": context }))
@@ -113,8 +113,8 @@ impl Keys {
         })
     }
 
-    /// A client whose handshakes are all full ones.
-    pub fn connector(&self, group: Group) -> Result<TlsConnector> {
+    /// A client whose handshakes are all full ones, or all but the first resume what was before.
+    pub fn connector(&self, group: Group, resumed: bool) -> Result<TlsConnector> {
         let mut provider = aws_lc_rs::default_provider();
         provider.kx_groups = vec![match group {
             Group::X25519 => kx_group::X25519,
@@ -129,7 +129,9 @@ impl Keys {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.resumption = rustls::client::Resumption::disabled();
+        if !resumed {
+            config.resumption = rustls::client::Resumption::disabled();
+        }
         Ok(TlsConnector::from(Arc::new(config)))
     }
 

@@ -51,6 +51,8 @@ pub enum Row {
     MtlsHandshakes,
     /// The same with X25519MLKEM768.
     MtlsHandshakesHybrid,
+    /// The same with X25519, where each connection resumes the session of one before.
+    MtlsResumed,
     /// HTTP/2 on both sides, 64 connections with one stream each.
     Http2,
     /// gRPC unary calls, 4 connections with 16 streams each.
@@ -102,9 +104,10 @@ impl Row {
     fn kinds(self) -> &'static [Kind] {
         match self {
             Row::MtlsPair => &[Kind::Osier, Kind::EnvoyH1, Kind::EnvoyH2],
-            Row::MtlsHandshakes | Row::MtlsHandshakesHybrid | Row::Memory1000MtlsConnections => {
-                &[Kind::Osier, Kind::Envoy]
-            }
+            Row::MtlsHandshakes
+            | Row::MtlsHandshakesHybrid
+            | Row::MtlsResumed
+            | Row::Memory1000MtlsConnections => &[Kind::Osier, Kind::Envoy],
             _ => &Kind::USUAL,
         }
     }
@@ -112,11 +115,12 @@ impl Row {
     /// What a subject has to be for this row where it stands alone, or before the backend.
     fn wanted(self, kind: Kind, keys: &Keys) -> Wanted {
         let downstream = match self {
-            Row::MtlsPair => keys.server(kind, &["h2", "http/1.1"], Group::X25519),
+            Row::MtlsPair => keys.server(kind, &["h2", "http/1.1"], Group::X25519, false),
             Row::MtlsHandshakes | Row::Memory1000MtlsConnections => {
-                keys.server(kind, &["http/1.1"], Group::X25519)
+                keys.server(kind, &["http/1.1"], Group::X25519, false)
             }
-            Row::MtlsHandshakesHybrid => keys.server(kind, &["http/1.1"], Group::Hybrid),
+            Row::MtlsHandshakesHybrid => keys.server(kind, &["http/1.1"], Group::Hybrid, false),
+            Row::MtlsResumed => keys.server(kind, &["http/1.1"], Group::X25519, true),
             _ => String::new(),
         };
         let rules = match self {
@@ -352,7 +356,7 @@ fn idle_connections(row: Row, subject: &Subject, keys: &Keys) -> Result<Round> {
     let pids = subject.pids();
     let before = Memory::of(&pids);
     let tls = match row {
-        Row::Memory1000MtlsConnections => Some(keys.connector(Group::X25519)?),
+        Row::Memory1000MtlsConnections => Some(keys.connector(Group::X25519, false)?),
         _ => None,
     };
     let kept = load::idle_connections(subject.http, CONNECTIONS, tls.as_ref())?;
@@ -416,10 +420,13 @@ fn send(row: Row, subject: &Subject, keys: &Keys, folder: &Path, time: Duration)
         }
         Row::Tokens => load::http1(subject.http, "/", Some(&keys.token.header()), time),
         Row::MtlsHandshakes => {
-            load::new_connections(subject.http, Some(keys.connector(Group::X25519)?), time)
+            load::new_connections(subject.http, Some(keys.connector(Group::X25519, false)?), time)
         }
         Row::MtlsHandshakesHybrid => {
-            load::new_connections(subject.http, Some(keys.connector(Group::Hybrid)?), time)
+            load::new_connections(subject.http, Some(keys.connector(Group::Hybrid, false)?), time)
+        }
+        Row::MtlsResumed => {
+            load::new_connections(subject.http, Some(keys.connector(Group::X25519, true)?), time)
         }
         Row::Http164k => load::http1(subject.http, "/64k", None, time),
         Row::Http1NewConnection => load::new_connections(subject.http, None, time),

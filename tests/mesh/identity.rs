@@ -13,7 +13,7 @@ use osier_tests::backend::Backend;
 use osier_tests::mesh::{IDENTITY, Pilot, Sidecar, service};
 use osier_tests::{process, wait};
 
-const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: all, namespace: istio-system}\n\
+pub const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: all, namespace: istio-system}\n\
                       spec: {mtls: {mode: STRICT}}\n";
 
 /// A service `web` behind a sidecar, and a client, both with certificates.
@@ -34,7 +34,7 @@ impl Secured {
         Self::with(port_name, &[("strict.yaml", STRICT)], plug_in)
     }
 
-    fn with(port_name: &str, files: &[(&str, &str)], plug_in: impl FnOnce(&Path)) -> Self {
+    pub fn with(port_name: &str, files: &[(&str, &str)], plug_in: impl FnOnce(&Path)) -> Self {
         let port = process::free_address().port();
         let service = service("web", port_name, port);
         let pilot = Pilot::with_identity(&[&[("service.yaml", &*service)], files].concat(), plug_in);
@@ -62,13 +62,13 @@ impl Secured {
     pub fn inbound(&self) -> SocketAddr {
         SocketAddr::new(self.server.registration.address, self.port)
     }
+}
 
-    /// Which requests the server's sidecar counted, by `connection_security_policy`, with both principals.
-    fn counted(&self) -> String {
-        let page = self.server.admin_get("/stats/prometheus").text();
-        let lines = page.lines().filter(|line| line.starts_with("istio_requests_total{"));
-        lines.collect::<Vec<_>>().join("\n")
-    }
+/// Which requests a sidecar counted, by `connection_security_policy`, with both principals.
+fn counted(sidecar: &Sidecar) -> String {
+    let page = sidecar.admin_get("/stats/prometheus").text();
+    let lines = page.lines().filter(|line| line.starts_with("istio_requests_total{"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A client certificate with its key, as files.
@@ -175,13 +175,15 @@ fn strict_takes_certificates_of_the_mesh_and_nothing_else() {
     let seen = answer.lines().find(|line| line.contains("x-forwarded-client-cert")).unwrap_or_default();
     assert!(seen.contains(&format!("By={WEB};Hash=")) && seen.contains(&format!("URI={CLIENT}")), "{answer}");
     assert!(!answer.contains("forged"), "what the application says of others is not passed on: {answer}");
-    let counted = secured.counted();
-    for wanted in [
-        format!("source_principal=\"{CLIENT}\""),
-        format!("destination_principal=\"{WEB}\""),
-        "connection_security_policy=\"mutual_tls\"".to_owned(),
-    ] {
-        assert!(counted.contains(&wanted), "{wanted}: {counted}");
+    for (sidecar, policy) in [(&secured.server, "mutual_tls"), (&secured.client, "unknown")] {
+        let counted = counted(sidecar);
+        for wanted in [
+            format!("source_principal=\"{CLIENT}\""),
+            format!("destination_principal=\"{WEB}\""),
+            format!("connection_security_policy=\"{policy}\""),
+        ] {
+            assert!(counted.contains(&wanted), "{wanted}: {counted}");
+        }
     }
 
     let folder = secured.pilot.path();
@@ -239,7 +241,7 @@ fn permissive_takes_both_and_a_change_of_mode_fails_no_request() {
     };
     assert_eq!(plain().status(), 200);
     assert!(!plain().text().contains("forged"), "who has shown nothing says nothing of certificates");
-    assert!(secured.counted().contains("connection_security_policy=\"mutual_tls\""));
+    assert!(counted(&secured.server).contains("connection_security_policy=\"mutual_tls\""));
     let ask_for = |time: Duration| {
         let end = std::time::Instant::now() + time;
         let mut failed = Vec::new();

@@ -5,6 +5,7 @@ mod bad_input;
 mod changes;
 mod disk;
 mod faults;
+mod garbage;
 mod hello;
 mod identity;
 mod load;

@@ -9,7 +9,6 @@ use osier_tests::raw::Response;
 use osier_tests::{raw, wait};
 
 use crate::client::Client;
-use crate::grpc;
 use crate::mesh::Mesh;
 use crate::refused::osier;
 
@@ -82,7 +81,10 @@ fn over_grpc(mesh: &Mesh) {
     let guard = process::free_address();
     let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto/proto");
     let start = || {
-        let mut command = grpc::peer(&["authorize", &guard.to_string(), protos]);
+        let mut command = process::part("OSIER_TEST_PYTHON");
+        command
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/authorizer.py"))
+            .args([&guard.to_string(), protos]);
         let mut program = Program::start("authorizer", &mut command, mesh.folder.path());
         program.wait_listening(guard);
         program

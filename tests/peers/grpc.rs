@@ -17,7 +17,7 @@ pub struct Outcome {
     pub errors: Vec<String>,
 }
 
-pub fn peer(arguments: &[&str]) -> std::process::Command {
+fn peer(arguments: &[&str]) -> std::process::Command {
     let mut command = process::part("OSIER_TEST_PYTHON");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/grpc_peer.py")).args(arguments);
     command

@@ -107,6 +107,11 @@ impl Pilot {
         self.program = None;
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.program.as_ref().expect("pilot is running").pid()
+    }
+
     /// Asks it to end, and waits until it has.
     pub fn end(&mut self, signal: Signal) -> ExitStatus {
         let mut program = self.program.take().expect("pilot is running");

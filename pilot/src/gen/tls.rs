@@ -45,6 +45,7 @@ pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
     let context = DownstreamTlsContext {
         common_tls_context: Some(common(protocols, mesh.trust_domains().map(of_domain).collect())),
         require_client_certificate: Some(true),
+        ..Default::default()
     };
     socket(&context)
 }
@@ -95,6 +96,7 @@ pub fn grpc_server() -> TransportSocket {
     let context = DownstreamTlsContext {
         common_tls_context: Some(provided(Vec::new())),
         require_client_certificate: Some(true),
+        ..Default::default()
     };
     socket(&context)
 }

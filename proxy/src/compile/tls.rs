@@ -10,8 +10,8 @@ use osier_proto::types::core::{
 };
 use osier_proto::types::tls::{
     self as xds, certificate_validation_context::TrustChainVerification,
-    common_tls_context::ValidationContextType, secret, subject_alt_name_matcher::SanType,
-    tls_parameters::TlsProtocol,
+    common_tls_context::ValidationContextType, downstream_tls_context::SessionTicketKeysType, secret,
+    subject_alt_name_matcher::SanType, tls_parameters::TlsProtocol,
 };
 use rustls::SupportedProtocolVersion;
 use rustls::pki_types::pem::PemObject as _;
@@ -23,8 +23,8 @@ use super::value::{aggregated, enumeration, extension, not_empty, plaintext, req
 use super::{At, Invalid, Rejected, decode, matcher, refs::Collector};
 use crate::config::listener::DownstreamTransport;
 use crate::config::tls::{
-    Asked, ClientTls, NameKind, NameMatch, OWN, PeerCheck, ROOTS, Secret, SecretHandle, Secrets, ServerTls,
-    Signer, Trust, client_config, provider, server_config,
+    Asked, Believing, ClientTls, NameKind, NameMatch, OWN, PeerCheck, ROOTS, Secret, SecretHandle, Secrets,
+    ServerTls, Signer, Trust, client_config, provider, server_config,
 };
 use crate::identity::files::FileSecret;
 use crate::identity::pem;
@@ -76,6 +76,10 @@ pub(super) fn upstream(
 fn server(context: &xds::DownstreamTlsContext, refs: &mut Collector<'_>) -> Result<ServerTls, Invalid> {
     let common = required("common_tls_context", context.common_tls_context.as_ref())?;
     let mandatory = context.require_client_certificate.unwrap_or_default();
+    let resumes = !matches!(
+        context.session_ticket_keys_type,
+        Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
+    );
     let secrets = refs.context.secrets;
     let mut compiled = || {
         let versions = versions(common.tls_params.as_ref()).at("tls_params")?;
@@ -88,12 +92,10 @@ fn server(context: &xds::DownstreamTlsContext, refs: &mut Collector<'_>) -> Resu
             let reason = "is needed with require_client_certificate: whom shall it be believed?";
             return Err(Invalid::new("validation_context", reason));
         }
-        let (own, trust) =
-            (certificate.clone(), check.as_ref().and_then(|check| check.signer.roots().cloned()));
-        let config = server_config(&versions, certificate, check);
+        let config = server_config(&versions, certificate.clone(), check.clone(), resumes);
         let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
         config.alpn_protocols = alpn(common);
-        Ok(ServerTls::new(config, own, trust))
+        Ok(ServerTls::new(config, certificate, check))
     };
     compiled().at("common_tls_context")
 }
@@ -130,16 +132,14 @@ fn client(
                 "is needed: without it any server would be believed (trust_chain_verification says so)",
             ));
         };
-        let trust = check.signer.roots().filter(|roots| !roots.name.is_empty()).cloned();
-        let config = |check: PeerCheck| {
-            let config = client_config(&versions, own.clone(), check);
+        let believing = |check: PeerCheck| {
+            let config = client_config(&versions, own.clone(), check.clone());
             let mut config = config.map_err(|error| Invalid::new("tls_params", error.to_string()))?;
             config.alpn_protocols = alpn(common);
-            Ok(config)
+            Ok(Believing { config, check })
         };
-        let http = config(PeerCheck { asked: by_request.names, ..check.clone() })?;
-        let known = secrets.known.clone();
-        Ok(ClientTls::new(config(check)?, http, asked, own.clone(), (trust, known)).with_secrets(named))
+        let http = believing(PeerCheck { asked: by_request.names, ..check.clone() })?;
+        Ok(ClientTls::new(believing(check)?, http, asked, own.clone()).with_secrets(named))
     };
     compiled().at("common_tls_context")
 }

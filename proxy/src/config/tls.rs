@@ -6,6 +6,7 @@
 //! handshake fails until then.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
@@ -13,9 +14,10 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
-    ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    ResolvesClientCert, Resumption, Tls12Resumption, verify_server_cert_signed_by_trust_anchor,
+    verify_server_name,
 };
-use rustls::crypto::aws_lc_rs::{self, Ticketer};
+use rustls::crypto::aws_lc_rs;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -32,6 +34,7 @@ use tokio::sync::Notify;
 use super::route::{Text, ValueMatch};
 use crate::identity::known::KnownPeers;
 use crate::identity::peer::{Peer, fingerprint, hash};
+use crate::identity::resumption::{Session, Sessions, Tickets};
 use crate::identity::vouch::Before;
 
 /// The cryptography of all TLS of ours.
@@ -41,24 +44,26 @@ pub fn provider() -> Arc<CryptoProvider> {
     PROVIDER.clone()
 }
 
-/// What a server speaks, shows, and asks of its clients.
+/// What a server speaks, shows, and asks of its clients. They may come back with tickets of it where `resumes` says so.
 pub fn server_config(
     versions: &[&'static SupportedProtocolVersion],
     certificate: Arc<SecretHandle>,
     check: Option<PeerCheck>,
+    resumes: bool,
 ) -> Result<ServerConfig, Error> {
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
-    let Some(check) = check else {
-        let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
-        config.send_tls13_tickets = 1;
-        // Sessions that clients keep themselves: no memory here, and they survive an update of the listener not longer than its key.
-        config.ticketer = Ticketer::new()?;
-        return Ok(config);
+    let trust = check.as_ref().and_then(|check| check.signer.roots().cloned());
+    let builder = match check {
+        Some(check) => builder.with_client_cert_verifier(Arc::new(check)),
+        None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_client_cert_verifier(Arc::new(check)).with_cert_resolver(certificate);
-    // Who resumes a session shows no certificate: who was believed once would be believed for as long as the session lives.
-    config.send_tls13_tickets = 0;
+    let mut config = builder.with_cert_resolver(certificate.clone());
+    // Sessions are kept by clients: no memory here.
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = usize::from(resumes);
+    if resumes {
+        config.ticketer = Tickets::new(trust, certificate)?;
+    }
     Ok(config)
 }
 
@@ -74,8 +79,7 @@ pub fn client_config(
         Some(own) => builder.with_client_cert_resolver(own),
         None => builder.with_no_client_auth(),
     };
-    // A session that is resumed shows no certificate: the server would be believed for longer than its certificate and a root hold.
-    // Pools keep connections anyway.
+    // Where servers can be held against roots again there is a store for each connection (`ClientTls::config`).
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -86,23 +90,36 @@ pub struct ServerTls {
     config: Arc<ServerConfig>,
     /// What is shown.
     own: Arc<SecretHandle>,
-    /// Who vouches for clients, where they are asked for a certificate and not anybody's is taken.
-    trust: Option<Arc<SecretHandle>>,
+    /// Which clients are believed, where they are asked for a certificate.
+    check: Option<PeerCheck>,
     /// For clients that offer protocols and none of ours: they get a session without one, as from Envoy.
     without_protocols: Arc<ServerConfig>,
 }
 
 impl ServerTls {
-    /// TLS with one configuration, which shows `own` and believes clients by `trust`.
-    pub fn new(config: ServerConfig, own: Arc<SecretHandle>, trust: Option<Arc<SecretHandle>>) -> Self {
+    /// TLS with one configuration, which shows `own` and believes clients by `check`.
+    pub fn new(config: ServerConfig, own: Arc<SecretHandle>, check: Option<PeerCheck>) -> Self {
         let mut without = config.clone();
         without.alpn_protocols.clear();
-        Self { config: Arc::new(config), own, trust, without_protocols: Arc::new(without) }
+        Self { config: Arc::new(config), own, check, without_protocols: Arc::new(without) }
     }
 
     /// A handshake begins; `None` where clients prove nothing.
     pub fn before(&self) -> Option<Before> {
-        self.trust.as_ref().map(|trust| Before::new(Role::Client, trust, Some(&self.own)))
+        let roots = self.check.as_ref().and_then(|check| check.signer.roots());
+        roots.map(|trust| Before::new(Role::Client, trust, Some(&self.own)))
+    }
+
+    /// Holds what a client showed when a session began, which it takes up again now, against what is in force.
+    pub fn look_again(&self, shown: Option<&[CertificateDer<'_>]>) -> Result<(), Error> {
+        match (&self.check, shown) {
+            (None, _) => Ok(()),
+            (Some(check), Some([leaf, between @ ..])) => {
+                check.verify_client_cert(leaf, between, UnixTime::now()).map(|_| ())
+            }
+            (Some(check), _) if check.mandatory => Err(Error::NoCertificatesPresented),
+            (Some(_), _) => Ok(()),
+        }
     }
 
     /// The configuration for a client that offers these protocols.
@@ -113,6 +130,15 @@ impl ServerTls {
     }
 }
 
+/// A client's configuration, and whom it believes.
+#[derive(Debug, Clone)]
+pub struct Believing {
+    /// What is offered.
+    pub config: ClientConfig,
+    /// The check that it has been given.
+    pub check: PeerCheck,
+}
+
 /// TLS towards the endpoints of a cluster.
 #[derive(Debug)]
 pub struct ClientTls {
@@ -120,12 +146,15 @@ pub struct ClientTls {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
     asked: Asked,
+    /// Which servers are believed, for opaque bytes and for HTTP.
+    check: PeerCheck,
+    http_check: PeerCheck,
     /// What is shown, where the server may ask for it.
     own: Option<Arc<SecretHandle>>,
     /// The roots that vouch for the server, where they can change.
     trust: Option<Arc<SecretHandle>>,
-    /// Peers that were read already.
-    known: Arc<KnownPeers>,
+    /// What servers gave us to come back with.
+    sessions: Arc<Sessions>,
     /// What of it the control plane must be asked for.
     secrets: Box<[Arc<str>]>,
 }
@@ -158,13 +187,10 @@ const MESH: &[u8] = b"istio";
 impl ClientTls {
     /// TLS with one configuration for opaque bytes and one for HTTP. Where they offer `istio`, HTTP says its version as well, as
     /// between proxies of Istio.
-    pub fn new(
-        opaque: ClientConfig,
-        http: ClientConfig,
-        asked: Asked,
-        own: Option<Arc<SecretHandle>>,
-        (trust, known): (Option<Arc<SecretHandle>>, Arc<KnownPeers>),
-    ) -> Self {
+    pub fn new(opaque: Believing, http: Believing, asked: Asked, own: Option<Arc<SecretHandle>>) -> Self {
+        let Believing { config: http, check: http_check } = http;
+        let Believing { config: opaque, check } = opaque;
+        let trust = check.signer.roots().filter(|roots| !roots.name.is_empty()).cloned();
         let mesh = http.alpn_protocols.iter().any(|protocol| protocol == MESH);
         let offering = |protocols: [&[u8]; 3]| {
             let mut offering = http.clone();
@@ -178,7 +204,18 @@ impl ClientTls {
                 [http.clone(), http]
             }
         };
-        Self { opaque: Arc::new(opaque), http1, http2, asked, own, trust, known, secrets: Box::default() }
+        Self {
+            opaque: Arc::new(opaque),
+            http1,
+            http2,
+            asked,
+            check,
+            http_check,
+            own,
+            trust,
+            sessions: Arc::default(),
+            secrets: Box::default(),
+        }
     }
 
     /// The same where some of it comes from the control plane, by these names.
@@ -193,7 +230,7 @@ impl ClientTls {
 
     /// Peers that were read already.
     pub fn known(&self) -> &KnownPeers {
-        &self.known
+        &self.check.known
     }
 
     /// A handshake begins; `None` where the server isn't believed by roots, or by such as never change.
@@ -201,13 +238,36 @@ impl ClientTls {
         self.trust.as_ref().map(|trust| Before::new(Role::Server, trust, self.own.as_ref()))
     }
 
-    /// The configuration for a connection.
-    pub fn config(&self, within: Within) -> Arc<ClientConfig> {
-        match within {
-            Within::Opaque => self.opaque.clone(),
-            Within::Http1 => self.http1.clone(),
-            Within::Http2 => self.http2.clone(),
-        }
+    /// A connection to `endpoint` begins: what it may take up again, and leaves. `None` where servers are believed by what never changes:
+    /// there is a whole handshake each time.
+    pub fn session(&self, endpoint: SocketAddr) -> Option<Arc<Session>> {
+        let trust = self.trust.as_ref()?;
+        Some(Session::new(&self.sessions, endpoint, trust, self.own.as_ref()))
+    }
+
+    /// The configuration for a connection with this session.
+    pub fn config(&self, within: Within, session: Option<&Arc<Session>>) -> Arc<ClientConfig> {
+        let config = match within {
+            Within::Opaque => &self.opaque,
+            Within::Http1 => &self.http1,
+            Within::Http2 => &self.http2,
+        };
+        let Some(session) = session else { return config.clone() };
+        let mut config = ClientConfig::clone(config);
+        config.resumption = Resumption::store(session.clone()).tls12_resumption(Tls12Resumption::Disabled);
+        Arc::new(config)
+    }
+
+    /// Holds what a server showed when a session began, which it takes up again now, against what is in force.
+    pub fn look_again(
+        &self,
+        within: Within,
+        shown: Option<&[CertificateDer<'_>]>,
+        asked: &ServerName<'_>,
+    ) -> Result<(), Error> {
+        let Some([leaf, between @ ..]) = shown else { return Err(Error::NoCertificatesPresented) };
+        let check = if within == Within::Opaque { &self.check } else { &self.http_check };
+        check.verify_server_cert(leaf, between, asked, &[], UnixTime::now()).map(|_| ())
     }
 
     /// True where each request says whom it asks for.

@@ -9,7 +9,7 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
 
 use super::*;
 use crate::config::route::Text;
@@ -42,19 +42,24 @@ fn client(roots: &[CertificateDer<'static>]) -> Arc<ClientConfig> {
 
 type Pair = (ServerConnection, ClientConnection);
 
-fn carry((server, client): &mut Pair) -> Result<(), rustls::Error> {
-    while server.wants_write() || client.wants_write() {
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).unwrap();
-        server.read_tls(&mut &bytes[..]).unwrap();
-        let done = server.process_new_packets();
-        bytes.clear();
-        server.write_tls(&mut bytes).unwrap();
-        client.read_tls(&mut &bytes[..]).unwrap();
-        client.process_new_packets()?;
-        done?;
+fn carry(pair: &mut Pair) -> Result<(), rustls::Error> {
+    while pair.0.wants_write() || pair.1.wants_write() {
+        step(pair)?;
     }
     Ok(())
+}
+
+/// What the client has to say, and what the server says to that.
+fn step((server, client): &mut Pair) -> Result<(), rustls::Error> {
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    server.read_tls(&mut &bytes[..]).unwrap();
+    let done = server.process_new_packets();
+    bytes.clear();
+    server.write_tls(&mut bytes).unwrap();
+    client.read_tls(&mut &bytes[..]).unwrap();
+    client.process_new_packets()?;
+    done.map(|_| ())
 }
 
 fn handshake(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Result<Pair, rustls::Error> {
@@ -169,7 +174,7 @@ fn check(signer: Signer) -> PeerCheck {
 fn mesh_server(own: Secret, roots: &Arc<SecretHandle>, mandatory: bool) -> Arc<ServerConfig> {
     let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
     let check = PeerCheck { names, mandatory, ..check(Signer::Roots(roots.clone())) };
-    Arc::new(server_config(&[&TLS13, &TLS12], SecretHandle::new("", own), Some(check)).unwrap())
+    Arc::new(server_config(&[&TLS13, &TLS12], SecretHandle::new("", own), Some(check), true).unwrap())
 }
 
 /// A client that wants to reach `spiffe`.
@@ -270,31 +275,131 @@ fn nobody_is_believed_before_the_roots_have_come_nor_by_a_root_that_has_gone() {
     assert!(handshake(&server, &client).is_err(), "the old root is gone");
 }
 
-/// Who resumed a session would be believed without showing a certificate.
-#[test]
-fn no_session_is_resumed_between_workloads() {
-    let root = Root::new();
-    let roots = SecretHandle::new("", root.trust());
-    for version in [&TLS13, &TLS12] {
+/// Both ends of a mesh, each of which may change what it goes by.
+struct Mesh {
+    root: Root,
+    server: ServerTls,
+    server_roots: Arc<SecretHandle>,
+    client: ClientTls,
+    client_roots: Arc<SecretHandle>,
+    client_own: Arc<SecretHandle>,
+}
+
+const HERE: &str = "192.0.2.1:1";
+
+impl Mesh {
+    fn new(version: &'static SupportedProtocolVersion, resumes: bool) -> Self {
+        use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        let root = Root::new();
+        let [server_roots, client_roots] = [(); 2].map(|()| SecretHandle::new(ROOTS, root.trust()));
+        let own = SecretHandle::new(OWN, root.workload(API, DAY, ServerAuth));
         let names = uri(ValueMatch::Prefix(text("spiffe://cluster.local/")));
-        let check = PeerCheck {
-            signer: Signer::Roots(roots.clone()),
-            names,
-            asked: false,
-            mandatory: true,
-            known: Arc::default(),
-        };
-        let own = SecretHandle::new("", root.workload(API, DAY, ExtendedKeyUsagePurpose::ServerAuth));
-        let server = Arc::new(server_config(&[version], own, Some(check)).unwrap());
-        let own = root.workload(WEB, DAY, ExtendedKeyUsagePurpose::ClientAuth);
-        let mut client = Arc::unwrap_or_clone(mesh_client(Some(own), &roots, API));
-        client.resumption = Resumption::in_memory_sessions(8);
-        let client = Arc::new(client);
+        let check = PeerCheck { names, mandatory: true, ..check(Signer::Roots(server_roots.clone())) };
+        let config = server_config(&[version], own.clone(), Some(check.clone()), resumes).unwrap();
+        let server = ServerTls::new(config, own, Some(check));
+        let client_own = SecretHandle::new(OWN, root.workload(WEB, DAY, ClientAuth));
+        let names = uri(ValueMatch::Exact(text(API)));
+        let check = PeerCheck { names, ..self::check(Signer::Roots(client_roots.clone())) };
+        let config = client_config(&[version], Some(client_own.clone()), check.clone()).unwrap();
+        let believing = Believing { config, check };
+        let client = ClientTls::new(believing.clone(), believing, Asked::Nobody, Some(client_own.clone()));
+        Self { root, server, server_roots, client, client_roots, client_own }
+    }
+
+    /// Opens a connection as `upstream::connect` does, until the server's ticket has come; its certificate ends in so many seconds.
+    fn connect(&self, server: &ServerTls, endpoint: &str, ends: i64) -> Option<HandshakeKind> {
+        let session = self.client.session(endpoint.parse().unwrap()).unwrap();
+        let config = self.client.config(Within::Opaque, Some(&session));
+        let name = ServerName::try_from("a.example").unwrap();
+        let mut pair = (
+            ServerConnection::new(server.for_client(&[])).unwrap(),
+            ClientConnection::new(config, name).unwrap(),
+        );
+        while pair.1.is_handshaking() {
+            step(&mut pair).unwrap();
+        }
+        session.believed(i64::try_from(UnixTime::now().as_secs()).unwrap() + ends);
+        carry(&mut pair).unwrap();
+        let name = |chain: Option<&[CertificateDer<'_>]>| Peer::of(&chain.unwrap()[0]).unwrap().to_string();
+        assert_eq!([name(pair.1.peer_certificates()), name(pair.0.peer_certificates())], [API, WEB]);
+        pair.1.handshake_kind()
+    }
+}
+
+#[test]
+fn a_session_is_taken_up_while_both_ends_go_by_the_same() {
+    use HandshakeKind::{Full, Resumed};
+    let (mesh, other) = (Mesh::new(&TLS13, true), Mesh::new(&TLS13, true));
+    other.server_roots.publish(mesh.root.trust());
+    other.server.own.publish(mesh.root.workload(API, DAY, ExtendedKeyUsagePurpose::ServerAuth));
+    let nothing = || {};
+    let other_certificate =
+        || mesh.client_own.publish(mesh.root.workload(WEB, DAY, ExtendedKeyUsagePurpose::ClientAuth));
+    let other_certificate_there =
+        || mesh.server.own.publish(mesh.root.workload(API, DAY, ExtendedKeyUsagePurpose::ServerAuth));
+    let other_roots_there = || mesh.server_roots.publish(mesh.root.trust());
+    let other_roots_here = || mesh.client_roots.publish(mesh.root.trust());
+    let steps: [(&str, &dyn Fn(), &ServerTls, &str, HandshakeKind); 14] = [
+        ("there is nothing yet", &nothing, &mesh.server, HERE, Full),
+        ("nothing has changed", &nothing, &mesh.server, HERE, Resumed),
+        ("a ticket is for once, and each connection leaves one", &nothing, &mesh.server, HERE, Resumed),
+        ("another endpoint", &nothing, &mesh.server, "192.0.2.1:2", Full),
+        ("another certificate of the client's", &other_certificate, &mesh.server, HERE, Full),
+        ("it has been believed with that", &nothing, &mesh.server, HERE, Resumed),
+        ("other roots at the client", &other_roots_here, &mesh.server, HERE, Full),
+        ("it has believed by those", &nothing, &mesh.server, HERE, Resumed),
+        ("other roots at the server", &other_roots_there, &mesh.server, HERE, Full),
+        ("it has believed by those", &nothing, &mesh.server, HERE, Resumed),
+        ("another certificate of the server's", &other_certificate_there, &mesh.server, HERE, Full),
+        ("it has shown that", &nothing, &mesh.server, HERE, Resumed),
+        ("another TLS context of the server's", &nothing, &other.server, HERE, Full),
+        ("that has left a ticket of its own", &nothing, &other.server, HERE, Resumed),
+    ];
+    for (case, change, server, endpoint, wanted) in steps {
+        change();
+        assert_eq!(mesh.connect(server, endpoint, DAY), Some(wanted), "{case}");
+    }
+}
+
+#[test]
+fn no_session_is_taken_up_where_that_is_off_or_the_version_is_old_or_the_server_has_ended() {
+    for (version, resumes, ends) in [(&TLS12, true, DAY), (&TLS13, false, DAY), (&TLS13, true, -1)] {
+        let mesh = Mesh::new(version, resumes);
         for _ in 0..2 {
-            let (_, client) = handshake(&server, &client).unwrap();
-            assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Full), "{version:?}");
+            let kind = mesh.connect(&mesh.server, HERE, ends);
+            assert_eq!(kind, Some(HandshakeKind::Full), "{version:?} {resumes} {ends}");
         }
     }
+}
+
+/// What a session keeps of a peer is worth what it would be worth if it were shown now.
+#[test]
+fn who_comes_back_is_looked_at_again() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let (mesh, foreign) = (Mesh::new(&TLS13, true), Root::new());
+    let of = |secret| match secret {
+        Secret::Certificate(certified) => certified.cert.clone(),
+        Secret::Trust(_) => unreachable!("a workload has a certificate"),
+    };
+    let asked = ServerName::try_from("a.example").unwrap();
+    for (case, root, name, ends, good) in [
+        ("as it was", &mesh.root, [WEB, API], DAY, true),
+        ("it has ended", &mesh.root, [WEB, API], -60, false),
+        ("its root has gone", &foreign, [WEB, API], DAY, false),
+        ("of another name", &mesh.root, ["spiffe://other/ns/a/sa/web", WEB], DAY, false),
+    ] {
+        let client = of(root.workload(name[0], ends, ClientAuth));
+        assert_eq!(mesh.server.look_again(Some(&client)).is_ok(), good, "a client: {case}");
+        let server = of(root.workload(name[1], ends, ServerAuth));
+        for within in [Within::Opaque, Within::Http1] {
+            let again = mesh.client.look_again(within, Some(&server), &asked);
+            assert_eq!(again.is_ok(), good, "a server: {case}");
+        }
+    }
+    assert!(
+        mesh.server.look_again(None).is_err()
+            && mesh.client.look_again(Within::Opaque, None, &asked).is_err()
+    );
 }
 
 #[test]
@@ -328,7 +433,7 @@ fn outside(names: Vec<SanType>, check: impl FnOnce(Signer) -> PeerCheck, asked: 
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let own = CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider()).unwrap();
     let own = SecretHandle::new("", Secret::Certificate(Arc::new(own)));
-    let server = Arc::new(server_config(&[&TLS13], own, None).unwrap());
+    let server = Arc::new(server_config(&[&TLS13], own, None, true).unwrap());
     let check = check(Signer::Roots(SecretHandle::new("", root.trust())));
     let client = Arc::new(client_config(&[&TLS13], None, check).unwrap());
     let mut pair = (
@@ -393,31 +498,4 @@ fn a_server_must_be_for_whom_it_is_asked_where_that_is_wanted() {
     assert_eq!(outside(names(), check(true), "b.example"), Err("it is not for b.example (SAN)".to_owned()));
     assert_eq!(outside(names(), check(true), "192.0.2.1"), Err("it is not for 192.0.2.1 (SAN)".to_owned()));
     assert_eq!(outside(names(), |_| self::check(Signer::Anybody), "b.example"), Ok(()));
-}
-
-/// Why sessions are not resumed: nobody looks at a certificate, so whoever was believed once goes on to be.
-#[test]
-fn a_resumed_session_would_outlive_its_root() {
-    use ExtendedKeyUsagePurpose::ServerAuth;
-    let (root, next) = (Root::new(), Root::new());
-    let own = SecretHandle::new("", root.workload(API, DAY, ServerAuth));
-    let server = Arc::new(server_config(&[&TLS13], own, None).unwrap());
-    let again = |resumption: Option<Resumption>| {
-        let roots = SecretHandle::new("ROOTCA", root.trust());
-        let names = uri(ValueMatch::Exact(text(API)));
-        let check = PeerCheck { names, ..check(Signer::Roots(roots.clone())) };
-        let mut config = client_config(&[&TLS13], None, check).unwrap();
-        if let Some(resumption) = resumption {
-            config.resumption = resumption;
-        }
-        let config = Arc::new(config);
-        let mut first = handshake(&server, &config).unwrap();
-        // The ticket comes with what the server sends first.
-        first.0.writer().write_all(b"x").unwrap();
-        carry(&mut first).unwrap();
-        roots.publish(next.trust());
-        handshake(&server, &config).is_ok()
-    };
-    assert!(again(Some(Resumption::in_memory_sessions(8))), "this is what it would be like");
-    assert!(!again(None), "the root is gone, and so is the belief");
 }

@@ -179,6 +179,7 @@ impl Exchange<'_> {
         };
         let stream = while_wanted(incoming, responder, body, opened).await?;
         record.upstream_local = stream.local_address();
+        record.upstream_vouch = stream.vouch().cloned();
         Ok(stream)
     }
 

@@ -10,6 +10,7 @@ pub mod peer;
 pub mod pem;
 pub mod renewal;
 pub mod request;
+pub mod resumption;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod vouch;

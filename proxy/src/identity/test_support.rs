@@ -42,7 +42,7 @@ impl Root {
     /// A client with a certificate of this root, that is believed by `trust` and was shown `own`.
     pub fn vouches_by(&self, trust: &Arc<SecretHandle>, own: Option<&Arc<SecretHandle>>) -> Arc<Vouch> {
         let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
-        Before::new(Role::Client, trust, own).believed(self.peer(now - hour, now + hour))
+        Before::new(Role::Client, trust, own).believed(self.peer(now - hour, now + hour), None)
     }
 }
 

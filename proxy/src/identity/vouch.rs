@@ -30,6 +30,8 @@ pub struct Vouch {
     seen: ArcSwapOption<Trust>,
     /// What we have shown, and which one that was.
     own: Option<(Arc<SecretHandle>, u64)>,
+    /// Whom that named; `None` where we showed nothing, or are the server.
+    shown: Option<Arc<Peer>>,
 }
 
 /// What is known before a handshake, so that nothing that changes while it lasts is missed.
@@ -57,13 +59,19 @@ impl Before {
         let Some([leaf, between @ ..]) = chain else { return Ok(None) };
         let peer = known.of(leaf, between);
         let peer = peer.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok(Some(self.believed(peer)))
+        let shown =
+            self.own.as_ref().filter(|_| self.role == Role::Server).and_then(|(own, _)| own.certificate());
+        let shown = shown.and_then(|own| match &own.cert[..] {
+            [leaf, between @ ..] => known.of(leaf, between).ok(),
+            [] => None,
+        });
+        Ok(Some(self.believed(peer, shown)))
     }
 
-    pub(super) fn believed(self, peer: Arc<Peer>) -> Arc<Vouch> {
+    pub(super) fn believed(self, peer: Arc<Peer>, shown: Option<Arc<Peer>>) -> Arc<Vouch> {
         let Self { trust, seen, own, role } = self;
         let seen = ArcSwapOption::new(seen);
-        Arc::new(Vouch { peer, role, at: UnixTime::now(), trust, seen, own })
+        Arc::new(Vouch { peer, role, at: UnixTime::now(), trust, seen, own, shown })
     }
 }
 
@@ -71,6 +79,11 @@ impl Vouch {
     /// Whom the other end has proved to be.
     pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
+    }
+
+    /// Whom we have proved to be, to a server.
+    pub fn shown(&self) -> Option<&Arc<Peer>> {
+        self.shown.as_ref()
     }
 
     /// True while a root in force vouches for the peer. Costs next to nothing while the roots are the same.
@@ -113,7 +126,7 @@ mod tests {
         let ago = |time| UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) - time);
         let believed = |at| {
             let before = Before::new(Role::Client, &trust, None);
-            Vouch { at, ..Arc::into_inner(before.believed(peer.clone())).unwrap() }
+            Vouch { at, ..Arc::into_inner(before.believed(peer.clone(), None)).unwrap() }
         };
         // The certificate has ended by now: that is no reason to end what was opened in time.
         let (in_time, late) = (believed(ago(2 * hour)), believed(ago(Duration::ZERO)));

@@ -11,7 +11,9 @@ use std::task::{Context, Poll, ready};
 use bytes::BufMut;
 use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Connection, Reader, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, HandshakeKind, Reader, ServerConfig, ServerConnection,
+};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -121,6 +123,11 @@ impl TlsStream {
     pub fn peer_certificates(&self) -> Option<Box<[CertificateDer<'static>]>> {
         let session = self.session.lock();
         session.peer_certificates().map(|chain| chain.iter().map(|one| one.clone().into_owned()).collect())
+    }
+
+    /// True where no certificate was shown, but a session of before taken up.
+    pub fn is_resumed(&self) -> bool {
+        self.session.lock().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// Moves the connection to the caller's runtime. Nothing may be reading or writing it.

@@ -271,9 +271,15 @@ async fn admit(
             let (config, before) = (tls.for_client(&inputs.application_protocols), tls.before());
             let stream = Box::pin(handshake(stream, received, config)).await?;
             let (shown, known) = (stream.peer_certificates(), &worker.shared.secrets.known);
+            if stream.is_resumed() {
+                let again = tls.look_again(shown.as_deref());
+                again.map_err(|error| {
+                    ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error))
+                })?;
+            }
             let ended = before.map(|before| before.ended(shown.as_deref(), known)).transpose();
             let vouch = ended.map_err(ArrivalError::Handshake)?.flatten();
-            (stream, BytesMut::new(), vouch)
+            (Stream::Tls(Box::new(stream)), BytesMut::new(), vouch)
         }
     };
     let connection =
@@ -343,14 +349,14 @@ async fn handshake(
     stream: Stream,
     received: BytesMut,
     config: Arc<ServerConfig>,
-) -> Result<Stream, ArrivalError> {
+) -> Result<TlsStream, ArrivalError> {
     // Within a tunnel that is encrypted itself there is no other TLS.
     let Stream::Plain(tcp) = stream else {
         return Err(ArrivalError::Handshake(io::ErrorKind::Unsupported.into()));
     };
     let accepting = TlsStream::accept(tcp, &received, config);
     match tokio::time::timeout(HANDSHAKE_TIME, accepting).await {
-        Ok(done) => done.map(|tls| Stream::Tls(Box::new(tls))).map_err(ArrivalError::Handshake),
+        Ok(done) => done.map_err(ArrivalError::Handshake),
         Err(_) => Err(ArrivalError::HandshakeTimeout),
     }
 }

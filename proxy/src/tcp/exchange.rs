@@ -149,6 +149,7 @@ impl Exchange<'_> {
         record.cluster = Some(cluster.clone());
         let TcpConnection { stream: upstream, vouch, permit } = self.connect(&cluster, record).await?;
         record.upstream_local = upstream.local_addr().ok();
+        record.upstream_vouch = vouch.clone();
         let count = tally.open(record);
         if !received.is_empty() {
             upstream.write_all(&received).await.map_err(|error| {

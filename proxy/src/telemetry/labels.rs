@@ -61,9 +61,9 @@ pub struct Facts<'a> {
     pub service: Option<&'a Arc<ServiceLabels>>,
     /// What EDS says of the endpoint, where the peer said nothing (outbound).
     pub workload: Option<&'a Arc<str>>,
-    /// Who the client has proved to be (inbound).
+    /// Whom the other end has proved to be.
     pub identity: Option<&'a Arc<Identity>>,
-    /// Who we have proved to be to it.
+    /// Whom we have proved to be to it.
     pub own_identity: Option<&'a Arc<str>>,
     /// The name that passthrough and black hole have instead of a service.
     pub stand_in: Option<&'static str>,
@@ -77,9 +77,11 @@ impl<'a> Facts<'a> {
         let stand_in = stand_in(record.route, record.cluster_name);
         let service = record.cluster.as_ref().and_then(service).filter(|_| stand_in.is_none());
         let workload = endpoint.and_then(|e| e.spec.workload.as_ref());
-        let downstream = record.downstream;
-        let identity = downstream.identity.filter(|_| inbound);
-        let own_identity = downstream.own_identity.filter(|_| inbound);
+        let (identity, own_identity) = match (inbound, &record.upstream_vouch) {
+            (true, _) => (record.downstream.identity, record.downstream.own_identity),
+            (false, Some(vouch)) => (Some(vouch.peer()), vouch.shown().and_then(|own| own.uris.first())),
+            (false, None) => (None, None),
+        };
         Self { inbound, peer: record.peer.as_ref(), service, workload, identity, own_identity, stand_in }
     }
 
@@ -103,6 +105,8 @@ impl<'a> Facts<'a> {
         };
         let peer_name = self.identity.and_then(|identity| identity.uris.first());
         let own_name = self.own_identity;
+        let names = [peer_name, own_name].map(|name| name.map_or(UNKNOWN, |name| name));
+        let [source_name, destination_name] = if self.inbound { names } else { [names[1], names[0]] };
         let policy = match (self.inbound, peer_name, own_name) {
             (true, Some(_), Some(_)) => "mutual_tls",
             (true, ..) => "none",
@@ -114,13 +118,13 @@ impl<'a> Facts<'a> {
             source.canonical_service,
             source.canonical_revision,
             source.namespace,
-            peer_name.map_or(UNKNOWN, |name| name),
+            source_name,
             source.app,
             source.version,
             source.cluster,
             destination.workload,
             destination.namespace,
-            own_name.map_or(UNKNOWN, |name| name),
+            destination_name,
             destination.app,
             destination.version,
             host,
@@ -299,6 +303,26 @@ mod tests {
             "connection_security_policy=none",
         ] {
             assert!(text.contains(expected), "{expected}: {text}");
+        }
+    }
+
+    #[test]
+    fn each_side_names_both_by_what_they_have_proved() {
+        let (hour, now) = (std::time::Duration::from_secs(3600), std::time::SystemTime::now());
+        let other = crate::identity::test_support::Root::new("root").peer(now - hour, now + hour);
+        let own = Arc::from("spiffe://td/ns/a/sa/own");
+        for (inbound, source, destination, policy) in
+            [(false, &own, &other.uris[0], UNKNOWN), (true, &other.uris[0], &own, "mutual_tls")]
+        {
+            let facts = Facts { inbound, identity: Some(&other), own_identity: Some(&own), ..NOTHING };
+            let text = shown(&facts, &peer("page"));
+            for expected in [
+                format!("source_principal={source} "),
+                format!("destination_principal={destination} "),
+                format!("connection_security_policy={policy}"),
+            ] {
+                assert!(text.contains(&expected), "{expected}: {text}");
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use crate::config::route::Route;
 use crate::http::head::Version;
 use crate::http::peer_metadata::Peer;
 use crate::identity::peer::Peer as Identity;
+use crate::identity::vouch::Vouch;
 
 /// One request from its head to its end, or one opaque connection.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct RequestRecord<'a> {
     pub endpoint: Option<Arc<Endpoint>>,
     /// Our side of the connection to it.
     pub upstream_local: Option<SocketAddr>,
+    /// Whom that one has proved to be, and we to it.
+    pub upstream_vouch: Option<Arc<Vouch>>,
     /// The workload at the other end (inbound: the caller, outbound: the callee), where it said who it is.
     pub peer: Option<Arc<Peer>>,
     /// Attempts made.
@@ -116,6 +119,7 @@ impl<'a> RequestRecord<'a> {
             cluster: None,
             endpoint: None,
             upstream_local: None,
+            upstream_vouch: None,
             peer: None,
             attempts: 0,
             grpc: false,

@@ -121,16 +121,23 @@ async fn secured(
     }
     let tcp = dial(endpoint.address, spec).await?;
     let server_name = tls.server_name(asked, endpoint.address.ip()).ok_or(DialFailure::NoName)?;
-    let before = tls.before();
-    let handshake = TlsStream::connect(tcp, tls.config(within), server_name);
+    let (before, session) = (tls.before(), tls.session(endpoint.address));
+    let handshake = TlsStream::connect(tcp, tls.config(within, session.as_ref()), server_name.clone());
     let failed = |error| DialFailure::Tls(reason(error));
     let stream = Box::pin(handshake).await.map_err(failed)?;
     let chain = stream.peer_certificates();
+    if stream.is_resumed() {
+        let again = tls.look_again(within, chain.as_deref(), &server_name);
+        again.map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    }
     let vouch = before
         .map(|before| before.ended(chain.as_deref(), tls.known()))
         .transpose()
         .map_err(failed)?
         .flatten();
+    if let (Some(session), Some(vouch)) = (session, &vouch) {
+        session.believed(vouch.peer().not_after);
+    }
     Ok(Connected { stream: Stream::Tls(Box::new(stream)), vouch })
 }
 

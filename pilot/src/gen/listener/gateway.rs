@@ -97,5 +97,6 @@ fn context(scope: &Scope<'_>, secret: &str) -> DownstreamTlsContext {
             ..Default::default()
         }),
         require_client_certificate: Some(false),
+        ..Default::default()
     }
 }
