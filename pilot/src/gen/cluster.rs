@@ -210,14 +210,13 @@ fn secure(
     }
     let known = scope.snapshot.identities(&service.key);
     let takes = known.iter().filter(|identity| identity.tls == TlsMode::Istio);
-    let accounts = takes.clone().map(|identity| (&*identity.namespace, &*identity.service_account));
+    let accounts = takes.map(|identity| (&*identity.namespace, &*identity.service_account));
     let accounts = accounts.filter(|(_, account)| !account.is_empty());
     let server_name = format!("outbound_.{}_.{}_.{}", name.port, name.subset, name.host);
     let socket = tls::client(scope.mesh(), server_name, accounts, protocols);
     if cluster.lb_policy == LbPolicy::ClusterProvided as i32 {
         // Nobody says of these endpoints what they take: all of them must.
-        let all = takes.count() == known.len() && !known.is_empty();
-        cluster.transport_socket = all.then_some(socket);
+        cluster.transport_socket = endpoint::all_encrypted(scope, &service.key).then_some(socket);
         return;
     }
     cluster.transport_socket_matches = vec![
