@@ -31,7 +31,11 @@ pub fn first_use_of_a_service(cluster: &Cluster) {
     let load = Load::start(&namespace, "load", "known:80", 50);
 
     // One that has ended meanwhile is silent, too.
-    let send = |signal| silent.iter().for_each(|pid| drop(kill(*pid, signal)));
+    let send = |signal| {
+        for pid in &silent {
+            let _ = kill(*pid, signal);
+        }
+    };
     send(Signal::SIGSTOP);
     let mend = Mend(|| send(Signal::SIGCONT));
     let begun = Instant::now();
