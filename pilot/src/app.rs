@@ -226,8 +226,13 @@ impl Pilot {
         let readiness = Readiness::default();
         let reading = readiness.wait_for("configuration");
         let config = Arc::new(Config { status: status.clone() });
-        let pages =
-            Pages { metrics: metrics.clone(), shared: shared.clone(), config, readiness: readiness.clone() };
+        let pages = Pages {
+            metrics: metrics.clone(),
+            shared: shared.clone(),
+            known: snapshot.clone(),
+            config,
+            readiness: readiness.clone(),
+        };
         let monitoring =
             server::serve("monitoring", self.monitoring, debug::router(pages), None, shutdown.clone());
         let monitoring = tokio::spawn(monitoring);

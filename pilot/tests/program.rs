@@ -187,6 +187,12 @@ async fn pages_follow_the_folder() {
     pilot.until("/debug/registryz", "shop.default.svc.cluster.local").await;
     pilot.until("/metrics", "pilot_services 2").await;
     pilot.until("/debug/syncz", "[]").await;
+    // Nothing that is sent follows from it, since no service has it.
+    let alone = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: alone, namespace: default}\nspec: {address: 10.0.0.9}\n";
+    std::fs::write(folder.path().join("alone.yaml"), alone).unwrap();
+    pilot.until("/debug/workloadz", "10.0.0.9").await;
+    std::fs::remove_file(folder.path().join("alone.yaml")).unwrap();
+    pilot.until("/debug/workloadz", "[]").await;
     pilot.shutdown.cancel();
     tokio::time::timeout(PATIENCE, pilot.task).await.unwrap().unwrap().unwrap();
 }

@@ -149,6 +149,22 @@ impl Cluster {
         Namespace { cluster: self, name }
     }
 
+    /// Has the control plane's pods replaced, and waits for nothing.
+    pub fn replace_pilot(&self) {
+        self.kubectl(&["--namespace=osier-system", "rollout", "restart", "deployment/osier-pilot"]);
+    }
+
+    /// Waits for the control plane to be as it shall be.
+    pub fn pilot_rolled_out(&self) {
+        self.kubectl(&[
+            "--namespace=osier-system",
+            "rollout",
+            "status",
+            "deployment/osier-pilot",
+            "--timeout=120s",
+        ]);
+    }
+
     /// Waits until something holds that a cluster needs time for.
     pub fn until<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
         wait::until_within(PATIENCE, what, probe)
@@ -210,7 +226,12 @@ impl Namespace<'_> {
 
     /// The metrics of a pod's sidecar; empty where it can't be asked.
     pub fn proxy_metrics(&self, pod: &str) -> String {
-        let ask = ["osier-proxy", "request", "GET", "stats/prometheus"];
+        self.proxy_page(pod, "stats/prometheus")
+    }
+
+    /// A page of the admin interface of a pod's sidecar; empty where it can't be asked.
+    pub fn proxy_page(&self, pod: &str, path: &str) -> String {
+        let ask = ["osier-proxy", "request", "GET", path];
         let said = self.try_kubectl(&[&["exec", pod, "-c", "istio-proxy", "--"], &ask[..]].concat());
         String::from_utf8_lossy(&said.stdout).into_owned()
     }

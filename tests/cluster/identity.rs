@@ -15,24 +15,18 @@ spec: {rules: [{from: [{source: {namespaces: [vault]}}]}]}
 ";
 
 /// A namespace that takes mutual TLS only, and callers of its own only: who has no sidecar, or is of another namespace, gets nothing.
-/// A control plane that is replaced meanwhile changes nothing of that.
+/// A control plane that is replaced meanwhile changes nothing of that, for whoever has called before and for who calls for the first time.
 pub fn a_namespace_of_its_own(cluster: &Cluster) {
     let vault = cluster.namespace("vault", true);
     vault.apply(&sample(cluster, "web", "v1", 2));
     vault.apply(ONLY_OWN);
     vault.rolled_out("web-v1");
     let own = Load::start(&vault, "own", "web:80", 50);
+    cluster.replace_pilot();
     let (plain, meshed) = (cluster.namespace("no-mesh", false), cluster.namespace("meshed", true));
     let outside = Load::start(&plain, "outside", "web.vault:80", 10);
     let elsewhere = Load::start(&meshed, "elsewhere", "web.vault:80", 10);
-    cluster.kubectl(&["--namespace=osier-system", "rollout", "restart", "deployment/osier-pilot"]);
-    cluster.kubectl(&[
-        "--namespace=osier-system",
-        "rollout",
-        "status",
-        "deployment/osier-pilot",
-        "--timeout=90s",
-    ]);
+    cluster.pilot_rolled_out();
     own.more(200);
     own.assert_unharmed("callers of its own");
     for (who, load, says) in [("outside", outside, ""), ("elsewhere", elsewhere, "RBAC: access denied")] {

@@ -62,6 +62,28 @@ pub struct Counts {
     pub first_failure: Option<String>,
 }
 
+impl Counts {
+    /// Reads a line of the load generator.
+    fn read(line: &str) -> Option<Self> {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let number = |field: &str| line[field].as_u64().unwrap_or_default();
+        Some(Self {
+            succeeded: number("succeeded"),
+            failed: number("failed"),
+            skipped: number("skipped"),
+            slowest_ms: number("slowest_ms"),
+            first_failure: line["first_failure"].as_str().map(str::to_owned),
+        })
+    }
+}
+
+/// A second of requests on `target` from a container that is there already; `pod` may be `deployment/NAME`.
+pub fn ask(namespace: &Namespace<'_>, pod: &str, target: &str) -> Counts {
+    let load = ["osier", "internal", "load", target, "--rps", "10", "--seconds", "1"];
+    let said = namespace.kubectl(&[&["exec", pod, "--"], &load[..]].concat());
+    said.lines().last().and_then(Counts::read).expect("a last line with counts")
+}
+
 impl<'n> Load<'n> {
     /// Starts one of `rps` requests a second on `target`, and waits until answers come.
     pub fn start(namespace: &'n Namespace<'n>, name: &str, target: &str, rps: u32) -> Self {
@@ -95,15 +117,7 @@ spec:
     /// What was counted so far; `None` before the first line.
     pub fn counts(&self) -> Option<Counts> {
         let said = self.namespace.try_kubectl(&["logs", &self.name, "-c", "load", "--tail=1"]);
-        let line: Value = serde_json::from_slice(&said.stdout).ok()?;
-        let number = |field: &str| line[field].as_u64().unwrap_or_default();
-        Some(Counts {
-            succeeded: number("succeeded"),
-            failed: number("failed"),
-            skipped: number("skipped"),
-            slowest_ms: number("slowest_ms"),
-            first_failure: line["first_failure"].as_str().map(str::to_owned),
-        })
+        Counts::read(&String::from_utf8_lossy(&said.stdout))
     }
 
     /// Fails if anything failed so far.

@@ -13,11 +13,15 @@ mod injection;
 mod kinds;
 mod leftovers;
 mod load;
+mod mend;
+mod mtls;
 mod permissions;
 mod pilot;
 mod revisions;
 mod rotation;
 mod run;
+mod silence;
+mod strict;
 mod traffic;
 mod walkthrough;
 mod workload;
@@ -109,6 +113,10 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     run.check("traffic: blue/green without a failed request", || traffic::blue_green(cluster));
     run.check("identity: a namespace of its own", || identity::a_namespace_of_its_own(cluster));
     run.check("identity: rotation of the root under load", || rotation::of_the_root_under_load(cluster));
+    run.check("strict: the whole mesh", || strict::the_whole_mesh(cluster));
+    run.check("strict: guestbook", || strict::guestbook(cluster));
+    run.check("mtls: to STRICT and back", || mtls::to_strict_and_back(cluster));
+    run.check("mtls: from off to STRICT", || mtls::from_off_to_strict(cluster));
     let (pods, rps, times) = if full { (10, 500, 5) } else { (4, 200, 1) };
     run.check("traffic: rolling restarts without a failed request", || {
         traffic::rolling_restarts(cluster, pods, rps, times);
@@ -117,6 +125,7 @@ fn mesh(run: &mut Run, cluster: &Cluster, full: bool) {
     run.check("revisions: upgrade without a failed request", || revisions::upgrade(cluster));
     let outage = Duration::from_secs(if full { 60 } else { 15 });
     run.check("traffic: outages without a failed request", || traffic::outages(cluster, outage));
+    run.check("traffic: first use while pilot is silent", || silence::first_use_of_a_service(cluster));
     run.check("figures: start of a pod", || figures::start_of_a_pod(cluster, full));
     run.check("figures: endpoint change", || figures::endpoint_change(cluster, full));
     run.check("figures: many services", || figures::many_services(cluster, full));

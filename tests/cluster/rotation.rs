@@ -42,7 +42,10 @@ pub fn of_the_root_under_load(cluster: &Cluster) {
         believed(&namespace, 2, from);
         mounted(&namespace, &[from, to]);
         plug_in(cluster, to, &both);
+        // Whoever signs next begins in the middle of it.
+        cluster.replace_pilot();
         believed(&namespace, 2, to);
+        cluster.pilot_rolled_out();
         plug_in(cluster, to, &to.root);
         believed(&namespace, 1, to);
         mounted(&namespace, &[to]);

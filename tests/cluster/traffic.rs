@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, Namespace};
 use crate::load::{Load, sample};
+use crate::mend::Mend;
 
 /// Routes `web` by weight, with retries off.
 fn split(v1: u32, v2: u32) -> String {
@@ -105,8 +106,8 @@ pub fn outages(cluster: &Cluster, time: Duration) {
         load.assert_unharmed("the API server hung");
     }
 
-    cluster.kubectl(&["-n", "osier-system", "rollout", "restart", "deployment/osier-pilot"]);
-    cluster.kubectl(&["-n", "osier-system", "rollout", "status", "deployment/osier-pilot", "--timeout=120s"]);
+    cluster.replace_pilot();
+    cluster.pilot_rolled_out();
     load.more(200);
     load.assert_unharmed("pilot restarted");
 
@@ -124,7 +125,7 @@ pub fn outages(cluster: &Cluster, time: Duration) {
     stays(time);
     load.assert_unharmed("pilot away");
     cluster.kubectl(&["-n", "osier-system", "scale", "deployment/osier-pilot", "--replicas=1"]);
-    cluster.kubectl(&["-n", "osier-system", "rollout", "status", "deployment/osier-pilot", "--timeout=120s"]);
+    cluster.pilot_rolled_out();
     // What changes afterwards reaches everybody.
     namespace.kubectl(&["scale", "deployment/web-v1", "--replicas=3"]);
     namespace.rolled_out("web-v1");
@@ -156,13 +157,4 @@ fn daemon(cluster: &Cluster, name: &str) -> Pid {
     let line = status.lines().find(|line| line.starts_with(name)).expect("a daemon of the cluster");
     let pid = line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
     Pid::from_raw(pid)
-}
-
-/// Does something at its end, whatever happens.
-struct Mend<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for Mend<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
 }

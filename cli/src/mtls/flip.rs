@@ -3,7 +3,7 @@
 //! The servers are asked whether they still take plaintext; a caller in plaintext stops it before anything is changed.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
@@ -11,7 +11,7 @@ use kube::{Api, Client, ResourceExt as _};
 use osier_core::say;
 use serde_json::json;
 
-use super::report::{Report, Workload, millis};
+use super::report::{Report, Workload, table_of};
 use crate::cluster::{FIELD_MANAGER, said};
 use crate::output;
 use crate::reach::{self, Mesh};
@@ -52,7 +52,11 @@ pub(super) async fn strict(arguments: &Arguments) -> Result<ExitCode> {
     if report.workloads.is_empty() {
         bail!("there are no workloads in namespace {namespace}");
     }
-    refuse_callers(&report, arguments)?;
+    refuse_callers(
+        &report,
+        arguments,
+        "nothing was changed; --since TIME counts only who was seen within it",
+    )?;
     let off = report.workloads.iter().any(|w| w.takes_mutual_tls && w.mode == "DISABLE");
     let Some(client) = client(&mesh, namespace, "STRICT")? else { return Ok(ExitCode::FAILURE) };
     if arguments.dry_run {
@@ -69,11 +73,7 @@ pub(super) async fn strict(arguments: &Arguments) -> Result<ExitCode> {
             "✔ sidecars of {namespace} take both; watching for callers in plaintext for {:?}",
             arguments.observe
         );
-        let began = millis(SystemTime::now());
-        tokio::time::sleep(arguments.observe).await;
-        let mut seen = read(&mesh, arguments).await?;
-        seen.callers.retain(|caller| caller.last_seen > began);
-        refuse_callers(&seen, arguments)?;
+        observe(&mesh, arguments).await?;
     }
     let policy = set(client, namespace, "STRICT").await?;
     wait(&mesh, arguments, &policy, "STRICT").await?;
@@ -101,19 +101,44 @@ async fn read(mesh: &Mesh, arguments: &Arguments) -> Result<Report> {
     Report::read(mesh, Some(&arguments.namespace), Some(arguments.since)).await
 }
 
-fn refuse_callers(report: &Report, arguments: &Arguments) -> Result<()> {
+/// Stops where somebody would be refused, or could be; `so` is what holds then. Who would change over with the mode would not.
+fn refuse_callers(report: &Report, arguments: &Arguments, so: &str) -> Result<()> {
     if arguments.force {
         return Ok(());
     }
-    if !report.callers.is_empty() {
+    let mut refused = report.callers.clone();
+    refused.retain(|caller| !caller.would_follow);
+    if !refused.is_empty() {
         bail!(
-            "somebody calls {} in plaintext, and would be refused:\n{}\nnothing more was changed; --force goes on all the same",
+            "somebody calls {} in plaintext, and would be refused:\n{}\n{so}; --force goes on all the same",
             arguments.namespace,
-            output::text(&report.callers())
+            output::text(&table_of(&refused))
         );
     }
     if let Some((name, why)) = report.silent.first_key_value() {
-        bail!("{name} can't be asked who calls it ({why}); --force goes on all the same");
+        bail!("{name} can't be asked who calls it ({why}); {so}; --force goes on all the same");
+    }
+    Ok(())
+}
+
+/// Watches until nobody has called in plaintext for as long as it was asked for. Sidecars of callers change over a moment after the
+/// servers', and end what they have open in plaintext: who has one is given the time for it.
+async fn observe(mesh: &Mesh, arguments: &Arguments) -> Result<()> {
+    let mut quiet = Instant::now();
+    let deadline = quiet + arguments.observe + arguments.timeout;
+    let mut before = read(mesh, arguments).await?;
+    while quiet.elapsed() < arguments.observe {
+        tokio::time::sleep(LOOK.min(arguments.observe)).await;
+        let now = read(mesh, arguments).await?;
+        let calling = now.clone().calling_since(&before);
+        let may_change = calling.silent.is_empty() && calling.callers.iter().all(|c| c.caller_has_sidecar);
+        if !may_change || Instant::now() > deadline {
+            refuse_callers(&calling, arguments, "the mode stays PERMISSIVE")?;
+        }
+        if !calling.callers.is_empty() && !arguments.force {
+            quiet = Instant::now();
+        }
+        before = now;
     }
     Ok(())
 }

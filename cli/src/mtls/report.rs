@@ -33,6 +33,11 @@ pub(super) struct Workload {
 }
 
 impl Workload {
+    /// What holds for one of its ports.
+    fn mode_at(&self, port: u16) -> &str {
+        self.port_modes.get(&port.to_string()).unwrap_or(&self.mode)
+    }
+
     /// Another policy of its namespace than this one decides: it selects the workload.
     pub(super) fn has_its_own(&self, policy: &str) -> bool {
         let of_namespace = |own: &str| own.split_once('/').is_some_and(|(of, _)| of == self.namespace);
@@ -50,8 +55,10 @@ pub(super) struct Caller {
     pub port: u16,
     /// Who calls: `namespace/workload`, where the address is one's.
     pub caller: Option<String>,
-    /// It has a sidecar, which its connection did not go through.
+    /// It has a sidecar, which its connection did not go through, or which was told to speak plaintext.
     pub caller_has_sidecar: bool,
+    /// That is why: mutual TLS is off there, and its sidecar changes over when it is not.
+    pub would_follow: bool,
     pub address: String,
     pub connections: u64,
     pub open: u32,
@@ -76,7 +83,7 @@ struct Seen {
 }
 
 /// Everything about a namespace, or the whole mesh.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
     pub workloads: Vec<Workload>,
     pub callers: Vec<Caller>,
@@ -137,13 +144,16 @@ impl Report {
         let own = everybody.iter().find(|w| w.name == pod && w.namespace == namespace);
         for seen in page.callers.into_iter().filter(|seen| seen.last_seen >= oldest) {
             let caller = everybody.iter().find(|w| w.addresses.contains(&seen.address));
+            let caller_has_sidecar = caller.is_some_and(|w| w.takes_mutual_tls);
+            let off = own.is_some_and(|w| w.mode_at(seen.port) == "DISABLE");
             self.callers.push(Caller {
                 namespace: namespace.to_owned(),
                 workload: own.map_or(pod, |w| &w.workload).to_owned(),
                 pod: pod.to_owned(),
                 port: seen.port,
                 caller: caller.map(|w| format!("{}/{}", w.namespace, w.workload)),
-                caller_has_sidecar: caller.is_some_and(|w| w.takes_mutual_tls),
+                caller_has_sidecar,
+                would_follow: caller_has_sidecar && off,
                 address: seen.address,
                 connections: seen.connections,
                 open: seen.open,
@@ -159,7 +169,7 @@ async fn ask(mesh: &Mesh, name: &str) -> Result<Page> {
     Ok(serde_json::from_value(page)?)
 }
 
-pub(super) fn millis(time: SystemTime) -> u64 {
+fn millis(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -187,24 +197,24 @@ impl fmt::Display for Report {
         let mut shown =
             table(&["NAMESPACE", "WORKLOAD", "PODS", "MODE", "PLAINTEXT CALLERS", "STRICT WOULD"]);
         for ((namespace, name), pods) in &groups {
-            let callers: BTreeSet<&str> = self
-                .callers
-                .iter()
-                .filter(|caller| caller.namespace == *namespace && caller.workload == *name)
-                .map(|caller| caller.address.as_str())
-                .collect();
+            let callers = || {
+                self.callers
+                    .iter()
+                    .filter(|caller| caller.namespace == *namespace && caller.workload == *name)
+            };
+            let refused = addresses(callers().filter(|caller| !caller.would_follow));
             shown.add_row([
                 (*namespace).to_owned(),
                 (*name).to_owned(),
                 pods.len().to_string(),
                 modes(pods),
-                callers.len().to_string(),
-                self.verdict(pods, callers.len()),
+                addresses(callers()).to_string(),
+                self.verdict(pods, refused),
             ]);
         }
         f.write_str(&output::text(&shown))?;
         if !self.callers.is_empty() {
-            write!(f, "\n\n{}", output::text(&self.callers()))?;
+            write!(f, "\n\n{}", output::text(&table_of(&self.callers)))?;
         }
         for (name, why) in &self.silent {
             write!(f, "\nosier: {name} can't be asked: {why}")?;
@@ -230,38 +240,47 @@ impl Report {
         }
     }
 
-    /// One line for each caller.
-    pub(super) fn callers(&self) -> comfy_table::Table {
-        let now = millis(SystemTime::now());
-        let mut shown = table(&[
-            "NAMESPACE",
-            "WORKLOAD",
-            "PORT",
-            "CALLER",
-            "ADDRESS",
-            "CONNECTIONS",
-            "OPEN",
-            "LAST SEEN",
-        ]);
-        for caller in &self.callers {
-            let name = match &caller.caller {
-                None => "-".to_owned(),
-                Some(name) if caller.caller_has_sidecar => format!("{name} (past its sidecar)"),
-                Some(name) => format!("{name} (no sidecar)"),
-            };
-            shown.add_row([
-                caller.namespace.clone(),
-                caller.workload.clone(),
-                caller.port.to_string(),
-                name,
-                caller.address.clone(),
-                caller.connections.to_string(),
-                caller.open.to_string(),
-                ago(caller.last_seen, now),
-            ]);
-        }
-        shown
+    /// Those of its callers who have come since `earlier`, or are still there.
+    pub(super) fn calling_since(mut self, earlier: &Self) -> Self {
+        let before = |now: &Caller| {
+            let same =
+                |then: &&Caller| (&then.pod, then.port, &then.address) == (&now.pod, now.port, &now.address);
+            earlier.callers.iter().find(same).map_or(0, |then| then.connections)
+        };
+        self.callers.retain(|caller| caller.open > 0 || caller.connections > before(caller));
+        self
     }
+}
+
+/// One line for each caller.
+pub(super) fn table_of(callers: &[Caller]) -> comfy_table::Table {
+    let now = millis(SystemTime::now());
+    let mut shown =
+        table(&["NAMESPACE", "WORKLOAD", "PORT", "CALLER", "ADDRESS", "CONNECTIONS", "OPEN", "LAST SEEN"]);
+    for caller in callers {
+        let name = match &caller.caller {
+            None => "-".to_owned(),
+            Some(name) if caller.would_follow => format!("{name} (its sidecar follows)"),
+            Some(name) if caller.caller_has_sidecar => format!("{name} (past its sidecar)"),
+            Some(name) => format!("{name} (no sidecar)"),
+        };
+        shown.add_row([
+            caller.namespace.clone(),
+            caller.workload.clone(),
+            caller.port.to_string(),
+            name,
+            caller.address.clone(),
+            caller.connections.to_string(),
+            caller.open.to_string(),
+            ago(caller.last_seen, now),
+        ]);
+    }
+    shown
+}
+
+/// From how many addresses they call.
+fn addresses<'c>(callers: impl Iterator<Item = &'c Caller>) -> usize {
+    callers.map(|caller| caller.address.as_str()).collect::<BTreeSet<_>>().len()
 }
 
 fn modes(pods: &[&Workload]) -> String {
@@ -324,5 +343,51 @@ shop       web       8080  shop/old (no sidecar)  10.0.0.2  3            0     3
 shop       web       8080  -                      10.9.9.9  3            0     2h ago
 osier: cart-1.shop can't be asked: refused"
         );
+    }
+
+    #[test]
+    fn where_mutual_tls_is_off_who_has_a_sidecar_follows() {
+        let off = |workload| Workload { mode: "DISABLE".into(), ..workload };
+        let everybody = [
+            off(workload("web", "10.0.0.1", true)),
+            workload("old", "10.0.0.2", false),
+            workload("cart", "10.0.0.3", true),
+        ];
+        let now = millis(SystemTime::now());
+        let seen = |address: &str, port, connections, open| Seen {
+            address: address.into(),
+            port,
+            connections,
+            open,
+            last_seen: now,
+        };
+        let report = |everybody: &[Workload], callers| {
+            let mut report = Report::default();
+            report.add("web-1.shop", Page { takes_plaintext: true, callers }, everybody, 0);
+            report.workloads = everybody[..1].to_vec();
+            report.sidecars = ["web-1.shop".into()].into();
+            report
+        };
+        let first = report(&everybody, vec![seen("10.0.0.2", 80, 1, 0), seen("10.0.0.3", 80, 1, 1)]);
+        assert_eq!(
+            first.to_string(),
+            "\
+NAMESPACE  WORKLOAD  PODS  MODE     PLAINTEXT CALLERS  STRICT WOULD
+shop       web       1     DISABLE  2                  refuse 1 caller
+
+NAMESPACE  WORKLOAD  PORT  CALLER                           ADDRESS   CONNECTIONS  OPEN  LAST SEEN
+shop       web       80    shop/old (no sidecar)            10.0.0.2  1            0     now
+shop       web       80    shop/cart (its sidecar follows)  10.0.0.3  1            1     now"
+        );
+        // On a port that takes both, it had the choice.
+        let mut both = everybody.clone();
+        both[0].port_modes.insert("80".into(), "PERMISSIVE".into());
+        let at = report(&both, vec![seen("10.0.0.3", 80, 1, 0), seen("10.0.0.3", 81, 1, 0)]);
+        assert_eq!(at.callers.iter().map(|c| c.would_follow).collect::<Vec<_>>(), [false, true]);
+
+        let then = vec![seen("10.0.0.2", 80, 1, 0), seen("10.0.0.3", 80, 2, 0), seen("10.0.0.4", 80, 1, 1)];
+        let later = report(&everybody, then).calling_since(&first);
+        let calling: Vec<&str> = later.callers.iter().map(|caller| &*caller.address).collect();
+        assert_eq!(calling, ["10.0.0.3", "10.0.0.4"]);
     }
 }

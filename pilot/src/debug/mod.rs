@@ -18,11 +18,12 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use osier_core::readiness::Readiness;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::model::{MutualTls, TlsMode};
 use crate::server::Peer;
-use crate::snapshot::WorkloadMutualTls;
+use crate::snapshot::{MeshSnapshot, WorkloadMutualTls};
 use crate::xds::stream::Shared;
 
 /// What the pages show.
@@ -32,6 +33,8 @@ pub struct Pages {
     pub metrics: Arc<Metrics>,
     /// Connections and the snapshot in force.
     pub shared: Arc<Shared>,
+    /// The mesh as it is known by now. What is in force can be older: a pod that no service has changes nothing that is sent.
+    pub known: watch::Receiver<Arc<MeshSnapshot>>,
     /// What was read and what was refused.
     pub config: Arc<dyn ConfigView>,
     /// What is awaited before anything is served.
@@ -106,7 +109,7 @@ async fn configz(State(pages): State<Pages>) -> Json<Value> {
 }
 
 async fn workloadz(State(pages): State<Pages>) -> Json<Value> {
-    let snapshot = pages.shared.fanout.snapshot();
+    let snapshot = pages.known.borrow().clone();
     let mode = |mode: MutualTls| match mode {
         MutualTls::Disable => "DISABLE",
         MutualTls::Permissive => "PERMISSIVE",

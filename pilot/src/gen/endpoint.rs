@@ -131,12 +131,23 @@ pub(super) fn takes_mutual_tls() -> Struct {
     wire::structure([("tlsMode", wire::text("istio"))])
 }
 
+/// True where callers speak mutual TLS to an endpoint: it can, and it isn't off there.
+fn is_encrypted(scope: &Scope<'_>, service: &ServiceKey, endpoint: &Endpoint) -> bool {
+    endpoint.tls == TlsMode::Istio && scope.snapshot.mutual_tls_at(service, endpoint) != MutualTls::Disable
+}
+
+/// The same for all endpoints of a service, of which there is one at least.
+pub(super) fn all_encrypted(scope: &Scope<'_>, service: &ServiceKey) -> bool {
+    let known = scope.snapshot.endpoints.get(service);
+    let mut all =
+        known.iter().flat_map(|known| &known.ports).flat_map(|port| port.endpoints.iter()).peekable();
+    all.peek().is_some() && all.all(|endpoint| is_encrypted(scope, service, endpoint))
+}
+
 /// What there is to say of an endpoint, if anything.
 fn metadata(scope: &Scope<'_>, service: &ServiceKey, endpoint: &Endpoint) -> Option<Metadata> {
     let mut metadata = endpoint.workload.as_deref().map(workload).unwrap_or_default();
-    let takes_tls = endpoint.tls == TlsMode::Istio
-        && scope.snapshot.mutual_tls_at(service, endpoint) != MutualTls::Disable;
-    if takes_tls {
+    if is_encrypted(scope, service, endpoint) {
         metadata.filter_metadata.insert(TRANSPORT.to_string(), takes_mutual_tls());
     }
     (!metadata.filter_metadata.is_empty()).then_some(metadata)

@@ -89,7 +89,7 @@ impl Fixture {
     }
 }
 
-fn age(name: &str, namespace: &str) -> Age {
+pub(crate) fn age(name: &str, namespace: &str) -> Age {
     Age { created: 0, name: name.into(), namespace: namespace.into() }
 }
 

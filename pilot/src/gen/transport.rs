@@ -77,9 +77,7 @@ fn automatic(scope: &Scope<'_>, cluster: &mut Cluster, upstream: &Upstream<'_>) 
     let socket = mesh(scope, upstream, &ServerNames::default());
     if cluster.lb_policy == LbPolicy::ClusterProvided as i32 {
         // Nobody says of these endpoints what they take: all of them must.
-        let known = scope.snapshot.identities(&service.key);
-        let all = !known.is_empty() && known.iter().all(|identity| identity.tls == TlsMode::Istio);
-        cluster.transport_socket = all.then_some(socket);
+        cluster.transport_socket = endpoint::all_encrypted(scope, &service.key).then_some(socket);
         return;
     }
     cluster.transport_socket_matches = vec![

@@ -84,6 +84,9 @@ impl Parts {
         };
         // Listeners depend on who has which address; so do the clusters of the workload itself.
         let listener = key.kind == ResourceType::Listener;
+        // What callers speak depends on the mode of those whom they call.
+        let secured =
+            matches!(key.kind, ResourceType::Listener | ResourceType::Cluster | ResourceType::Endpoints);
         // Names of headless services stand for their endpoints.
         let all = listener
             || key.kind == ResourceType::NameTable
@@ -93,7 +96,7 @@ impl Parts {
             services: Arc::downgrade(&snapshot.services),
             policies: Arc::downgrade(&snapshot.policies),
             routes: config.then(|| Arc::downgrade(&snapshot.routes)),
-            security: listener.then(|| Arc::downgrade(&snapshot.security)),
+            security: secured.then(|| Arc::downgrade(&snapshot.security)),
             ingresses: (config && key.view.proxy.gateway).then(|| Arc::downgrade(&snapshot.ingresses)),
             secrets: (key.kind == ResourceType::Secret).then(|| Arc::downgrade(&snapshot.secrets)),
             roots: snapshot.roots.clone().filter(|_| key.kind == ResourceType::Secret),
@@ -219,5 +222,49 @@ impl Cache {
 
     fn hash(&self, key: &impl Hash) -> u64 {
         self.hasher.hash_one(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::r#gen::fixture::{Fixture, age, key};
+    use crate::r#gen::key::tests::view;
+    use crate::model::{
+        Coverage, Demand, Kind, MutualTls, Protocol, ResourceKey, SecurityPolicy, ServiceKind, TlsMode,
+    };
+
+    #[test]
+    fn what_callers_are_told_follows_the_mode_of_those_whom_they_call() {
+        let mut fixture = Fixture::default()
+            .service("web", Some("10.96.0.1"), &[(80, Protocol::Http)])
+            .endpoints("web", 80, &[("10.0.0.1", 80, "v1")])
+            .service("own", None, &[(80, Protocol::Http)])
+            .endpoints("own", 80, &[("10.0.0.2", 80, "v1")]);
+        assert_eq!(fixture.services[1].kind, ServiceKind::Headless);
+        fixture.endpoints.iter_mut().flat_map(|(_, _, all)| all).for_each(|e| e.tls = TlsMode::Istio);
+        let snapshot = fixture.build();
+        let off = SecurityPolicy {
+            key: ResourceKey::new(Kind::PeerAuthentication, "default", "off"),
+            age: age("off", "default"),
+            covers: Coverage::Namespace,
+            demands: Demand::MutualTls { mode: Some(MutualTls::Disable), ports: Default::default() },
+        };
+        let security = SecurityIndex::build([Arc::new(off)], &[], Arc::default());
+        let off = MeshSnapshot { security: Arc::new(security), ..snapshot.clone() };
+        let mut client = view("default", []);
+        client.proxy.mutual_tls = true;
+        let cache = Cache::new(Arc::default());
+        for (kind, name) in [(ResourceType::Endpoints, "web"), (ResourceType::Cluster, "own")] {
+            let name = format!("outbound|80||{}", key(name, "default").host).into();
+            let key = Key { kind, name, view: Arc::new(client.clone()) };
+            let encrypted = |snapshot: &MeshSnapshot| {
+                let made = cache.get(&key, snapshot).expect("there is one");
+                let value = made.resource.body.value;
+                let says = |text: &[u8]| value.windows(text.len()).any(|part| part == text);
+                says(b"tlsMode") || says(b"UpstreamTlsContext")
+            };
+            assert_eq!([&snapshot, &off, &snapshot].map(encrypted), [true, false, true], "{key:?}");
+        }
     }
 }

@@ -580,8 +580,10 @@ fn rule_touches(rule: RuleKind, kind: ResourceType) -> bool {
         RuleKind::VirtualService => {
             matches!(kind, ResourceType::Listener | ResourceType::Routes | ResourceType::VirtualHost)
         }
-        // Callers find in endpoints who takes mutual TLS.
-        RuleKind::PeerAuthentication => matches!(kind, ResourceType::Listener | ResourceType::Endpoints),
+        // Callers find in endpoints who takes mutual TLS, or in the cluster where that decides for all of them.
+        RuleKind::PeerAuthentication => {
+            matches!(kind, ResourceType::Listener | ResourceType::Cluster | ResourceType::Endpoints)
+        }
         rule if rule.is_security() => kind == ResourceType::Listener,
         // Neither routes nor policies have a say in what a host's addresses are.
         RuleKind::DestinationRule if kind == ResourceType::NameTable => false,

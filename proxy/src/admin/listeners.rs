@@ -4,7 +4,7 @@ use osier_core::admin::{Reply, Request};
 use serde_json::json;
 
 use super::{Admin, clusters};
-use crate::config::listener::{Direction, DownstreamTransport};
+use crate::config::listener::Direction;
 
 pub(super) fn page(admin: &Admin, request: &Request) -> Reply {
     let snapshot = admin.shared.snapshot.load();
@@ -25,12 +25,10 @@ pub(super) fn page(admin: &Admin, request: &Request) -> Reply {
     Reply::text(shown.map(|(name, address)| format!("{name}::{address}\n")).collect::<String>())
 }
 
-/// Callers, and whether any inbound chain still takes plaintext: what STRICT is waited for by.
+/// Callers, and whether any of them would be taken: what STRICT is waited for by.
 pub(super) fn plaintext_callers(admin: &Admin) -> Reply {
     let snapshot = admin.shared.snapshot.load();
-    let inbound = snapshot.listeners.values().filter(|listener| listener.direction == Direction::Inbound);
-    let takes = inbound
-        .flat_map(|listener| &listener.chains)
-        .any(|chain| matches!(chain.transport, DownstreamTransport::Plaintext));
+    let mut inbound = snapshot.listeners.values().filter(|listener| listener.direction == Direction::Inbound);
+    let takes = inbound.any(|listener| listener.takes_plaintext());
     Reply::json(&json!({ "takes_plaintext": takes, "callers": admin.shared.plaintext_callers.page() }))
 }

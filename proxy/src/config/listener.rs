@@ -98,6 +98,15 @@ impl Listener {
         }
     }
 
+    /// True where plaintext comes through to the workload. Where connections are captured, a chain for the listener's own port is none
+    /// of its ways: it keeps what was sent to the proxy itself from going round.
+    pub fn takes_plaintext(&self) -> bool {
+        let captures = self.original_dst_filter || self.use_original_dst;
+        let own = |chain: &FilterChain| chain.matches.destination_port == Some(self.address.port());
+        let chains = self.chains.iter().chain(&self.default_chain);
+        chains.filter(|chain| !(captures && own(chain))).any(|chain| !chain.transport.is_tls())
+    }
+
     /// The chain that takes a connection; `None`: it is closed with flag `NR`.
     pub fn chain_for(&self, inputs: &ConnectionInputs) -> Option<&Arc<FilterChain>> {
         match self.matcher.find(inputs) {

@@ -1,7 +1,8 @@
 //! One connection from its accept to its end, by way of its filter chain.
 //!
 //! The order: where was it going (SO_ORIGINAL_DST), which listener takes it, what does it speak, which chain is that, and TLS
-//! where the chain ends it. Then the chain's network filter has it to its end. What fails before that closes the connection; there is nobody to answer.
+//! where the chain ends it. Then the chain's network filter has it to its end. What fails before that closes the connection; there is nobody to
+//! answer, but for a client that speaks HTTP/1 where the control plane was silent (`untold`).
 //! A CONNECT on an explicit proxy starts the same way again, with the destination that it names.
 
 use std::io;
@@ -18,6 +19,7 @@ use super::connection::{Connection, ListenerSource};
 use super::detect::{DetectError, Detected, detect};
 use super::plaintext_callers::PlaintextCall;
 use super::server_first::{Server, ServerFirst};
+use super::untold;
 use crate::config::listener::{
     ConnectionInputs, Direction, DownstreamTransport, FilterChain, Inspect, Listener, NetworkAction,
     TransportProtocol,
@@ -114,7 +116,14 @@ async fn run(
     ends: Ends,
     listener: &Arc<str>,
 ) -> Result<(), ArrivalError> {
-    let target = accept(worker, &tcp, ends, listener).await?;
+    let target = match accept(worker, &tcp, ends, listener).await {
+        Err(error @ ArrivalError::NoConfiguration(_)) => {
+            // Apart: hardly any connection is such a one.
+            Box::pin(untold::tell(tcp.into(), &error.to_string())).await;
+            return Err(error);
+        }
+        accepted => accepted?,
+    };
     let mut arrived = admit(worker, target, tcp.into(), BytesMut::new(), ends).await?;
     loop {
         match arrived.run(worker).await {

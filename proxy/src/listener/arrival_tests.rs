@@ -203,7 +203,7 @@ fn a_connection_without_a_chain_is_closed_and_logged() {
 }
 
 #[test]
-fn a_destination_that_is_asked_for_waits_and_silence_closes() {
+fn a_destination_that_is_asked_for_waits_and_silence_is_told_or_closes() {
     let limits = Limits { patience: Duration::from_millis(300), ..Limits::default() };
     let (on_demand, mut asked) = OnDemand::new(limits);
     let own = listener("virtualOutbound", "127.0.0.1:0", vec![chain("catch-all", ChainMatch::default())]);
@@ -216,7 +216,7 @@ fn a_destination_that_is_asked_for_waits_and_silence_closes() {
     let (shared, own) = captured(next, own);
     let snapshot = Snapshot { on_demand: Some(on_demand.listeners().clone()), ..snapshot(vec![own]) };
     let proxy = Proxy::start(shared, snapshot);
-    // 10.0.0.1:80 is there, 10.0.0.1:81 is answered absent, 10.0.0.1:82 is not answered.
+    // 10.0.0.1:80 is there, 10.0.0.1:81 is answered absent, those behind are not answered.
     let table = on_demand.listeners().clone();
     let answering = std::thread::spawn(move || {
         let found =
@@ -231,6 +231,18 @@ fn a_destination_that_is_asked_for_waits_and_silence_closes() {
     });
     let answers: Vec<_> = (0..3).map(|_| proxy.ask(b"")).collect();
     assert_eq!(answers, ["found", "catch-all", ""], "absent is the catch-all's, silence is nobody's");
+    let answer = |port: u16, body: &str| {
+        format!(
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 42\r\nconnection: close\r\n\r\n{}",
+            body.replace("PORT", &port.to_string())
+        )
+    };
+    let why = "configuration for 10.0.0.1:PORT not received";
+    assert_eq!(proxy.ask(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nsome"), answer(83, why));
+    assert_eq!(proxy.ask(b"HEAD / HTTP/1.0\r\n\r\n"), answer(84, ""));
+    for opaque in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"\x16\x03\x01", b"GET /"] {
+        assert_eq!(proxy.ask(opaque), "", "{opaque:?}");
+    }
     answering.join().expect("control plane");
     proxy.stop();
 }

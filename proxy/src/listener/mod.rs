@@ -10,3 +10,4 @@ pub mod orig_dst;
 pub mod plaintext_callers;
 pub mod self_check;
 pub mod server_first;
+mod untold;

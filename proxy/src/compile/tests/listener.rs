@@ -107,6 +107,23 @@ fn what_is_read() {
     assert!(compile(&by_name).unwrap().listener.inspect.tls);
 }
 
+#[test]
+fn plaintext_is_taken_but_not_on_the_own_port_of_what_captures() {
+    let captures = "listener_filters: [{name: o, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst}}]";
+    let (own, other) =
+        ("filter_chain_match: {destination_port: 80}", "filter_chain_match: {destination_port: 81}");
+    for (chains, fields, takes) in [
+        (&[own][..], captures, false),
+        (&[own, other], captures, true),
+        (&[own], "", true),
+        (&[], &format!("{captures}, default_filter_chain: {}", chain("")), true),
+    ] {
+        let chains: Vec<String> = chains.iter().map(|matches| chain(matches)).collect();
+        let listener = compile(&with_chains(&chains, fields)).unwrap().listener;
+        assert_eq!(listener.takes_plaintext(), takes, "{chains:?} {fields}");
+    }
+}
+
 /// A listener with this socket address.
 fn at_address(fields: &str) -> String {
     with("").replace("address: 127.0.0.1, port_value: 80", fields)
