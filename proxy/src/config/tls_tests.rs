@@ -339,7 +339,9 @@ fn a_session_is_taken_up_while_both_ends_go_by_the_same() {
         || mesh.server.own.publish(mesh.root.workload(API, DAY, ExtendedKeyUsagePurpose::ServerAuth));
     let other_roots_there = || mesh.server_roots.publish(mesh.root.trust());
     let other_roots_here = || mesh.client_roots.publish(mesh.root.trust());
-    let steps: [(&str, &dyn Fn(), &ServerTls, &str, HandshakeKind); 14] = [
+    /// What it is, what changes before it, where the client goes, and what handshake there is.
+    type Step<'a> = (&'a str, &'a dyn Fn(), &'a ServerTls, &'a str, HandshakeKind);
+    let steps: [Step<'_>; 14] = [
         ("there is nothing yet", &nothing, &mesh.server, HERE, Full),
         ("nothing has changed", &nothing, &mesh.server, HERE, Resumed),
         ("a ticket is for once, and each connection leaves one", &nothing, &mesh.server, HERE, Resumed),
