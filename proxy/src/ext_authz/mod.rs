@@ -1,8 +1,8 @@
 //! External authorizers: services that are asked whether a request or a connection is let in (Envoy's ext_authz).
 //!
 //! `compile::ext_authz` makes [`Authorizer`]s of messages. Their time is before tokens and policies: `http::consult` asks for a request,
-//! `tcp::exchange` for a connection. An authorizer is asked with a request like the client's ([`http`]) or with a message
-//! ([`grpc`]), by one [`call`] over the worker's pool, so that balancing, limits and mutual TLS are those of its cluster. The answer is a
+//! `tcp::exchange` for a connection. An authorizer is asked with a request like the client's (`http`) or with a message
+//! (`grpc`), by one `call` over the worker's pool, so that balancing, limits and mutual TLS are those of its cluster. The answer is a
 //! [`Verdict`]; what it changes is data, which those who asked apply.
 //!
 //! Invariants: what an authorizer can't be shown whole is denied, whatever happens on errors ([`Verdict::Untellable`]); headers that

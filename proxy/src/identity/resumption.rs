@@ -3,7 +3,7 @@
 //! A server remembers nothing: its [`Tickets`] hold the client's certificates, sealed by a key that one TLS context has and no other.
 //! A client keeps the last ticket of each endpoint ([`Sessions`]), for the context of one cluster.
 //!
-//! Invariants: a session rests on the [`Grounds`] that its end goes by, and is not taken up where they are others by now, nor where
+//! Invariants: a session rests on the `Grounds` that its end goes by, and is not taken up where they are others by now, nor where
 //! the server's certificate has ended; there is a whole handshake instead. So nobody goes on with a certificate whose root is about to
 //! be removed. What is taken up is held against time, roots and names again before a byte of it counts (`ServerTls::look_again`,
 //! `ClientTls::look_again`).
