@@ -134,6 +134,20 @@ fn chains_of_listeners() {
 }
 
 #[test]
+fn mutual_tls_is_automatic_unless_the_mesh_says_otherwise() {
+    let mut client = view("default", []);
+    client.proxy.mutual_tls = true;
+    for auto_mutual_tls in [true, false] {
+        let mut mesh = mesh();
+        mesh.mesh.auto_mutual_tls = auto_mutual_tls;
+        let name = "outbound|80||reviews.default.svc.cluster.local";
+        let cluster = cluster(name, &client, &mesh.build()).unwrap();
+        assert_eq!(!cluster.transport_socket_matches.is_empty(), auto_mutual_tls);
+        assert_eq!(cluster.transport_socket, None);
+    }
+}
+
+#[test]
 fn who_calls_the_proxys_own_ports_is_closed() {
     use osier_proto::types::listener::filter::ConfigType;
     use osier_proto::types::tcp_proxy::{TcpProxy, tcp_proxy::ClusterSpecifier};

@@ -23,7 +23,7 @@ use osier_proto::types::tls::{
 use prost::{Message, Name};
 
 use super::{name, wire};
-use crate::model::{CertificateFiles, MeshConfig, OwnCertificate, ServerTrust, roots_of, spiffe};
+use crate::model::{CertificateFiles, MeshConfig, OwnCertificate, ServerTrust, TlsVersion, roots_of, spiffe};
 
 /// Which protocols any TLS of ours speaks.
 const VERSIONS: TlsParameters = TlsParameters {
@@ -42,8 +42,15 @@ pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
     // What a client of the mesh offers besides is no protocol of ours: `istio` only says that it is one.
     let protocols: &[&str] = if http { &["h2", "http/1.1"] } else { &[] };
     let of_domain = |domain: &str| uri(MatchPattern::Prefix(format!("spiffe://{domain}/")));
+    let least = match mesh.least_tls {
+        TlsVersion::Tls12 => TlsProtocol::TlSv12,
+        TlsVersion::Tls13 => TlsProtocol::TlSv13,
+    };
     let context = DownstreamTlsContext {
-        common_tls_context: Some(common(protocols, mesh.trust_domains().map(of_domain).collect())),
+        common_tls_context: Some(CommonTlsContext {
+            tls_params: Some(TlsParameters { tls_minimum_protocol_version: least as i32, ..VERSIONS }),
+            ..common(protocols, mesh.trust_domains().map(of_domain).collect())
+        }),
         require_client_certificate: Some(true),
         ..Default::default()
     };

@@ -71,7 +71,8 @@ pub(super) fn names_of_requests(rule: &ClientTls) -> Option<UpstreamHttpProtocol
 /// Mutual TLS towards those endpoints that take it, where the client has a certificate and the service is in the mesh.
 fn automatic(scope: &Scope<'_>, cluster: &mut Cluster, upstream: &Upstream<'_>) {
     let service = upstream.service;
-    if !scope.view().proxy.mutual_tls || service.location == Location::External {
+    let applies = scope.mesh().auto_mutual_tls && scope.view().proxy.mutual_tls;
+    if !applies || service.location == Location::External {
         return;
     }
     let socket = mesh(scope, upstream, &ServerNames::default());

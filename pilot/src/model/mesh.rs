@@ -53,6 +53,10 @@ pub struct MeshConfig {
     pub dns_refresh: Duration,
     /// Which Ingresses are ours.
     pub ingress: IngressPolicy,
+    /// Endpoints that take mutual TLS are met with it where no DestinationRule says otherwise.
+    pub auto_mutual_tls: bool,
+    /// The least that clients of workloads must speak.
+    pub least_tls: TlsVersion,
     /// Who may be asked what is let in.
     pub authorizers: Vec<Authorizer>,
 }
@@ -97,6 +101,8 @@ impl Default for MeshConfig {
             discovery_selectors: Arc::default(),
             dns_refresh: Duration::from_secs(60),
             ingress: IngressPolicy::default(),
+            auto_mutual_tls: true,
+            least_tls: TlsVersion::Tls12,
             authorizers: Vec::new(),
         }
     }
@@ -140,6 +146,15 @@ pub enum PathNormalization {
     MergeSlashes,
     /// `%2F` and `%5C` decoded first, then as MergeSlashes.
     DecodeAndMergeSlashes,
+}
+
+/// `meshMTLS.minProtocolVersion`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
 }
 
 /// Whether HTTP/1.1 goes upstream as HTTP/2.

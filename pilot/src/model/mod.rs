@@ -34,8 +34,8 @@ pub use ingress::{
     IngressRule, IngressTls, PathRule,
 };
 pub use mesh::{
-    AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, UpgradePolicy, spiffe,
-    trust_domain,
+    AccessLogEncoding, InboundTraffic, MeshConfig, OutboundTraffic, PathNormalization, TlsVersion,
+    UpgradePolicy, spiffe, trust_domain,
 };
 pub use owner::Owner;
 pub use policy::{

@@ -6,7 +6,7 @@ use crate::model::{Kind, MeshConfig, Severity};
 use crate::store::check::mesh::{ROOT, check};
 use crate::store::check::{Checked, Context, Problem};
 use crate::store::schema::kubernetes::ConfigMap;
-use crate::store::schema::mesh::{Loss, SET_ASIDE, SetAside};
+use crate::store::schema::mesh::{APPLIED_IN_PART, Loss, SET_ASIDE, SetAside};
 
 /// Reads the ConfigMap.
 pub(super) fn read(context: &Context, node: &Node) -> Result<Checked<MeshConfig>, DecodeError> {
@@ -70,7 +70,11 @@ fn set_aside(node: &mut Node, prefix: &str, problems: &mut Vec<Problem>) -> Resu
             problems.extend(warning(row, &entry.node));
         } else if SET_ASIDE.iter().any(|row| row.field.starts_with(&below)) {
             set_aside(&mut entry.node, &below, problems)?;
-            refuse_rest(&entry, &below)?;
+            if APPLIED_IN_PART.contains(&&*path) {
+                kept.push(entry);
+            } else {
+                refuse_rest(&entry, &below)?;
+            }
         } else {
             kept.push(entry);
         }
@@ -127,7 +131,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::OutboundTraffic;
+    use crate::model::{OutboundTraffic, TlsVersion};
 
     /// The configuration, if it is applied, and what is said.
     fn read_text(mesh: &str) -> (Option<MeshConfig>, Vec<String>) {
@@ -188,15 +192,18 @@ trustDomain: example.org
 defaultConfig:
   tracing:
     sampling: 10
-meshMTLS: {minProtocolVersion: TLSV1_3}
+meshMTLS: {minProtocolVersion: TLSV1_3, cipherSuites: [AES128-SHA]}
+enableAutoMtls: false
 ",
         );
-        assert_eq!(mesh.unwrap().outbound, OutboundTraffic::RegistryOnly);
+        let mesh = mesh.unwrap();
+        assert_eq!(mesh.outbound, OutboundTraffic::RegistryOnly);
+        assert_eq!((mesh.least_tls, mesh.auto_mutual_tls), (TlsVersion::Tls13, false));
         assert_eq!(
             said,
             [
                 "8 Warning data.mesh.defaultConfig.tracing: is not applied: there is no tracing yet",
-                "10 Warning data.mesh.meshMTLS: is not applied: there is no mutual TLS yet whose versions and ciphers it could restrict",
+                "10 Warning data.mesh.meshMTLS.cipherSuites: is not applied: only suites with forward secrecy and authenticated encryption are spoken, and all of them",
             ]
         );
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Check, Checked, Context, Path};
 use crate::model::{
     self, AccessLogEncoding, InboundTraffic, IngressMode, IngressPolicy, LabelSelector, MeshConfig,
-    OutboundTraffic, PathNormalization, UpgradePolicy,
+    OutboundTraffic, PathNormalization, TlsVersion, UpgradePolicy,
 };
 use crate::store::schema::destination_rule::H2UpgradePolicy;
 use crate::store::schema::{kubernetes as written, mesh as schema};
@@ -95,6 +95,11 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
         discovery_selectors: check
             .label_selectors(root.field("discoverySelectors"), &spec.discovery_selectors),
         ingress: ingress(spec),
+        auto_mutual_tls: spec.enable_auto_mtls.unwrap_or(default.auto_mutual_tls),
+        least_tls: match spec.mesh_mtls.as_ref().and_then(|tls| tls.min_protocol_version) {
+            None | Some(schema::TlsProtocol::Auto | schema::TlsProtocol::Tls12) => TlsVersion::Tls12,
+            Some(schema::TlsProtocol::Tls13) => TlsVersion::Tls13,
+        },
         authorizers: check.authorizers(root.field("extensionProviders"), &spec.extension_providers),
         dns_refresh: check.duration(refresh, spec.dns_refresh_rate.as_ref()).unwrap_or(default.dns_refresh),
     };

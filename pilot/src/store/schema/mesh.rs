@@ -42,6 +42,29 @@ pub struct MeshConfig {
     pub ingress_selector: String,
     pub ingress_service: String,
     pub extension_providers: Vec<ExtensionProvider>,
+    pub enable_auto_mtls: Option<bool>,
+    #[serde(rename = "meshMTLS")]
+    pub mesh_mtls: Option<MeshMtls>,
+}
+
+/// `meshMTLS`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct MeshMtls {
+    pub min_protocol_version: Option<TlsProtocol>,
+}
+
+/// `meshMTLS.minProtocolVersion`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs)]
+pub enum TlsProtocol {
+    #[serde(rename = "TLS_AUTO")]
+    Auto,
+    #[serde(rename = "TLSV1_2")]
+    Tls12,
+    #[serde(rename = "TLSV1_3")]
+    Tls13,
 }
 
 /// An entry of `extensionProviders`. Those for telemetry do nothing by themselves, and what would use one is refused where it is
@@ -218,18 +241,27 @@ const fn something(field: &'static str, why: &'static str) -> SetAside {
 /// Why nothing is lost of a field that is applied elsewhere.
 pub const INJECTED: &str = "applied when a pod is injected, see [injection](injection.md)";
 
+/// Fields of which some are applied, and some stand in [`SET_ASIDE`].
+pub const APPLIED_IN_PART: &[&str] = &["meshMTLS"];
+
 /// Fields of the API that are not applied; fields below one that has rows of its own are named one by one.
 ///
-/// None of them opens what another field closes: policies that would need one of them (mutual TLS) are refused where they are written, and a refused policy fails closed.
+/// None of them opens what another field closes.
 pub const SET_ASIDE: &[SetAside] = &[
-    something("ca", "there is no certificate authority yet"),
-    something("caCertificates", "there is no mutual TLS yet, so no certificate is verified"),
+    something(
+        "ca",
+        "certificates come from the control plane's own authority, or from one that is plugged in as `cacerts`",
+    ),
+    something("caCertificates", "roots beside the mesh's own are not believed"),
     something("certificates", "no certificates are made"),
-    something("compliancePolicy", "there is no TLS yet whose versions and ciphers it could restrict"),
+    something(
+        "compliancePolicy",
+        "TLS between workloads can be restricted by meshMTLS.minProtocolVersion alone",
+    ),
     something("configSources", "configuration comes from the folder that osier-pilot was given"),
     nothing("defaultConfig.availabilityZone", "an endpoint's locality comes from its resource"),
     nothing("defaultConfig.binaryPath", "where Istio's image has Envoy"),
-    something("defaultConfig.caCertificatesPem", "there is no mutual TLS yet, so no certificate is verified"),
+    something("defaultConfig.caCertificatesPem", "roots beside the mesh's own are not believed"),
     nothing("defaultConfig.concurrency", INJECTED),
     nothing("defaultConfig.configPath", "where Istio's image keeps files"),
     nothing("defaultConfig.controlPlaneAuthPolicy", "Istio does not read it any more"),
@@ -246,13 +278,16 @@ pub const SET_ASIDE: &[SetAside] = &[
     something("defaultConfig.extraStatTags", "there are no metrics with labels of one's own yet"),
     nothing("defaultConfig.fileFlushInterval", "how Envoy writes its access log"),
     nothing("defaultConfig.fileFlushMinSizeKb", "how Envoy writes its access log"),
-    something("defaultConfig.gatewayTopology", "there are no gateways yet"),
+    something(
+        "defaultConfig.gatewayTopology",
+        "a gateway goes by the address of its client, and replaces what that says of itself",
+    ),
     nothing("defaultConfig.holdApplicationUntilProxyStarts", INJECTED),
     nothing("defaultConfig.image", "there is one image"),
     nothing("defaultConfig.interceptionMode", INJECTED),
     something("defaultConfig.meshId", "metrics do not carry the mesh's name"),
     nothing("defaultConfig.parentShutdownDuration", "for Envoy's hot restart, which Osier does not have"),
-    something("defaultConfig.privateKeyProvider", "there is no mutual TLS yet"),
+    something("defaultConfig.privateKeyProvider", "keys are in the memory of the proxy alone"),
     nothing("defaultConfig.proxyAdminPort", INJECTED),
     something("defaultConfig.proxyBootstrapTemplatePath", "a sidecar has no bootstrap file"),
     something("defaultConfig.proxyHeaders", "the headers that a sidecar adds can't be chosen yet"),
@@ -274,21 +309,24 @@ pub const SET_ASIDE: &[SetAside] = &[
     nothing("defaultProviders.metrics", "Istio's metrics are always there for Prometheus"),
     something("defaultProviders.tracing", "there is no tracing yet"),
     nothing("disableEnvoyListenerLog", "there is no log of listeners beside the access log"),
-    something(
-        "enableAutoMtls",
-        "there is no mutual TLS yet: what workloads send to each other is not encrypted",
-    ),
     something("enableEnvoyAccessLogService", "the access log goes to a file only"),
     nothing("enablePrometheusMerge", INJECTED),
     something("enableTracing", "there is no tracing yet"),
     nothing("inboundClusterStatName", "about Envoy's own metrics"),
     something("localityLbSetting", "endpoints are not picked by locality yet"),
-    something("meshMTLS", "there is no mutual TLS yet whose versions and ciphers it could restrict"),
+    something(
+        "meshMTLS.cipherSuites",
+        "only suites with forward secrecy and authenticated encryption are spoken, and all of them",
+    ),
+    something("meshMTLS.ecdhCurves", "X25519MLKEM768, X25519, P-256 and P-384 are spoken, in this order"),
     nothing("outboundClusterStatName", "about Envoy's own metrics"),
     something("proxyHttpPort", "the port of the explicit proxy is 15007"),
     something("proxyInboundListenPort", "captured inbound connections arrive at port 15006"),
     something("proxyListenPort", "captured outbound connections arrive at port 15001"),
     something("serviceSettings", "there is one cluster only, so every service is local to it"),
-    something("tlsDefaults", "there is no TLS yet whose ciphers it could restrict"),
-    nothing("verifyCertificateAtClient", "a DestinationRule that starts TLS is refused"),
+    something("tlsDefaults", "versions, suites and groups of TLS towards servers outside can't be chosen"),
+    nothing(
+        "verifyCertificateAtClient",
+        "servers outside are always verified, unless a rule says `insecureSkipVerify`",
+    ),
 ];
