@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use osier_proxy::ext_authz::{BodyRule, Form};
 
-use super::shop::{Question, Shop, TCP};
+use super::shop::{Question, Shop, TCP, UNDECLARED};
 
 const AUTHORIZER: &str = "
 apiVersion: v1
@@ -50,6 +50,10 @@ fn path(path: &str) -> Question {
 
 fn tcp() -> Question {
     Question { port: TCP, ..Question::default() }
+}
+
+fn undeclared() -> Question {
+    Question { port: UNDECLARED, ..Question::default() }
 }
 
 #[test]
@@ -112,6 +116,10 @@ fn what_is_asked_about_and_what_is_denied() {
         (grpc("") + &custom("p", "opa", admin), tcp(), ask(GRPC_CLUSTER)),
         (grpc("") + &custom("p", "opa", "to: [{operation: {ports: ['8080']}}]"), tcp(), None),
         (http("") + &custom("p", "web", ""), tcp(), None),
+        // Where nobody has said that bytes are opaque a client could go past it by not looking like HTTP.
+        (http("") + &custom("p", "web", admin), undeclared(), Some(bad("p"))),
+        (http("") + &custom("p", "web", "to: [{operation: {ports: ['8080']}}]"), undeclared(), None),
+        (grpc("") + &custom("p", "opa", admin), undeclared(), ask(GRPC_CLUSTER)),
         // With a mistake it closes what it covers.
         (
             http("") + &policy("p", "action: CUSTOM, rules: [{}]"),

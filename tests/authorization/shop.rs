@@ -27,6 +27,8 @@ use osier_proxy::jwt::cache::TokenCache;
 pub const HTTP: u16 = 8080;
 /// Its TCP port.
 pub const TCP: u16 = 9000;
+/// A port of which no service says what it speaks. Opaque bytes are sent to it.
+pub const UNDECLARED: u16 = 7000;
 /// Its address.
 pub const ADDRESS: &str = "10.1.0.9";
 
@@ -162,7 +164,7 @@ impl Shop {
 
     fn inputs(question: &Question) -> ConnectionInputs {
         let destination = SocketAddr::new(ADDRESS.parse().expect("an address"), question.port);
-        let http = question.port != TCP;
+        let http = ![TCP, UNDECLARED].contains(&question.port);
         ConnectionInputs {
             source: SocketAddr::new(question.source, 40000),
             destination,

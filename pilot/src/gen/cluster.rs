@@ -16,7 +16,7 @@ use osier_proto::types::cluster::{
 };
 use osier_proto::types::core::{
     BindConfig, ExtraSourceAddress, Http1ProtocolOptions, Http2ProtocolOptions,
-    HttpProtocolOptions as CommonHttp, Metadata, TcpKeepalive as WireKeepalive,
+    HttpProtocolOptions as CommonHttp, Metadata, TcpKeepalive as WireKeepalive, UpstreamHttpProtocolOptions,
 };
 use osier_proto::types::endpoint::ClusterLoadAssignment;
 use osier_proto::types::upstream_http::{
@@ -134,7 +134,8 @@ fn outbound(scope: &Scope<'_>, name: &OutboundName) -> Option<Cluster> {
     limits(&mut cluster, effective.connection_pool.as_deref());
     connection(scope, &mut cluster, effective.connection_pool.as_deref());
     if !scope.view().is_grpc() {
-        http(scope, &mut cluster, port.protocol, &effective);
+        let of_requests = effective.tls.as_deref().and_then(|tls| transport::names_of_requests(tls, service));
+        http(scope, &mut cluster, port.protocol, effective.connection_pool.as_deref(), of_requests);
     }
     cluster.metadata = Some(service_metadata(service, port, subset, policy.map(|p| &p.key)));
     let http2 = speaks_http2(scope, port.protocol, effective.connection_pool.as_deref());
@@ -270,10 +271,14 @@ fn wire_keepalive(keepalive: TcpKeepalive) -> WireKeepalive {
     }
 }
 
-/// HTTP version and options towards the endpoints; nothing where the defaults hold.
-fn http(scope: &Scope<'_>, cluster: &mut Cluster, protocol: Protocol, policy: &EffectivePolicy) {
-    let pool = policy.connection_pool.as_deref();
-    let of_requests = policy.tls.as_deref().and_then(transport::names_of_requests);
+/// HTTP version and options towards the endpoints; nothing where the defaults hold. `of_requests`: what TLS leaves to each request.
+fn http(
+    scope: &Scope<'_>,
+    cluster: &mut Cluster,
+    protocol: Protocol,
+    pool: Option<&ConnectionPool>,
+    of_requests: Option<UpstreamHttpProtocolOptions>,
+) {
     let http = pool.map(|p| &p.http);
     let idle = http.and_then(|h| h.idle_timeout).or_else(|| pool.and_then(|p| p.tcp.idle_timeout));
     let common = CommonHttp {
@@ -445,8 +450,7 @@ fn inbound(scope: &Scope<'_>, port: &InboundPort<'_>) -> Option<Cluster> {
     limits(&mut cluster, pool);
     connection(scope, &mut cluster, pool);
     cluster.typed_extension_protocol_options.clear();
-    let plain = EffectivePolicy { tls: None, ..policy.clone() };
-    http(scope, &mut cluster, port.protocol, &plain);
+    http(scope, &mut cluster, port.protocol, pool, None);
     cluster.metadata = Some(wire::istio_metadata([(
         "services",
         wire::list(port.services.iter().map(|(s, _)| service_value(s)).collect()),

@@ -80,6 +80,11 @@ impl OutboundName {
         }
         Some(Self { port: port.parse().ok()?, subset: subset.into(), host: host.into() })
     }
+
+    /// The same as a name that a ClientHello or an authority can have.
+    pub fn server_name(&self) -> String {
+        format!("outbound_.{}_.{}_.{}", self.port, self.subset, self.host)
+    }
 }
 
 impl fmt::Display for OutboundName {

@@ -10,7 +10,7 @@ use prost_types::Struct;
 use super::name::OutboundName;
 use super::scope::Scope;
 use super::{endpoint, tls};
-use crate::model::{ClientTls, Location, Protocol, ServerNames, ServerTrust, Service, TlsMode};
+use crate::model::{ClientTls, Location, Protocol, ServerNames, ServerTrust, Service};
 
 /// What a cluster leads to.
 pub(super) struct Upstream<'a> {
@@ -60,11 +60,12 @@ pub(super) fn apply(
 }
 
 /// What a rule leaves to each request: the name that is asked for, and that the certificate must have it.
-pub(super) fn names_of_requests(rule: &ClientTls) -> Option<UpstreamHttpProtocolOptions> {
+pub(super) fn names_of_requests(rule: &ClientTls, service: &Service) -> Option<UpstreamHttpProtocolOptions> {
     let ClientTls::Outside { names, trust, .. } = rule else { return None };
+    let named = !names.alternatives.is_empty() || !service.subject_alt_names.is_empty();
     names.sni.is_none().then(|| UpstreamHttpProtocolOptions {
         auto_sni: true,
-        auto_san_validation: names.alternatives.is_empty() && *trust != ServerTrust::Anybody,
+        auto_san_validation: !named && *trust != ServerTrust::Anybody,
     })
 }
 
@@ -101,9 +102,7 @@ fn mesh(
     upstream: &Upstream<'_>,
     names: &ServerNames,
 ) -> osier_proto::types::core::TransportSocket {
-    let OutboundName { port, subset, host } = upstream.name;
-    let server_name =
-        names.sni.as_deref().map_or_else(|| format!("outbound_.{port}_.{subset}_.{host}"), str::to_owned);
+    let server_name = names.sni.as_deref().map_or_else(|| upstream.name.server_name(), str::to_owned);
     tls::client(server_name, servers(scope, upstream, names), offered(scope, upstream))
 }
 
@@ -112,9 +111,9 @@ fn servers(scope: &Scope<'_>, upstream: &Upstream<'_>, names: &ServerNames) -> V
     if !names.alternatives.is_empty() {
         return tls::alternatives(&names.alternatives);
     }
+    // All endpoints': which of them take mutual TLS is another matter.
     let known = scope.snapshot.identities(&upstream.service.key);
-    let takes = known.iter().filter(|identity| identity.tls == TlsMode::Istio);
-    let accounts = takes.map(|identity| (&*identity.namespace, &*identity.service_account));
+    let accounts = known.iter().map(|identity| (&*identity.namespace, &*identity.service_account));
     let mut servers = tls::accounts(scope.mesh(), accounts.filter(|(_, account)| !account.is_empty()));
     servers.extend(tls::alternatives(&upstream.service.subject_alt_names));
     servers

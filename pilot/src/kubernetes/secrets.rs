@@ -99,6 +99,9 @@ fn key((namespace, name): &Name) -> ResourceKey {
     ResourceKey::new(Kind::Secret, namespace.clone(), name.clone())
 }
 
+/// A certificate that begins so soon is taken.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+
 async fn follow(client: Client, name: Name, feed: Feed) {
     let api: Api<Secret> = Api::namespaced(client, &name.0);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", name.1));
@@ -106,6 +109,9 @@ async fn follow(client: Client, name: Name, feed: Feed) {
     let (mut there, mut good) = (false, false);
     let mut trouble = None;
     while let Some(event) = events.next().await {
+        if event.is_ok() {
+            trouble = None;
+        }
         match event {
             Ok(Event::Init) => there = false,
             Ok(Event::InitApply(secret) | Event::Apply(secret)) => {
@@ -173,7 +179,9 @@ fn doubt(chain: &[u8], now: ASN1Time) -> Option<String> {
     if now > *not_after {
         return Some(format!("the certificate has expired on {not_after}"));
     }
-    (now < *not_before).then(|| format!("the certificate is not valid before {not_before}"))
+    // Clocks differ: who made it may be ahead of us.
+    let soon = now.timestamp().saturating_add(SKEW.as_secs().cast_signed());
+    (soon < not_before.timestamp()).then(|| format!("the certificate is not valid before {not_before}"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::xds::identity::{AUDIENCE, Authenticate, Caller, Denied, Identity, Pod
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
-/// Rights on Secrets, one of which a gateway needs to be given those of its namespace: that of our chart, which gives nothing else (there
+/// Rights on Secrets, one of which an account needs to be given those of its namespace: that of our chart, which gives nothing else (there
 /// is no such subresource), and that of Istio's charts.
 const RIGHTS: [(&str, Option<&str>); 2] = [("get", Some("tls")), ("list", None)];
 

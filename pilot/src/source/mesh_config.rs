@@ -236,7 +236,7 @@ enableAutoMtls: false
     fn what_nobody_knows_refuses_all() {
         for (text, wanted) in [
             ("rootNamespce: x", "6 data.mesh.rootNamespce: unknown field, did you mean rootNamespace?"),
-            ("meshMTLS: {}\nmeshmTLS: {}", "7 data.mesh.meshmTLS: unknown field"),
+            ("meshMTLS: {}\nmeshmTLS: {}", "7 data.mesh.meshmTLS: unknown field, did you mean meshMTLS?"),
             (
                 "defaultConfig:\n  drainDuraton: 5s",
                 "7 data.mesh.defaultConfig.drainDuraton: unknown field, did you mean drainDuration?",

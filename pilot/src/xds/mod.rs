@@ -1,7 +1,7 @@
 //! The xDS server: one task per stream over the protocol's state machine, and the encoded resources that streams share.
 //!
 //! [`service`] takes streams in, [`stream`] is the life of one, [`node`] reads who it is and [`identity`] proves it on
-//! the [`encrypted`] port, [`callers`] counts streams, [`registration`] keeps
+//! the [`encrypted`] port, `rights` finds out whether it may have keys, [`callers`] counts streams, [`registration`] keeps
 //! workloads that live with their stream, [`cache`] what was encoded.
 
 pub mod cache;
@@ -10,6 +10,7 @@ pub mod encrypted;
 pub mod identity;
 pub mod node;
 pub mod registration;
+mod rights;
 pub mod service;
 pub mod status;
 pub mod stream;

@@ -25,13 +25,14 @@ use super::callers::Callers;
 use super::identity::{self, Authenticate, Caller, Identity};
 use super::node::{Client, NodeError};
 use super::registration::{Lease, Leases};
+use super::rights::{Proof, Rights};
 use super::status::{Connected, ConnectionStatus};
 use crate::deadline;
 use crate::r#gen::key::{Key, ResourceType, SecretsOf, View, Views};
-use crate::r#gen::name::{self, OutboundName};
+use crate::r#gen::name::OutboundName;
 use crate::r#gen::{self, Generated};
 use crate::metrics::{Kind, Metrics, observe};
-use crate::model::{Address, Kind as RuleKind, ResourceKey, ServiceKey, ServiceKind, TlsMode, has_roots_of};
+use crate::model::{Address, Kind as RuleKind, ResourceKey, ServiceKey, ServiceKind, TlsMode};
 use crate::push::PushRequest;
 use crate::push::fanout::{Fanout, Registered};
 use crate::snapshot::{Change, MeshSnapshot};
@@ -102,20 +103,14 @@ pub async fn serve(
     ended
 }
 
-/// What a caller has proved, and who knows what it may.
-struct Proof {
-    caller: Caller,
-    authenticate: Arc<dyn Authenticate>,
-}
-
 struct Served {
     shared: Arc<Shared>,
     registered: Registered,
     snapshot: Arc<MeshSnapshot>,
     stream: Stream,
     client: Option<Arc<Client>>,
-    /// Of whom it must still be asked whether it may read the Secrets of its namespace.
-    unasked: Option<Proof>,
+    /// Whether it may have keys.
+    rights: Rights,
     lease: Option<Lease>,
     status: Option<Arc<ConnectionStatus>>,
     /// Why the client refused last, as it was logged.
@@ -138,7 +133,7 @@ impl Served {
             snapshot,
             stream,
             client: None,
-            unasked: None,
+            rights: Rights::default(),
             lease: None,
             status: None,
             refusal: None,
@@ -162,7 +157,7 @@ impl Served {
             Some(proof) => proven(&proof.caller, client, &self.snapshot)?,
             None => unproven(client),
         });
-        self.unasked = proof;
+        self.rights = Rights::of(proof);
         self.registered.identify(client.view.proxy.clone());
         let peer = remote.map(|a| a.to_string()).unwrap_or_default();
         let status = Arc::new(ConnectionStatus::new(&client, peer, incremental));
@@ -177,24 +172,13 @@ impl Served {
         self.request(first)
     }
 
-    /// Asks, once, whether the client may have the keys in Secrets of its namespace: of a gateway, whose listeners depend on it, and of
-    /// whoever names one.
+    /// Finds out whether the client may have the keys in Secrets of its namespace, where this request makes it matter.
     async fn find_rights(&mut self, request: &Request) -> Result<(), Status> {
         let Some(client) = &self.client else { return Ok(()) };
-        let gateway = client.view.proxy.gateway;
-        let matters = gateway || names_a_key(request);
-        let Some(Proof { caller, authenticate }) = self.unasked.take_if(|_| matters) else { return Ok(()) };
-        let may = authenticate.may_read_secrets(&caller.identity).await;
-        if !may.map_err(|error| identity::refuse(&error))? {
-            let account = caller.identity.user();
-            let who = if gateway { "gateway" } else { "workload" };
-            tracing::warn!(
-                "the {who} of {account} gets no certificates: it needs the right to get secrets/tls, or to list secrets, in its namespace"
-            );
+        let Some(secrets_of) = self.rights.find(client.view.proxy.gateway, request).await? else {
             return Ok(());
-        }
-        let mut view = (*client.view).clone();
-        view.secrets_of = Some(SecretsOf { namespace: caller.identity.namespace, keys: true });
+        };
+        let view = View { secrets_of: Some(secrets_of), ..(*client.view).clone() };
         self.client = Some(Arc::new(Client { view: Arc::new(view), ..(**client).clone() }));
         self.views = None;
         self.see(self.snapshot.clone());
@@ -532,22 +516,6 @@ fn take_from_cluster(view: &mut View, snapshot: &MeshSnapshot) {
     if !addresses.is_empty() {
         view.ipv6 = addresses.iter().any(IpAddr::is_ipv6);
         view.proxy.addresses = addresses;
-    }
-}
-
-/// True where a request names a Secret whose key it wants.
-fn names_a_key(request: &Request) -> bool {
-    let is_key =
-        |name: &String| name::parse_secret(name).is_some_and(|(_, secret)| has_roots_of(secret).is_none());
-    match request {
-        Request::Incremental(request) => {
-            let held = request.initial_resource_versions.keys();
-            request.type_url == types::SECRET
-                && request.resource_names_subscribe.iter().chain(held).any(is_key)
-        }
-        Request::StateOfTheWorld(request) => {
-            request.type_url == types::SECRET && request.resource_names.iter().any(is_key)
-        }
     }
 }
 

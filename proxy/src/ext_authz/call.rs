@@ -1,6 +1,6 @@
 //! One call of an authorizer, over the worker's pool, with a limit for all of it.
 //!
-//! A call has no effects, so one that finds its kept connection closed goes once more over another.
+//! A call has no effects, so one that nobody has looked at goes to another endpoint or connection, as a request does.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::http::body::{BodyLength, Frame};
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead, Version};
+use crate::http::retry::{MAX_MOVES, is_unseen};
 use crate::upstream::balance::Tried;
 use crate::upstream::choose::ChooseBy;
 use crate::upstream::stream::{Receiver, UpstreamStream, speaks_http2};
@@ -24,8 +25,6 @@ use crate::worker::Worker;
 const MAX_ANSWER: usize = 1024 * 1024;
 /// Interim responses before an answer.
 const MAX_INTERIM: usize = 16;
-/// Calls that are made anew because nobody had looked at them.
-const MAX_MOVES: usize = 2;
 /// Longest wait where there is no limit: what a timer can count.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -54,10 +53,10 @@ pub(super) async fn call(
         return Err(ProxyError::new(Kind::UpstreamProtocol, Side::Internal, Progress::NothingSent, detail));
     }
     let deadline = Instant::now() + authorizer.timeout.unwrap_or(FOREVER);
-    let mut tried = Tried::avoiding(1);
+    let (mut tried, mut moves) = (Tried::avoiding(1), 0);
     loop {
         match attempt(worker, &cluster, (version, host), head, body, deadline, &mut tried).await {
-            Err(failed) if failed.unseen && tried.count() <= MAX_MOVES => {}
+            Err(failed) if failed.unseen && moves < MAX_MOVES => moves += 1,
             Err(failed) => return Err(failed.error),
             Ok(response) => return Ok(response),
         }
@@ -84,27 +83,18 @@ async fn attempt(
         UpstreamStream::open(worker, cluster, endpoint, version, host).await
     };
     let opened = timeout_at(deadline, open).await.unwrap_or_else(|_| Err(late(Progress::NothingSent)));
-    let mut stream = opened.map_err(|error| {
-        let unseen = matches!(error.kind, Kind::ConnectFailed);
-        Failed { error, unseen }
-    })?;
+    let failed = |error, kept| Failed { unseen: is_unseen(&error, kept, true), error };
+    let mut stream = opened.map_err(|error| failed(error, false))?;
     match timeout_at(deadline, exchange(&mut stream, head, body)).await {
         Ok(Ok(response)) => {
             stream.finish();
             Ok(response)
         }
-        Ok(Err(error)) => {
-            let unseen = match error.progress {
-                Progress::NothingSent => true,
-                Progress::Sent => stream.is_reused() && error.kind == Kind::UpstreamClosed,
-                Progress::ResponseStarted => false,
-            };
-            Err(Failed { error, unseen })
-        }
+        Ok(Err(error)) => Err(failed(error, stream.is_reused())),
         Err(_) => {
             let error = late(stream.progress());
             stream.timed_out();
-            Err(Failed { error, unseen: false })
+            Err(failed(error, false))
         }
     }
 }

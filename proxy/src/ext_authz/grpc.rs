@@ -59,7 +59,7 @@ impl GrpcForm {
         body.extend_from_slice(&message.encode_to_vec());
         let by = (Version::Http2, self.authority.as_bytes());
         let answered = call(authorizer, worker, by, &self.head(authorizer), &body.freeze()).await;
-        match answered.map_err(|error| error.to_string()).and_then(|response| read(&response)) {
+        match answered.map_err(|error| error.detail.into_owned()).and_then(|response| read(&response)) {
             Ok(answer) => verdict(answer),
             Err(reason) => Verdict::Unanswered(reason.into()),
         }

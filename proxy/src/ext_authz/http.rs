@@ -64,7 +64,7 @@ impl HttpForm {
         let (head, body) = self.request(&request);
         match call(authorizer, worker, (Version::Http11, self.host.as_bytes()), &head, &body).await {
             Ok(response) => self.verdict(response),
-            Err(error) => Verdict::Unanswered(error.to_string().into()),
+            Err(error) => Verdict::Unanswered(error.detail),
         }
     }
 
@@ -94,15 +94,14 @@ impl HttpForm {
     }
 
     fn verdict(&self, response: Response) -> Verdict {
-        let Response { head, body, .. } = response;
+        let Response { mut head, body, .. } = response;
+        let remove = head.fields.get_all(TO_REMOVE).flat_map(tokens).map(Into::into).collect();
+        head.fields.remove(TO_REMOVE);
         match head.status {
-            200 => Verdict::Allowed(Box::new(self.changes(&head.fields))),
+            200 => Verdict::Allowed(Box::new(Changes { remove, ..self.changes(&head.fields) })),
             500..=599 => Verdict::Unanswered(format!("status {}", head.status).into()),
             status => {
-                let passed = |field: &Field<'_>| {
-                    self.to_client_denied.has(field) && !field.name.eq_ignore_ascii_case(TO_REMOVE.as_bytes())
-                };
-                let passed = head.fields.iter().filter(passed);
+                let passed = head.fields.iter().filter(|field| self.to_client_denied.has(field));
                 Verdict::Denied(Box::new(denied(status, body, passed.map(|f| (f.name, f.value, How::Add)))))
             }
         }
@@ -115,7 +114,6 @@ impl HttpForm {
         };
         Changes {
             request: those(&self.to_upstream, How::Set),
-            remove: fields.get_all(TO_REMOVE).flat_map(tokens).map(Into::into).collect(),
             response: those(&self.to_client_allowed, How::Add),
             ..Changes::default()
         }

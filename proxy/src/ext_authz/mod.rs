@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 pub use self::grpc::GrpcForm;
 pub use self::http::HttpForm;
-pub use self::verdict::{Change, Changes, DENIED, ERROR, How, Verdict, unanswered};
+pub use self::verdict::{Change, Changes, DENIED, How, Verdict, unanswered, unanswered_details};
 use crate::authz::counters::Tally;
 use crate::authz::{Facts, Rules};
 use crate::config::cluster::ClusterHandle;

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use crate::http::fields::Fields;
 use crate::http::h1::hop_by_hop::is_connection_specific;
 use crate::http::head::{Known, Name, RequestHead};
-use crate::http::reply::LocalReply;
+use crate::http::reply::{LocalReply, details};
 use crate::telemetry::record::Flags;
 
 /// Details of a denial.
 pub const DENIED: &str = "ext_authz_denied";
-/// Details of a refusal without an answer.
-pub const ERROR: &str = "ext_authz_error";
+/// Details of a refusal without an answer; the reason follows in braces.
+const ERROR: &str = "ext_authz_error";
 
 /// What an authorizer has said.
 #[derive(Debug)]
@@ -191,7 +191,12 @@ pub(super) fn denied<'h>(
     reply
 }
 
-/// The answer where an authorizer has said nothing.
-pub fn unanswered(status: u16) -> LocalReply {
-    LocalReply { flags: Flags::UNAUTHORIZED, ..LocalReply::new(status, "", ERROR) }
+/// The answer where an authorizer has said nothing, or could not be asked.
+pub fn unanswered(status: u16, reason: &str) -> LocalReply {
+    LocalReply { flags: Flags::UNAUTHORIZED, ..LocalReply::new(status, "", unanswered_details(reason)) }
+}
+
+/// What access logs say of it.
+pub fn unanswered_details(reason: &str) -> Cow<'static, str> {
+    details(ERROR, reason)
 }

@@ -79,8 +79,11 @@ impl Exchange<'_> {
                     self.incoming.head.fields.set(FAILED_OPEN, b"true");
                 }
             }
-            Verdict::Unanswered(_) | Verdict::Untellable(_) => {
-                return Err(Stop::Reply(Box::new(unanswered(authorizer.status_on_error))));
+            Verdict::Unanswered(reason) => {
+                return Err(Stop::Reply(Box::new(unanswered(authorizer.status_on_error, &reason))));
+            }
+            Verdict::Untellable(reason) => {
+                return Err(Stop::Reply(Box::new(unanswered(authorizer.status_on_error, reason))));
             }
         }
         Ok(())

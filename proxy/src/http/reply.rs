@@ -191,7 +191,7 @@ pub fn after_start(error: &ProxyError) -> (Flags, Cow<'static, str>) {
 }
 
 /// `word{cause}`, without white space, so that a line of an access log can still be split at spaces.
-fn details(word: &'static str, cause: &str) -> Cow<'static, str> {
+pub fn details(word: &'static str, cause: &str) -> Cow<'static, str> {
     let cause = cause.trim_end_matches('|');
     if cause.is_empty() {
         return Cow::Borrowed(word);

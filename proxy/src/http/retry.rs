@@ -16,7 +16,7 @@ use crate::config::route::{RetryOn, RetryPolicy};
 use crate::error::{Kind, Progress, ProxyError};
 
 /// Moves of one request to another endpoint or connection, beside its policy's retries.
-const MAX_MOVES: u32 = 3;
+pub const MAX_MOVES: u32 = 3;
 
 /// Envoy's default back-off, for callers that ask for retries where the route has no policy.
 const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
@@ -65,6 +65,21 @@ pub struct RetryState {
     base: Duration,
     max: Duration,
     safe: bool,
+}
+
+/// True where a request that failed so can be sent anew because nobody has looked at it. `kept`: it went over a kept connection, and has no
+/// effects if it was looked at after all; `replayable`: all that was read of its body can be sent again.
+pub fn is_unseen(error: &ProxyError, kept: bool, replayable: bool) -> bool {
+    match (error.kind, error.progress) {
+        (Kind::ConnectFailed | Kind::ConnectTimeout, _) => true,
+        // Nothing of it left us, or the peer said that it looked at nothing.
+        (Kind::UpstreamClosed | Kind::UpstreamReset | Kind::RefusedStream, Progress::NothingSent) => {
+            replayable
+        }
+        // The peer closed a kept connection while the request was under way to it.
+        (Kind::UpstreamClosed, Progress::Sent) => kept && replayable,
+        _ => false,
+    }
 }
 
 impl RetryState {
@@ -122,7 +137,7 @@ impl RetryState {
     pub fn judge(&mut self, outcome: Outcome<'_>, replayable: bool) -> Verdict {
         if let Outcome::Failed { error, reused } = outcome
             && self.moves_left > 0
-            && self.may_move(error, reused, replayable)
+            && is_unseen(error, reused && self.safe, replayable)
         {
             self.moves_left -= 1;
             return Verdict::Move;
@@ -145,19 +160,6 @@ impl RetryState {
     /// True where a request that a peer says it didn't process can go to another endpoint.
     pub fn can_move(&self, replayable: bool) -> bool {
         self.moves_left > 0 && replayable
-    }
-
-    fn may_move(&self, error: &ProxyError, reused: bool, replayable: bool) -> bool {
-        match (error.kind, error.progress) {
-            (Kind::ConnectFailed | Kind::ConnectTimeout, _) => true,
-            // Nothing of it left us, or the peer said that it looked at nothing.
-            (Kind::UpstreamClosed | Kind::UpstreamReset | Kind::RefusedStream, Progress::NothingSent) => {
-                replayable
-            }
-            // The peer closed a kept connection while the request was under way to it.
-            (Kind::UpstreamClosed, Progress::Sent) => reused && self.safe && replayable,
-            _ => false,
-        }
     }
 
     fn wants_after_failure(&self, error: &ProxyError) -> bool {

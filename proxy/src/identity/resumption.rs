@@ -6,11 +6,11 @@
 //! Invariants: a session rests on the `Grounds` that its end goes by, and is not taken up where they are others by now, nor where
 //! the server's certificate has ended; there is a whole handshake instead. So nobody goes on with a certificate whose root is about to
 //! be removed. What is taken up is held against time, roots and names again before a byte of it counts (`ServerTls::look_again`,
-//! `ClientTls::look_again`).
+//! `ClientTls::look_again`): `listener::arrival` and `upstream::connect` do that.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
@@ -25,23 +25,26 @@ use crate::config::tls::{SecretHandle, Trust};
 /// Endpoints of one cluster whose tickets are kept. A ticket holds our certificates and stands beside the server's: about 3 KiB.
 const MOST: usize = 256;
 
-/// What one end of a handshake goes by.
-#[derive(Debug, Clone)]
+/// What one end of a handshake goes by. Only which it is, so that no old key stays because of it.
+#[derive(Debug, Clone, Default)]
 struct Grounds {
-    /// The roots that vouch for the other end; `None` where it proves nothing.
-    trust: Option<Arc<Trust>>,
+    /// The roots that vouch for the other end; nothing where it proves nothing.
+    trust: Weak<Trust>,
     /// What this end shows.
-    own: Option<Arc<CertifiedKey>>,
+    own: Weak<CertifiedKey>,
 }
 
 impl Grounds {
     fn of(trust: Option<&Arc<SecretHandle>>, own: Option<&Arc<SecretHandle>>) -> Self {
-        Self { trust: trust.and_then(|trust| trust.trust()), own: own.and_then(|own| own.certificate()) }
+        let (trust, own) = (trust.and_then(|trust| trust.trust()), own.and_then(|own| own.certificate()));
+        Self {
+            trust: trust.as_ref().map(Arc::downgrade).unwrap_or_default(),
+            own: own.as_ref().map(Arc::downgrade).unwrap_or_default(),
+        }
     }
 
     fn are(&self, others: &Self) -> bool {
-        self.trust.as_ref().map(Arc::as_ptr) == others.trust.as_ref().map(Arc::as_ptr)
-            && self.own.as_ref().map(Arc::as_ptr) == others.own.as_ref().map(Arc::as_ptr)
+        self.trust.ptr_eq(&others.trust) && self.own.ptr_eq(&others.own)
     }
 }
 
@@ -124,7 +127,16 @@ pub struct Session {
     sessions: Arc<Sessions>,
     endpoint: SocketAddr,
     grounds: Grounds,
-    until: OnceLock<UnixTime>,
+    stage: Mutex<Stage>,
+}
+
+/// How far a connection is.
+#[derive(Debug)]
+enum Stage {
+    /// The server isn't believed yet. Some send a ticket with their first words: it waits here.
+    Handshake(Option<(ServerName<'static>, Tls13ClientSessionValue)>),
+    /// It is, until its certificate ends.
+    Believed(UnixTime),
 }
 
 impl Session {
@@ -136,17 +148,28 @@ impl Session {
         own: Option<&Arc<SecretHandle>>,
     ) -> Arc<Self> {
         let grounds = Grounds::of(Some(trust), own);
-        Arc::new(Self { sessions: sessions.clone(), endpoint, grounds, until: OnceLock::new() })
+        let stage = Mutex::new(Stage::Handshake(None));
+        Arc::new(Self { sessions: sessions.clone(), endpoint, grounds, stage })
     }
 
-    /// The handshake is done, and the server's certificate ends then (in seconds since 1970). Tickets that come before this are not kept.
-    pub fn believed(&self, not_after: i64) {
+    /// The handshake is done, and the server's certificate ends then (in seconds since 1970). Tickets are kept from now on.
+    pub fn is_believed_until(&self, not_after: i64) {
         let until = std::time::Duration::from_secs(not_after.try_into().unwrap_or_default());
-        let _ = self.until.set(UnixTime::since_unix_epoch(until));
+        let until = UnixTime::since_unix_epoch(until);
+        let before = std::mem::replace(&mut *self.stage.lock(), Stage::Believed(until));
+        if let Stage::Handshake(Some((name, ticket))) = before {
+            self.keep(name, ticket, until);
+        }
     }
 
-    fn key(&self, name: ServerName<'static>) -> Key {
-        (self.endpoint, name)
+    fn keep(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue, until: UnixTime) {
+        let mut kept = self.sessions.0.lock();
+        let key = (self.endpoint, name);
+        // Endpoints come and go: those that are still there leave a new one soon.
+        if kept.len() >= MOST && !kept.contains_key(&key) {
+            kept.clear();
+        }
+        kept.insert(key, Kept { ticket, grounds: self.grounds.clone(), until });
     }
 }
 
@@ -158,7 +181,7 @@ impl ClientSessionStore for Session {
         None
     }
 
-    // Sessions of TLS 1.2 have no forward secrecy beside their first handshake: there is a whole one.
+    // Sessions of TLS 1.2 have no secrecy beside that of a ticket's key: there is a whole handshake.
     fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
 
     fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
@@ -168,18 +191,15 @@ impl ClientSessionStore for Session {
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 
     fn insert_tls13_ticket(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue) {
-        let Some(&until) = self.until.get() else { return };
-        let mut kept = self.sessions.0.lock();
-        let key = self.key(name);
-        // Endpoints come and go: those that are still there leave a new one soon.
-        if kept.len() >= MOST && !kept.contains_key(&key) {
-            kept.clear();
+        let mut stage = self.stage.lock();
+        match &mut *stage {
+            Stage::Handshake(waiting) => *waiting = Some((name, ticket)),
+            Stage::Believed(until) => self.keep(name, ticket, *until),
         }
-        kept.insert(key, Kept { ticket, grounds: self.grounds.clone(), until });
     }
 
     fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        let kept = self.sessions.0.lock().remove(&self.key(name.clone()))?;
+        let kept = self.sessions.0.lock().remove(&(self.endpoint, name.clone()))?;
         let holds = kept.grounds.are(&self.grounds) && UnixTime::now().as_secs() < kept.until.as_secs();
         holds.then_some(kept.ticket)
     }

@@ -17,7 +17,7 @@ use crate::authz::{self, Facts};
 use crate::config::cluster::{Cluster, ClusterHandle};
 use crate::config::listener::{NetworkAction, TcpProxy};
 use crate::error::{Kind, Progress, ProxyError, Side};
-use crate::ext_authz::{DENIED, ERROR, Question, Verdict};
+use crate::ext_authz::{DENIED, Question, Verdict, unanswered_details};
 use crate::http::template::Context;
 use crate::identity::vouch::{DISTRUSTED_CLIENT, DISTRUSTED_SERVER, Vouch};
 use crate::io::Stream;
@@ -125,11 +125,12 @@ impl Exchange<'_> {
             let words = match verdict {
                 Verdict::Allowed(_) => continue,
                 Verdict::Unanswered(_) if authorizer.fails_open => continue,
-                Verdict::Denied(_) => DENIED,
-                Verdict::Unanswered(_) | Verdict::Untellable(_) => ERROR,
+                Verdict::Denied(_) => DENIED.to_owned(),
+                Verdict::Unanswered(reason) => unanswered_details(&reason).into_owned(),
+                Verdict::Untellable(reason) => unanswered_details(reason).into_owned(),
             };
             record.flags.add(Flags::UNAUTHORIZED);
-            return Err(End::Denied(words.to_owned()));
+            return Err(End::Denied(words));
         }
         let denied = |denial: &authz::Denial| End::Denied(denial.details.to_string());
         authz::check(&proxy.authorization, &facts, worker.id).map_err(denied)

@@ -190,7 +190,7 @@ async fn an_external_authorizer_decides_before_anything_is_opened() {
     for (answer, fails_open, wanted, details) in [
         (ALLOWS, false, "up", "-"),
         (DENIES, true, "", "ext_authz_denied"),
-        (UNAVAILABLE, false, "", "ext_authz_error"),
+        (UNAVAILABLE, false, "", "ext_authz_error{gRPC_status_14}"),
         (UNAVAILABLE, true, "up", "-"),
     ] {
         let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bind");

@@ -136,7 +136,7 @@ async fn secured(
         .map_err(failed)?
         .flatten();
     if let (Some(session), Some(vouch)) = (session, &vouch) {
-        session.believed(vouch.peer().not_after);
+        session.is_believed_until(vouch.peer().not_after);
     }
     Ok(Connected { stream: Stream::Tls(Box::new(stream)), vouch })
 }

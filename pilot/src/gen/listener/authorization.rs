@@ -35,7 +35,7 @@ use super::filter::http_filter;
 use crate::r#gen::scope::Scope;
 use crate::r#gen::wire;
 use crate::model::{
-    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, MeshConfig, PathMatch,
+    Account, Authorization, AuthorizationAction, AuthorizationRule, Demand, MeshConfig, PathMatch, Protocol,
     RequestPrincipal, ResourceKey, Test, TextMatch, Values,
 };
 
@@ -61,8 +61,8 @@ pub(super) fn http(scope: &Scope<'_>) -> Vec<HttpFilter> {
     sets(scope, Over::Http).into_iter().map(filter).collect()
 }
 
-/// A chain of opaque bytes with the network filters of the workload before its own.
-pub(super) fn guard(scope: &Scope<'_>, mut chain: FilterChain) -> FilterChain {
+/// A chain of opaque bytes, at a port of this protocol, with the network filters of the workload before its own.
+pub(super) fn guard(scope: &Scope<'_>, protocol: Protocol, mut chain: FilterChain) -> FilterChain {
     let filter = |set: Set| -> Filter {
         let rbac = network_rbac::Rbac {
             shadow_rules_stat_prefix: set.shadow_prefix().to_string(),
@@ -73,7 +73,7 @@ pub(super) fn guard(scope: &Scope<'_>, mut chain: FilterChain) -> FilterChain {
         };
         wire::network_filter("envoy.filters.network.rbac", &rbac)
     };
-    let asked = custom(scope, Over::Tcp).map(|custom| custom.tcp()).unwrap_or_default();
+    let asked = custom(scope, Over::Tcp).map(|custom| custom.tcp(protocol)).unwrap_or_default();
     let guards = asked.into_iter().chain(sets(scope, Over::Tcp).into_iter().map(filter));
     chain.filters.splice(0..0, guards);
     chain

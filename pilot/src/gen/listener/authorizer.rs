@@ -29,7 +29,7 @@ use std::time::Duration;
 use super::filter::http_filter;
 use crate::r#gen::name::OutboundName;
 use crate::r#gen::wire;
-use crate::model::{AskedOver, Authorizer, HttpQuestion, Service, TextMatch};
+use crate::model::{AskedOver, Authorizer, HttpQuestion, Protocol, Service, TextMatch};
 use crate::snapshot::NoAuthorizer;
 
 /// Begins the names of rules that say what is to be asked about.
@@ -71,14 +71,16 @@ impl Custom<'_> {
         vec![http_filter(RBAC_HTTP, &marking), asking]
     }
 
-    /// Filters of a chain of opaque bytes, about which an HTTP authorizer can't be asked: as with Istio, it is not.
-    pub(super) fn tcp(&self) -> Vec<Filter> {
+    /// Filters of a chain of opaque bytes at a port of this protocol. An HTTP authorizer can't be asked about them: as with Istio, it is
+    /// not where the port is declared to be opaque. Elsewhere clients choose whether they look like HTTP, and nobody goes past the
+    /// authorizer that way.
+    pub(super) fn tcp(&self, protocol: Protocol) -> Vec<Filter> {
         let rbac = |rbac: network_rbac::Rbac| wire::network_filter(RBAC_TCP, &rbac);
         let stat_prefix = TCP_STATS.to_owned();
         let (authorizer, service) = match &self.authorizer {
-            Ok((authorizer, _)) if matches!(authorizer.over, AskedOver::Http(_)) => return Vec::new(),
-            Ok(found) => *found,
-            Err(_) => {
+            Ok(found) if matches!(found.0.over, AskedOver::Grpc) => *found,
+            Ok(_) if protocol != Protocol::Auto => return Vec::new(),
+            Ok(_) | Err(_) => {
                 let rules = Some(self.denied());
                 return vec![rbac(network_rbac::Rbac { rules, stat_prefix, ..Default::default() })];
             }
@@ -147,7 +149,7 @@ fn over_http(authorizer: &Authorizer, question: &HttpQuestion, service: &Service
     HttpService {
         server_uri: Some(HttpUri {
             uri: format!("http://{}", service.host()),
-            http_upstream_type: Some(HttpUpstreamType::Cluster(cluster(authorizer, service))),
+            http_upstream_type: Some(HttpUpstreamType::Cluster(cluster(authorizer, service).to_string())),
             timeout: Some(timeout(authorizer)),
         }),
         path_prefix: question.path_prefix.clone(),
@@ -158,9 +160,9 @@ fn over_http(authorizer: &Authorizer, question: &HttpQuestion, service: &Service
 }
 
 fn over_grpc(authorizer: &Authorizer, service: &Service) -> GrpcService {
-    let cluster_name = cluster(authorizer, service);
+    let name = cluster(authorizer, service);
     // A bar is no character of an authority, and servers refuse it.
-    let authority = cluster_name.replace('|', "_.");
+    let (cluster_name, authority) = (name.to_string(), name.server_name());
     GrpcService {
         target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc { cluster_name, authority })),
         timeout: Some(timeout(authorizer)),
@@ -171,9 +173,9 @@ fn timeout(authorizer: &Authorizer) -> prost_types::Duration {
     wire::duration(authorizer.timeout.unwrap_or(DEFAULT_TIMEOUT))
 }
 
-fn cluster(authorizer: &Authorizer, service: &Service) -> String {
+fn cluster(authorizer: &Authorizer, service: &Service) -> OutboundName {
     let host = service.host().shared().clone();
-    OutboundName { port: authorizer.port, subset: "".into(), host }.to_string()
+    OutboundName { port: authorizer.port, subset: "".into(), host }
 }
 
 /// Where the filter before has left the name of one of our rules.

@@ -124,7 +124,7 @@ fn unknown(scope: &Scope<'_>, only: Option<u16>) -> Vec<FilterChain> {
                 Some(cause) => filter::close(scope, cause),
                 None => filter::tcp(scope, &[(cluster.to_string(), 1)], TcpTimes::default()),
             };
-            authorization::guard(scope, wire::chain("virtualInbound", bytes))
+            authorization::guard(scope, Protocol::Auto, wire::chain("virtualInbound", bytes))
         };
         let mut chains = mutual_tls::chains(scope, mode, Protocol::Auto, http, tcp);
         for chain in &mut chains {
@@ -166,7 +166,7 @@ pub(super) fn chains(scope: &Scope<'_>, port: &InboundPort<'_>) -> Vec<FilterCha
             Some(cause) => filter::close(scope, cause),
             None => filter::tcp(scope, &[(name::inbound(port.port), 1)], times(scope, port)),
         };
-        authorization::guard(scope, wire::chain(&chain_name, filter))
+        authorization::guard(scope, port.protocol, wire::chain(&chain_name, filter))
     };
     mutual_tls::chains(scope, mode(scope, port.port), port.protocol, http, tcp)
 }

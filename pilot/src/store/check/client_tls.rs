@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Check, Path};
-use crate::model::{CertificateFiles, ClientTls, OwnCertificate, ServerNames, ServerTrust};
+use crate::model::{CertificateFiles, ClientTls, OwnCertificate, ServerNames, ServerTrust, has_roots_of};
 use crate::store::schema::destination_rule::{ClientTlsMode, ClientTlsSettings};
 
 impl Check<'_> {
@@ -69,6 +69,9 @@ impl Check<'_> {
             if !given.is_empty() {
                 self.error(at.field(field), "contradicts credentialName");
             }
+        }
+        if has_roots_of(name).is_some() {
+            self.error(at.field("credentialName"), "ends in `-cacert`: that is the Secret with its roots");
         }
         let of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
         if !name.chars().all(of_name) {

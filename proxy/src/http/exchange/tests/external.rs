@@ -201,7 +201,14 @@ async fn failing(kind: &'static str) -> Upstream {
 
 #[tokio::test]
 async fn without_an_answer_nobody_gets_in_unless_that_is_wanted() {
-    for kind in ["error", "dies", "garbage", "endless", "silence", "nobody"] {
+    for (kind, why) in [
+        ("error", "status_5"),
+        ("dies", "{"),
+        ("garbage", "{"),
+        ("endless", "{the_answer_is_too_large}"),
+        ("silence", "{no_answer_in_time}"),
+        ("nobody", "Connection_refused"),
+    ] {
         for (fails_open, status_on_error) in [(false, 403), (false, 503), (true, 403)] {
             let (guard, mirror) = (failing(kind).await, mirror().await);
             let address = if kind == "nobody" { nobody().await } else { guard.address };
@@ -222,7 +229,8 @@ async fn without_an_answer_nobody_gets_in_unless_that_is_wanted() {
                 assert_eq!((reply.status(), &*reply.body), (status_on_error, ""), "{kind}");
                 let log = proxy.log(1).await;
                 assert!(
-                    log[0].starts_with(&format!("{status_on_error} UAEX ext_authz_error ")),
+                    log[0].starts_with(&format!("{status_on_error} UAEX ext_authz_error{{"))
+                        && log[0].contains(why),
                     "{kind}: {log:?}"
                 );
             }
@@ -397,7 +405,7 @@ async fn a_message_denies_with_status_headers_and_body() {
     let mirror = mirror().await;
     let proxy = proxy(vec![over_grpc(guard)], &mirror).await;
     assert_eq!(proxy.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.status(), 403);
-    assert!(proxy.log(1).await[0].contains(" UAEX ext_authz_error "));
+    assert!(proxy.log(1).await[0].contains(" UAEX ext_authz_error{"));
 }
 
 /// A client could choose whether it is looked at.
