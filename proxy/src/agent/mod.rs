@@ -91,9 +91,10 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         secrets: Arc::default(),
         own: Arc::default(),
         snapshot: SharedSnapshot::default(),
+        as_text: true,
     };
     let renewing = renewal.run(first, move |certificate| {
-        issued.send_replace(Some(certificate.pem.clone()));
+        issued.send_replace(certificate.pem.clone());
     });
     let ended = tokio::select! {
         () = renewing => Ok(()),
