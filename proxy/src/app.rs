@@ -82,6 +82,7 @@ pub async fn run(settings: Settings, logging: Logging) -> anyhow::Result<()> {
             secrets: secrets.clone(),
             own: shared.identity.clone(),
             snapshot: shared.snapshot.clone(),
+            as_text: false,
         };
         tokio::spawn(renewal.run(first, |_| ()));
     }

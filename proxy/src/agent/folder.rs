@@ -1,11 +1,15 @@
-//! Certificate, key and roots as files, for gRPC's `file_watcher`: always those that belong together.
+//! Certificate, key and roots as files, for gRPC's `file_watcher`.
 //!
 //! Each version is a folder of its own; `..data` leads to the one in force and the files lead through it, so that one rename swaps all of
-//! them, as Kubernetes does with mounted Secrets. The folder must lie in memory: it is the one place where a key of the mesh is a file.
+//! them, as Kubernetes does with mounted Secrets. Who asks once where `..data` leads, and reads there, has files that belong together; who
+//! opens the three names one after the other can meet a swap between two of them, and has to look again.
+//!
+//! The folder must lie in memory: it is the one place where a key of the mesh is a file. It must be the agent's user's, and nobody else may
+//! write there: who can rename `..data` says which key is used. The last version stays there when the agent ends: its readers go on.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
@@ -38,23 +42,44 @@ pub enum Refused {
     /// It can't be made or looked at.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// It leads elsewhere, and who made it can let it lead elsewhere again.
+    #[error("is a link: name the folder itself")]
+    Link,
+    /// Somebody else has a hand in it.
+    #[error(
+        "belongs to another user, or others may write there: it must be this user's (uid {user}), with a mode such as 0700"
+    )]
+    Open {
+        /// Whose it should be.
+        user: u32,
+    },
     /// It isn't in memory.
     #[error("lies on a disk, and a key doesn't belong there: take one on tmpfs, or say --key-on-disk")]
     OnDisk,
 }
 
 impl Folder {
-    /// Makes the folder where it is missing (for its user alone) and looks where it lies.
+    /// Makes the folder where it is missing (for its user alone) and looks whose it is, and where it lies.
     pub fn open(path: &Path, may_lie_on_disk: bool) -> Result<Self, Refused> {
+        // Without a slash at the end, which would lead through a link.
+        let path = &path.components().collect::<PathBuf>();
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let found = fs::symlink_metadata(path)?;
+        if found.is_symlink() {
+            return Err(Refused::Link);
+        }
+        let user = nix::unistd::geteuid().as_raw();
+        if found.uid() != user || found.mode() & 0o022 != 0 {
+            return Err(Refused::Open { user });
+        }
         let kind = statfs(path).map_err(io::Error::from)?.filesystem_type();
         if !may_lie_on_disk && kind != TMPFS_MAGIC && kind != RAMFS {
             return Err(Refused::OnDisk);
         }
-        Ok(Self(path.to_path_buf()))
+        Ok(Self(path.clone()))
     }
 
-    /// Puts a certificate in force for readers. Whoever reads all three files sees one version, unless it was changed meanwhile.
+    /// Puts a certificate in force for readers.
     pub fn write(&self, pem: &Pem) -> io::Result<()> {
         let version = format!("{VERSION}{:032x}", rand::random::<u128>());
         let folder = self.0.join(&version);
@@ -153,14 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn readers_never_see_parts_of_two_versions() {
+    fn what_data_leads_to_is_of_one_version() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(place.path(), true).unwrap();
         folder.write(&pem("0")).unwrap();
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| (1..200).for_each(|n| folder.write(&pem(&n.to_string())).unwrap()));
             while !writing.is_finished() {
-                // As a careful reader does: one look at where it leads.
                 let version = place.path().join(fs::read_link(place.path().join(DATA)).unwrap());
                 let texts = [CHAIN, KEY, ROOTS].map(|name| fs::read_to_string(version.join(name)).ok());
                 let [Some(chain), Some(key), Some(roots)] = texts else { continue };
@@ -168,6 +192,34 @@ mod tests {
                 assert!(word(&chain) == word(&key) && word(&key) == word(&roots), "{chain} {key} {roots}");
             }
         });
+    }
+
+    #[test]
+    fn a_folder_in_which_others_have_a_hand_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("certificates");
+        fs::create_dir(&path).unwrap();
+        for (mode, fits) in [(0o700, true), (0o755, true), (0o770, false), (0o707, false), (0o1777, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let opened = Folder::open(&path, true);
+            let as_it_should =
+                if fits { opened.is_ok() } else { matches!(opened, Err(Refused::Open { .. })) };
+            assert!(as_it_should, "{mode:o}: {opened:?}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        let link = place.path().join("link");
+        symlink(&path, &link).unwrap();
+        for link in [link.clone(), link.join("")] {
+            assert!(matches!(Folder::open(&link, true), Err(Refused::Link)), "{}", link.display());
+        }
+        // Somebody else's, whoever we are: only root can give folders away.
+        let others = if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            path
+        } else {
+            "/proc/1".into()
+        };
+        assert!(matches!(Folder::open(&others, true), Err(Refused::Open { .. })), "{}", others.display());
     }
 
     #[test]

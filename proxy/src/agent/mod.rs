@@ -3,8 +3,10 @@
 //! It gets the workload's certificate as a sidecar does (`identity`) and hands it on: over SDS on a Unix domain socket ([`sds`]), and, where
 //! a folder is given, as files for gRPC's `file_watcher` ([`folder`]). Files that Envoy asks for by name go the same way. It carries nobody's traffic.
 //!
-//! Whoever can open the socket or read the folder has the workload's key: both are the user's own.
+//! Whoever can open the socket or read the folder has the workload's key. The socket is for its user and its group (mode 0660: containers
+//! of a pod have a group in common), the key in the folder for the user alone (0600, in a folder of 0700).
 
+pub mod files;
 pub mod flags;
 pub mod folder;
 pub mod sds;
@@ -91,13 +93,14 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         secrets: Arc::default(),
         own: Arc::default(),
         snapshot: SharedSnapshot::default(),
+        as_text: true,
     };
     let renewing = renewal.run(first, move |certificate| {
-        issued.send_replace(Some(certificate.pem.clone()));
+        issued.send_replace(certificate.pem.clone());
     });
     let ended = tokio::select! {
         () = renewing => Ok(()),
-        served = sds::serve(socket, current) => served.context("SDS"),
+        served = sds::serve(socket, current, Arc::default()) => served.context("SDS"),
         written = wait(writing) => written.context("the folder can't be written"),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

@@ -3,10 +3,9 @@
 //! A stream is answered when there is something to send, and where names of the mesh are asked for, when there is a certificate: an answer
 //! without them would say that there is none. What doesn't exist, or is a file of no use, is sent when it has become something.
 
-use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,14 +21,15 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::Status;
 
 use super::Current;
+use super::files::{Asked, Files};
 use crate::config::tls::{OWN, ROOTS};
-use crate::identity::files::{Changes, FileSecret, Kept};
+use crate::identity::files::FileSecret;
 use crate::identity::request::Pem;
 
 /// Who may open the socket: its user, and the group that a pod's containers have in common.
 const MODE: u32 = 0o660;
 
-/// Opens the socket. One that nobody serves any more gives way.
+/// Opens the socket. One that nobody serves any more gives way; nothing else does.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
@@ -37,25 +37,35 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody serves there already"));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "is there, and is no socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let socket = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
     Ok(socket)
 }
 
-/// Serves whoever comes.
-pub async fn serve(socket: UnixListener, current: Current) -> Result<(), tonic::transport::Error> {
-    let service = transport::secret_service(Agent { current });
+/// Serves whoever comes, and keeps the files that they ask for.
+pub async fn serve(
+    socket: UnixListener,
+    current: Current,
+    files: Arc<Files>,
+) -> Result<(), tonic::transport::Error> {
+    let service = transport::secret_service(Agent { current, files: files.clone() });
     let incoming = UnixListenerStream::new(socket);
-    transport::server().add_service(service).serve_with_incoming(incoming).await
+    tokio::select! {
+        served = transport::server().add_service(service).serve_with_incoming(incoming) => served,
+        never = files.keep() => match never {},
+    }
 }
 
 /// Takes streams in.
 struct Agent {
     current: Current,
+    files: Arc<Files>,
 }
 
 impl Handler for Agent {
@@ -63,9 +73,7 @@ impl Handler for Agent {
         let served = Served {
             stream: Stream::new(link.variant, Options::default()),
             current: self.current.clone(),
-            changes: Changes::new(),
-            kept: Kept::default(),
-            files: HashMap::new(),
+            files: Asked::new(self.files.clone()),
         };
         served.run(link).await
     }
@@ -75,10 +83,7 @@ impl Handler for Agent {
 struct Served {
     stream: Stream,
     current: Current,
-    changes: Changes,
-    kept: Kept,
-    /// What files hold, as far as it is of use.
-    files: HashMap<Arc<str>, Secret>,
+    files: Asked,
 }
 
 impl Served {
@@ -87,12 +92,13 @@ impl Served {
             if self.has_something() {
                 self.send(&link).await;
             }
-            let watches_files = !self.kept.is_empty();
             tokio::select! {
                 request = link.request() => match request? {
                     Some(request) => {
                         let reaction = self.stream.on_request(request, Instant::now());
                         reaction.map_err(|error| Status::invalid_argument(error.to_string()))?;
+                        let names = self.stream.names(SECRET);
+                        self.files.only(names.filter(|name| FileSecret::parse(name).is_some()).cloned().collect());
                     }
                     None => return Ok(()),
                 },
@@ -102,17 +108,25 @@ impl Served {
                     }
                     self.push();
                 }
-                () = self.changes.next(), if watches_files => self.push(),
+                () = self.files.changed() => self.push(),
             }
         }
     }
 
     /// True where an answer has a resource, and lacks none of the mesh. What was sent once stays, so it never becomes false again for
     /// the same names.
-    fn has_something(&mut self) -> bool {
-        let names: Vec<Arc<str>> = self.stream.names(SECRET).cloned().collect();
-        let of_mesh = names.iter().any(|name| [OWN, ROOTS].contains(&&**name));
-        (!of_mesh || self.current.borrow().is_some()) && names.iter().any(|name| self.secret(name).is_some())
+    fn has_something(&self) -> bool {
+        let is_of_mesh = |name: &str| [OWN, ROOTS].contains(&name);
+        let has_own = self.current.borrow().is_some();
+        let mut any = false;
+        for name in self.stream.names(SECRET) {
+            match is_of_mesh(name) {
+                true if !has_own => return false,
+                true => any = true,
+                false => any |= self.files.get(name).is_some(),
+            }
+        }
+        any
     }
 
     /// Offers everything that the client asks for; what hasn't changed isn't sent.
@@ -143,27 +157,18 @@ impl Served {
         }
     }
 
-    fn generate(&mut self, names: &[Arc<str>]) -> Vec<Resource> {
-        let found = |name: &Arc<str>| Some(Resource::new(name.clone(), &self.secret(name)?));
+    fn generate(&self, names: &[Arc<str>]) -> Vec<Resource> {
+        let found = |name: &Arc<str>| Some(Resource::new(name.clone(), &*self.secret(name)?));
         names.iter().filter_map(found).collect()
     }
 
-    fn secret(&mut self, name: &Arc<str>) -> Option<Secret> {
-        let pem = self.current.borrow().clone();
-        match (&**name, pem) {
-            (OWN, pem) => pem.map(|pem| certificate(&pem)),
-            (ROOTS, pem) => pem.map(|pem| roots(&pem)),
-            _ => self.file(name),
+    fn secret(&self, name: &Arc<str>) -> Option<Arc<Secret>> {
+        let pem = || self.current.borrow().clone();
+        match &**name {
+            OWN => pem().map(|pem| Arc::new(certificate(&pem))),
+            ROOTS => pem().map(|pem| Arc::new(roots(&pem))),
+            _ => self.files.get(name),
         }
-    }
-
-    fn file(&mut self, name: &Arc<str>) -> Option<Secret> {
-        let files = FileSecret::parse(name)?;
-        self.changes.watch(files.paths().into_iter());
-        if let Some((secret, _)) = self.kept.look(name, &files) {
-            self.files.insert(name.clone(), secret);
-        }
-        self.files.get(name).cloned()
     }
 }
 

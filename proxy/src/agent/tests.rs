@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Endpoint, Uri};
 use tower::service_fn;
 
+use super::files::Files;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -108,7 +109,7 @@ impl Started {
         let folder = tempfile::tempdir().unwrap();
         let (issued, current) = watch::channel(None);
         let socket = sds::bind(&folder.path().join("deep/socket")).unwrap();
-        tokio::spawn(sds::serve(socket, current));
+        tokio::spawn(sds::serve(socket, current, Arc::<Files>::default()));
         Self { issued, folder }
     }
 
@@ -171,4 +172,63 @@ async fn a_socket_in_use_is_left_alone_and_a_forgotten_one_replaced() {
     drop(sds::bind(&forgotten).unwrap());
     assert!(forgotten.exists());
     drop(sds::bind(&forgotten).unwrap());
+}
+
+#[tokio::test]
+async fn what_is_no_socket_stays_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("precious");
+    std::fs::write(&path, "text").unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for path in [&path, &link] {
+        let error = sds::bind(path).unwrap_err();
+        assert!(error.to_string().contains("is no socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "text");
+    }
+}
+
+/// How many watchers of this process watch a folder.
+fn watchers_of(folder: &Path) -> usize {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = format!(" ino:{:x} ", std::fs::metadata(folder).unwrap().ino());
+    let descriptors = std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
+    // Other tests close theirs meanwhile.
+    let told = descriptors.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    told.filter(|text| text.lines().any(|line| line.starts_with("inotify ") && line.contains(&inode))).count()
+}
+
+#[tokio::test]
+async fn streams_share_one_watcher_that_ends_with_the_last_of_them() {
+    let agent = Started::new();
+    let folder = agent.folder.path().join("certificates");
+    std::fs::create_dir(&folder).unwrap();
+    let (one, other) = (self_signed().0, self_signed().0);
+    for name in ["a", "b"] {
+        std::fs::write(folder.join(name), &one).unwrap();
+    }
+    let name = |file: &str| format!("file-root:{}", folder.join(file).display());
+    // Waits for a certificate of the mesh, whatever becomes of files.
+    let mut early = Asking::of(&agent.socket(), "default").await;
+    let mut streams = Vec::new();
+    for file in ["a", "a", "b"] {
+        let mut asking = Asking::of(&agent.socket(), &name(file)).await;
+        assert_eq!(shown(&asking.next().await), format!("{}={one}", name(file)));
+        streams.push(asking);
+    }
+    assert_eq!(watchers_of(&folder), 1);
+    std::fs::write(folder.join("a"), &other).unwrap();
+    for asking in &mut streams[..2] {
+        assert_eq!(shown(&asking.next().await), format!("{}={other}", name("a")));
+    }
+    streams.clear();
+    let limit = std::time::Instant::now() + PATIENCE;
+    while watchers_of(&folder) > 0 {
+        assert!(std::time::Instant::now() < limit, "nobody asks for files any more");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut again = Asking::of(&agent.socket(), &name("a")).await;
+    assert_eq!(shown(&again.next().await), format!("{}={other}", name("a")));
+    agent.issued.send_replace(pem("one"));
+    assert_eq!(shown(&early.next().await), "default=chain-one key-one ");
 }

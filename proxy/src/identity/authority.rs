@@ -31,11 +31,13 @@ pub enum NotIssued {
 }
 
 /// Has a new key certified by `server`, which is asked at its `attempt`th address, for `life` at most. `mesh`: the roots in force.
+/// `as_text`: as in [`Request::complete`].
 pub async fn issue(
     server: &XdsServer,
     attempt: usize,
     life: Duration,
     mesh: Option<&Trust>,
+    as_text: bool,
 ) -> Result<Issued, NotIssued> {
     let request = Request::new()?;
     let (channel, authorization) = connect::channel(server, attempt, mesh).await?;
@@ -53,5 +55,5 @@ pub async fn issue(
     });
     let answer = asked.await.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
     let answer = answer.map_err(|status| NotIssued::Refused(Box::new(status)))?.into_inner();
-    Ok(request.complete(&answer.cert_chain)?)
+    Ok(request.complete(&answer.cert_chain, as_text)?)
 }

@@ -1,24 +1,23 @@
 //! Certificates and roots in files, by the names that SDS has for them: read when they are named, and again when they change.
 //!
-//! What can't be read leaves in force what was good before, and is told once. Folders are watched, not files: a file that is replaced by
-//! another, and a link that leads elsewhere from now on (as Kubernetes changes mounted Secrets), are changes of a folder.
+//! What can't be read leaves in force what was good before, and is told once. Whoever writes a DestinationRule names files on other people's
+//! machines: only regular ones of a bounded size are read, and nothing is ever waited for.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::fcntl::OFlag;
 use osier_proto::Any;
 use osier_proto::types::core::{DataSource, data_source::Specifier};
 use osier_proto::types::tls::{self, CertificateValidationContext, TlsCertificate, secret};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use tokio::io::unix::AsyncFd;
-use tokio::time::sleep;
 
+use super::changes::Changes;
 use crate::compile;
 use crate::config::snapshot::SharedSnapshot;
 use crate::config::tls::{Secret, Secrets, Trust};
@@ -39,12 +38,6 @@ const SYSTEM_FILES: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// After a change, for whoever changes several files.
-const QUIET: Duration = Duration::from_millis(100);
-/// As often, at most, where a folder never is quiet.
-const MOST_PAUSES: usize = 20;
-/// Between two looks, where the kernel can't tell of changes.
-const PAUSE: Duration = Duration::from_secs(10);
 /// No certificate and no bundle of roots is larger.
 const MAX_BYTES: u64 = 4 << 20;
 
@@ -99,7 +92,7 @@ impl FileSecret {
     }
 
     /// The files behind it.
-    pub fn paths(&self) -> Vec<PathBuf> {
+    fn paths(&self) -> Vec<PathBuf> {
         match self {
             Self::Certificate { chain, key } => vec![chain.clone(), key.clone()],
             Self::Roots(path) => vec![path.clone()],
@@ -108,7 +101,7 @@ impl FileSecret {
     }
 
     /// Reads them, as SDS sends them under `name`. Nothing that is no use to anybody is returned.
-    pub fn read(&self, name: &str) -> Result<(tls::Secret, Secret), Unusable> {
+    fn read(&self, name: &str) -> Result<(tls::Secret, Secret), Unusable> {
         let secret = tls::Secret { name: name.to_owned(), r#type: Some(self.content()?) };
         let compiled = match (self, &secret.r#type) {
             (Self::System, Some(secret::Type::ValidationContext(context))) => in_system(context),
@@ -150,13 +143,25 @@ fn system_file() -> Option<PathBuf> {
 }
 
 fn inline(path: &Path) -> Result<DataSource, Unusable> {
-    let wrong = |reason: String| Unusable::File { file: path.into(), reason };
-    let length = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
-    if length > MAX_BYTES {
-        return Err(wrong(format!("has {length} bytes; {MAX_BYTES} are the most")));
-    }
-    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let bytes = regular(path).map_err(|reason| Unusable::File { file: path.into(), reason })?;
     Ok(DataSource { specifier: Some(Specifier::InlineBytes(bytes.into())) })
+}
+
+/// What a regular file has. Opening a pipe doesn't wait for its writer, and a terminal doesn't become ours.
+fn regular(path: &Path) -> Result<Vec<u8>, String> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    let file = opened.map_err(|error| error.to_string())?;
+    // Asked of what is open: another may have the name by now.
+    if !file.metadata().map_err(|error| error.to_string())?.is_file() {
+        return Err("is no regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("has more than {MAX_BYTES} bytes"));
+    }
+    Ok(bytes)
 }
 
 /// Fills handles of files that are empty yet, so that what names them can be used at once.
@@ -176,52 +181,72 @@ pub fn fill(secrets: &Secrets) {
 /// Keeps handles of files as the files are. Runs for as long as the process. Where roots change it is said by `snapshot`: clients of ours may
 /// stand on them.
 pub async fn keep(secrets: Arc<Secrets>, snapshot: SharedSnapshot) {
-    let mut kept = Kept::default();
-    let mut changes = None;
+    let mut watcher = Watcher::default();
     loop {
-        secrets.files_added.notified().await;
-        // Nobody watches anything where there are no files.
-        let changes = changes.get_or_insert_with(Changes::new);
-        loop {
-            let handles = secrets.files();
-            let named: Vec<_> = handles
-                .iter()
-                .filter_map(|handle| Some((handle, FileSecret::parse(&handle.name)?)))
-                .collect();
-            if named.is_empty() {
-                break;
+        let handles: HashMap<_, _> =
+            secrets.files().into_iter().map(|handle| (handle.name.clone(), handle)).collect();
+        watcher.look(handles.keys().cloned().collect(), |name, _, content| {
+            let roots = matches!(content, Secret::Trust(_));
+            handles[name].publish(content);
+            if roots {
+                snapshot.nudge();
             }
-            changes.watch(named.iter().flat_map(|(_, files)| files.paths()));
-            kept.only(handles.iter().map(|handle| handle.name.clone()).collect());
-            for (handle, files) in &named {
-                if let Some((_, content)) = kept.look(&handle.name, files) {
-                    let roots = matches!(content, Secret::Trust(_));
-                    handle.publish(content);
-                    if roots {
-                        snapshot.nudge();
-                    }
-                }
+        });
+        drop(handles);
+        tokio::select! {
+            () = secrets.files_added.notified() => {}
+            () = watcher.changed() => {}
+        }
+    }
+}
+
+/// Reads files by their names, and knows when to look again. One for all that a process names: the kernel gives a user a hundred watchers
+/// or so, for all pods of a node.
+#[derive(Default)]
+pub struct Watcher {
+    /// `None` while no file is named.
+    changes: Option<Changes>,
+    kept: Kept,
+}
+
+impl Watcher {
+    /// Reads the files of these names; `news` hears of what is usable and other than before. Other names are forgotten.
+    pub fn look(&mut self, names: HashSet<Arc<str>>, mut news: impl FnMut(&Arc<str>, tls::Secret, Secret)) {
+        let parsed = names.iter().filter_map(|name| Some((name, FileSecret::parse(name)?)));
+        let named: Vec<_> = parsed.collect();
+        self.kept.only(&names);
+        if named.is_empty() {
+            self.changes = None;
+            return;
+        }
+        let changes = self.changes.get_or_insert_with(Changes::new);
+        changes.watch(named.iter().flat_map(|(_, files)| files.paths()));
+        for (name, files) in named {
+            if let Some((secret, content)) = self.kept.look(name, &files) {
+                news(name, secret, content);
             }
-            drop(named);
-            drop(handles);
-            tokio::select! {
-                () = secrets.files_added.notified() => {}
-                () = changes.next() => {}
-            }
+        }
+    }
+
+    /// Completes when it has to be looked again; while no file is named, never. Who stops waiting misses nothing.
+    pub async fn changed(&mut self) {
+        match &mut self.changes {
+            Some(changes) => changes.next().await,
+            None => std::future::pending().await,
         }
     }
 }
 
 /// What was read last, so that only news are told.
 #[derive(Debug, Default)]
-pub struct Kept {
+struct Kept {
     good: HashMap<Arc<str>, tls::Secret>,
     bad: HashMap<Arc<str>, String>,
 }
 
 impl Kept {
     /// Reads files; something only where they are usable and other than before.
-    pub fn look(&mut self, name: &Arc<str>, files: &FileSecret) -> Option<(tls::Secret, Secret)> {
+    fn look(&mut self, name: &Arc<str>, files: &FileSecret) -> Option<(tls::Secret, Secret)> {
         match files.read(name) {
             Ok((secret, content)) => {
                 self.bad.remove(name);
@@ -249,111 +274,10 @@ impl Kept {
         }
     }
 
-    /// True where nothing was ever looked at.
-    pub fn is_empty(&self) -> bool {
-        self.good.is_empty() && self.bad.is_empty()
-    }
-
     /// Forgets all but these.
-    pub fn only(&mut self, names: HashSet<Arc<str>>) {
+    fn only(&mut self, names: &HashSet<Arc<str>>) {
         self.good.retain(|name, _| names.contains(name));
         self.bad.retain(|name, _| names.contains(name));
-    }
-}
-
-/// Tells of changes in folders.
-pub struct Changes {
-    /// `None` where the kernel gives none.
-    inotify: Option<AsyncFd<Watches>>,
-}
-
-/// As tokio wants to have it.
-struct Watches(Inotify);
-
-impl Watches {
-    /// Watches the folder of a file; while that one isn't there, the nearest in which it, or what leads to it, can come to be.
-    fn watch_folder_of(&self, file: &Path) {
-        let what = AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_ATTRIB;
-        let mut watched = None;
-        loop {
-            let nearest = nearest_folder(file);
-            // It may have come to be before the watch on what is above it.
-            if watched.as_ref() == Some(&nearest) {
-                return;
-            }
-            // One that is watched already stays so.
-            let _ = self.0.add_watch(&nearest, what);
-            watched = Some(nearest);
-        }
-    }
-}
-
-fn nearest_folder(file: &Path) -> PathBuf {
-    let here = || PathBuf::from(if file.is_absolute() { "/" } else { "." });
-    file.ancestors().skip(1).find(|folder| folder.is_dir()).map_or_else(here, Path::to_path_buf)
-}
-
-impl AsRawFd for Watches {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-impl Changes {
-    /// Watches nothing yet.
-    #[expect(deprecated, reason = "what replaces it is unsafe; `Watches` owns its descriptor to its end")]
-    pub fn new() -> Self {
-        let made = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
-            .map_err(io::Error::from)
-            .and_then(|inotify| AsyncFd::with_interest(Watches(inotify), tokio::io::Interest::READABLE));
-        let inotify = made.map_err(|error| {
-            tracing::warn!(%error, "certificates in files are read every {PAUSE:?}: the kernel doesn't tell of changes");
-        });
-        Self { inotify: inotify.ok() }
-    }
-
-    /// Watches the folders of these files too, and those to which links lead from there.
-    pub fn watch(&self, files: impl Iterator<Item = PathBuf>) {
-        let Some(inotify) = &self.inotify else { return };
-        for file in files {
-            let behind = std::fs::canonicalize(&file).ok();
-            for file in [Some(file), behind].into_iter().flatten() {
-                inotify.get_ref().watch_folder_of(&file);
-            }
-        }
-    }
-
-    /// Returns when something has changed and it has been quiet for a moment.
-    pub async fn next(&self) {
-        let Some(inotify) = &self.inotify else { return sleep(PAUSE).await };
-        if wait(inotify).await.is_err() {
-            sleep(PAUSE).await;
-        }
-        for _ in 0..MOST_PAUSES {
-            if tokio::time::timeout(QUIET, wait(inotify)).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-impl Default for Changes {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-async fn wait(inotify: &AsyncFd<Watches>) -> io::Result<()> {
-    loop {
-        let mut ready = inotify.readable().await?;
-        let read = ready.try_io(|inotify| inotify.get_ref().0.read_events().map_err(io::Error::from));
-        match read {
-            Ok(events) => return events.map(drop),
-            Err(_would_block) => {}
-        }
     }
 }
 

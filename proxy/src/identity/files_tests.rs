@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::mpsc;
+use std::time::Duration;
 
+use nix::sys::stat::Mode;
 use rcgen::{CertificateParams, KeyPair};
+use tokio::time::sleep;
 
 use super::*;
 use crate::config::snapshot::SharedSnapshot;
@@ -52,11 +56,55 @@ fn what_is_no_use_is_named() {
         (pair("chain", "other"), "private_key: "),
         (pair("junk", "key"), "certificate_chain: has no certificate"),
         (format!("file-root:{}", at("junk").display()), "trusted_ca: has no certificate"),
-        (format!("file-root:{}", folder.path().display()), "Is a directory"),
+        (format!("file-root:{}", folder.path().display()), "is no regular file"),
     ] {
         let error = read(&name).unwrap_err();
         assert!(error.contains(says) && !error.contains("PRIVATE"), "{name}: {error}");
     }
+}
+
+#[test]
+fn only_regular_files_of_a_bounded_size_are_read_and_nothing_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    nix::unistd::mkfifo(&at("pipe"), Mode::S_IRWXU).unwrap();
+    symlink("pipe", at("link")).unwrap();
+    fs::File::create(at("large")).unwrap().set_len(MAX_BYTES + 1).unwrap();
+    fs::write(at("full"), "-".repeat(MAX_BYTES as usize)).unwrap();
+    for (path, says) in [
+        (at("pipe"), "pipe: is no regular file"),
+        (at("link"), "link: is no regular file"),
+        ("/dev/zero".into(), "/dev/zero: is no regular file"),
+        (at("large"), "large: has more than 4194304 bytes"),
+        (at("full"), "trusted_ca: has no certificate"),
+    ] {
+        let (done, read) = mpsc::channel();
+        let name = format!("file-root:{}", path.display());
+        std::thread::spawn(move || {
+            let error = FileSecret::parse(&name).unwrap().read(&name).map(drop).unwrap_err();
+            let _ = done.send(error.to_string());
+        });
+        let error = read.recv_timeout(Duration::from_secs(10)).expect("an end");
+        assert!(error.contains(says), "{}: {error}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_watched_while_no_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
+    let mut watcher = Watcher::default();
+    watcher.look(names(&["default", "ROOTCA"]), |_, _, _| panic!("no file"));
+    assert!(watcher.changes.is_none());
+    fs::write(folder.path().join("roots"), certificate().0).unwrap();
+    let name = format!("file-root:{}", folder.path().join("roots").display());
+    let mut news = 0;
+    for _ in 0..2 {
+        watcher.look(names(&[&name]), |_, _, _| news += 1);
+    }
+    assert!(watcher.changes.is_some() && news == 1, "{news}");
+    watcher.look(names(&[]), |_, _, _| panic!("no file"));
+    assert!(watcher.changes.is_none() && watcher.kept.good.is_empty());
 }
 
 /// Waits until `handle` holds another certificate than `before`.
@@ -108,7 +156,7 @@ async fn a_swap_of_links_changes_what_is_in_force_and_what_is_bad_does_not() {
     let third = changed(&handle, Some(&second)).await;
     assert!(third != first && third != second);
     fs::remove_file(at("..data")).unwrap();
-    sleep(QUIET * 4).await;
+    sleep(Duration::from_millis(400)).await;
     assert_eq!(handle.certificate().unwrap().cert[0].to_vec(), third, "what was good stays");
     drop(handle);
     assert!(secrets.files().is_empty(), "nobody holds it");
@@ -129,4 +177,28 @@ async fn files_may_come_with_their_folders_after_they_were_named() {
     fs::write(deep.join("chain"), &chain).unwrap();
     fs::write(deep.join("key"), &key).unwrap();
     changed(&handle, None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_does_not_tell_of_is_found_after_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let (here, elsewhere) = (folder.path().join("here"), folder.path().join("elsewhere"));
+    for path in [&here, &elsewhere] {
+        fs::create_dir(path).unwrap();
+    }
+    let (one, two) = (certificate().0, certificate().0);
+    fs::write(here.join("roots"), one).unwrap();
+    // Another name of the same file: the folder that is watched hears nothing.
+    fs::hard_link(here.join("roots"), elsewhere.join("roots")).unwrap();
+    let name: Arc<str> = format!("file-root:{}", here.join("roots").display()).into();
+    let mut watcher = Watcher::default();
+    let mut news = 0;
+    watcher.look([name.clone()].into(), |_, _, _| news += 1);
+    fs::write(elsewhere.join("roots"), two).unwrap();
+    let begun = tokio::time::Instant::now();
+    let day = Duration::from_secs(24 * 3600);
+    tokio::time::timeout(day, watcher.changed()).await.expect("another look");
+    assert!(begun.elapsed() > Duration::from_secs(60), "the kernel told of it");
+    watcher.look([name].into(), |_, _, _| news += 1);
+    assert_eq!(news, 2);
 }

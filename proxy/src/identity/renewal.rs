@@ -74,6 +74,8 @@ pub struct Renewal {
     pub own: Arc<OwnIdentity>,
     /// Where it is said that connections stand on something else now, and where others say it.
     pub snapshot: SharedSnapshot,
+    /// Certificates and their keys are kept as text too, for who hands them on.
+    pub as_text: bool,
 }
 
 impl Renewal {
@@ -154,7 +156,7 @@ impl Renewal {
         let (mut wait, mut said) = (SHORTEST, String::new());
         loop {
             let roots = self.secrets.roots.trust();
-            match issue(&self.server, *attempt, LIFE, roots.as_deref()).await {
+            match issue(&self.server, *attempt, LIFE, roots.as_deref(), self.as_text).await {
                 Ok(issued) => return issued,
                 Err(error) => {
                     let reason = error.to_string();
@@ -221,7 +223,7 @@ mod tests {
         csr.params.not_before = (now - Duration::from_secs(120)).into();
         csr.params.not_after = (now + LIFE).into();
         let leaf = csr.signed_by(&root.issuer).unwrap().pem();
-        request.complete(&[leaf, root.pem.clone()]).unwrap()
+        request.complete(&[leaf, root.pem.clone()], false).unwrap()
     }
 
     fn renewal() -> Renewal {
@@ -231,6 +233,7 @@ mod tests {
             secrets: Arc::default(),
             own: Arc::default(),
             snapshot: SharedSnapshot::default(),
+            as_text: false,
         }
     }
 

@@ -42,8 +42,8 @@ pub struct Issued {
     pub certificate: Arc<CertifiedKey>,
     /// The roots of the mesh.
     pub trust: Arc<Trust>,
-    /// Both as text.
-    pub pem: Arc<Pem>,
+    /// Both as text, where somebody hands them on.
+    pub pem: Option<Arc<Pem>>,
     /// Whom it names.
     pub name: Arc<str>,
     /// When it begins, in seconds since 1970.
@@ -96,7 +96,8 @@ impl Request {
     }
 
     /// Puts the answer together with the key. `chain`: the leaf, those between, the roots in one string.
-    pub fn complete(self, chain: &[String]) -> Result<Issued, Useless> {
+    /// `as_text`: the text, with the key, is wanted as well.
+    pub fn complete(self, chain: &[String], as_text: bool) -> Result<Issued, Useless> {
         let ([certificates @ .., roots], [_, _, ..]) = (chain, chain) else {
             return Err(Useless::TooFew(chain.len()));
         };
@@ -109,11 +110,12 @@ impl Request {
         let leaf = shown.first().ok_or_else(|| Useless::Unreadable("there is no leaf".into()))?;
         let unreadable = |error: String| Useless::Unreadable(error);
         let lines = |part: &String| format!("{}\n", part.trim_end());
-        let pem = Pem {
+        let text = || Pem {
             chain: certificates.iter().map(lines).collect(),
             key: self.key.serialize_pem(),
             roots: lines(roots),
         };
+        let pem = as_text.then(|| Arc::new(text()));
         let peer = Peer::of(leaf).map_err(|error| unreadable(error.to_string()))?;
         let key =
             PrivateKeyDer::try_from(self.key.serialize_der()).map_err(|error| unreadable(error.into()))?;
@@ -122,7 +124,7 @@ impl Request {
         Ok(Issued {
             certificate: Arc::new(certificate),
             trust: Arc::new(trust),
-            pem: Arc::new(pem),
+            pem,
             name: peer.to_string().into(),
             not_before: peer.not_before,
             not_after: peer.not_after,
@@ -156,9 +158,18 @@ mod tests {
         let (root, issuer) = root();
         let request = Request::new().unwrap();
         let leaf = sign(&request, &issuer);
-        let issued = request.complete(&[leaf, root]).unwrap();
+        let issued = request.complete(&[leaf, root], true).unwrap();
         assert_eq!(&*issued.name, "spiffe://cluster.local/ns/a/sa/b");
         assert_eq!(issued.certificate.cert.len(), 1, "the root is not shown");
+        assert!(issued.pem.unwrap().key.contains("PRIVATE KEY"));
+    }
+
+    #[test]
+    fn a_key_is_text_only_for_who_hands_it_on() {
+        let (root, issuer) = root();
+        let request = Request::new().unwrap();
+        let leaf = sign(&request, &issuer);
+        assert_eq!(request.complete(&[leaf, root], false).unwrap().pem, None);
     }
 
     #[test]
@@ -167,7 +178,7 @@ mod tests {
         let complete = |chain: &[&str]| {
             let request = Request::new().unwrap();
             let chain: Vec<String> = chain.iter().map(ToString::to_string).collect();
-            request.complete(&chain).unwrap_err().to_string()
+            request.complete(&chain, false).unwrap_err().to_string()
         };
         let others = sign(&Request::new().unwrap(), &issuer);
         assert!(complete(&[&others]).contains("has 1 certificates"));
@@ -175,6 +186,6 @@ mod tests {
         assert!(complete(&["", &root]).contains("a part has no certificate"));
         let request = Request::new().unwrap();
         let leaf = sign(&request, &issuer);
-        assert!(request.complete(&[leaf, "no root".into()]).is_err());
+        assert!(request.complete(&[leaf, "no root".into()], false).is_err());
     }
 }
