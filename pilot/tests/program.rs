@@ -192,7 +192,7 @@ async fn pages_follow_the_folder() {
     std::fs::write(folder.path().join("alone.yaml"), alone).unwrap();
     pilot.until("/debug/workloadz", "10.0.0.9").await;
     std::fs::remove_file(folder.path().join("alone.yaml")).unwrap();
-    pilot.until("/debug/workloadz", "[]").await;
+    pilot.until("/debug/workloadz", r#"{"root_namespace":"istio-system","workloads":[]}"#).await;
     pilot.shutdown.cancel();
     tokio::time::timeout(PATIENCE, pilot.task).await.unwrap().unwrap().unwrap();
 }

@@ -171,6 +171,10 @@ fn a_mesh_can_be_looked_into() {
         code == Some(1) && message.contains("would be refused") && message.contains("127.0.0.1"),
         "{message}"
     );
+    for command in ["strict", "permissive"] {
+        let (code, message) = mesh.refused(&["mtls", command, "istio-system"]);
+        assert!(code == Some(1) && message.contains("the mesh's root namespace"), "{message}");
+    }
 
     let (code, message) = mesh.refused(&["proxy-config", "routes", "nobody"]);
     assert_eq!(code, Some(1));

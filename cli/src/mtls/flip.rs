@@ -11,7 +11,7 @@ use kube::{Api, Client, ResourceExt as _};
 use osier_core::say;
 use serde_json::json;
 
-use super::report::{Report, Workload, table_of};
+use super::report::{Caller, Report, Workload, table_of};
 use crate::cluster::{FIELD_MANAGER, said};
 use crate::output;
 use crate::reach::{self, Mesh};
@@ -49,15 +49,14 @@ pub(super) async fn strict(arguments: &Arguments) -> Result<ExitCode> {
     let namespace = &arguments.namespace;
     let mesh = arguments.mesh.mesh(None).await?;
     let report = read(&mesh, arguments).await?;
+    refuse_root(&report, arguments, "strict")?;
     if report.workloads.is_empty() {
         bail!("there are no workloads in namespace {namespace}");
     }
-    refuse_callers(
-        &report,
-        arguments,
-        "nothing was changed; --since TIME counts only who was seen within it",
-    )?;
-    let off = report.workloads.iter().any(|w| w.takes_mutual_tls && w.mode == "DISABLE");
+    let since = "nothing was changed; --since TIME counts only who was seen within it";
+    let refused = report.callers.iter().filter(|caller| caller.would_be_refused());
+    refuse_callers(refused, &report, arguments, since)?;
+    let off = is_off(&report);
     let Some(client) = client(&mesh, namespace, "STRICT")? else { return Ok(ExitCode::FAILURE) };
     if arguments.dry_run {
         if off {
@@ -67,18 +66,18 @@ pub(super) async fn strict(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if off {
-        let policy = set(client, namespace, "PERMISSIVE").await?;
-        wait(&mesh, arguments, &policy, "PERMISSIVE").await?;
+        set(client, namespace, "PERMISSIVE").await?;
+        wait(&mesh, arguments, "PERMISSIVE", arguments.force).await?;
         say!(
             "✔ sidecars of {namespace} take both; watching for callers in plaintext for {:?}",
             arguments.observe
         );
         observe(&mesh, arguments).await?;
     }
-    let policy = set(client, namespace, "STRICT").await?;
-    wait(&mesh, arguments, &policy, "STRICT").await?;
+    set(client, namespace, "STRICT").await?;
+    wait(&mesh, arguments, "STRICT", false).await?;
     say!("✔ sidecars of {namespace} refuse plaintext");
-    exceptions(&read(&mesh, arguments).await?, &policy);
+    exceptions(&read(&mesh, arguments).await?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -86,13 +85,14 @@ pub(super) async fn strict(arguments: &Arguments) -> Result<ExitCode> {
 pub(super) async fn permissive(arguments: &Arguments) -> Result<ExitCode> {
     let namespace = &arguments.namespace;
     let mesh = arguments.mesh.mesh(None).await?;
+    refuse_root(&read(&mesh, arguments).await?, arguments, "permissive")?;
     let Some(client) = client(&mesh, namespace, "PERMISSIVE")? else { return Ok(ExitCode::FAILURE) };
     if arguments.dry_run {
         say!("PeerAuthentication of {namespace} would be PERMISSIVE");
         return Ok(ExitCode::SUCCESS);
     }
-    let policy = set(client, namespace, "PERMISSIVE").await?;
-    wait(&mesh, arguments, &policy, "PERMISSIVE").await?;
+    set(client, namespace, "PERMISSIVE").await?;
+    wait(&mesh, arguments, "PERMISSIVE", false).await?;
     say!("✔ sidecars of {namespace} take both");
     Ok(ExitCode::SUCCESS)
 }
@@ -101,21 +101,43 @@ async fn read(mesh: &Mesh, arguments: &Arguments) -> Result<Report> {
     Report::read(mesh, Some(&arguments.namespace), Some(arguments.since)).await
 }
 
-/// Stops where somebody would be refused, or could be; `so` is what holds then. Who would change over with the mode would not.
-fn refuse_callers(report: &Report, arguments: &Arguments, so: &str) -> Result<()> {
+/// The root namespace's policy is the whole mesh's, and here callers of one namespace are looked at. `--force` is about callers.
+fn refuse_root(report: &Report, arguments: &Arguments, command: &str) -> Result<()> {
+    let namespace = &arguments.namespace;
+    if report.root_namespaces.contains(namespace) {
+        bail!(
+            "{namespace} is the mesh's root namespace: its PeerAuthentication without a selector holds for every namespace, and callers of \
+             one are looked at here; go through the namespaces by `osier mtls {command} NAMESPACE`, then apply the policy of the whole mesh \
+             yourself. Nothing was changed"
+        );
+    }
+    Ok(())
+}
+
+/// What the namespace's policy decides takes no mutual TLS yet.
+fn is_off(report: &Report) -> bool {
+    report.workloads.iter().any(|w| w.takes_mutual_tls && !w.own_policy && w.mode == "DISABLE")
+}
+
+/// Stops where there are such callers, or could be; `so` is what holds then.
+fn refuse_callers<'c>(
+    callers: impl Iterator<Item = &'c Caller>,
+    report: &Report,
+    arguments: &Arguments,
+    so: &str,
+) -> Result<()> {
     if arguments.force {
         return Ok(());
     }
-    let mut refused = report.callers.clone();
-    refused.retain(|caller| !caller.would_follow);
-    if !refused.is_empty() {
+    let callers: Vec<Caller> = callers.cloned().collect();
+    if !callers.is_empty() {
         bail!(
             "somebody calls {} in plaintext, and would be refused:\n{}\n{so}; --force goes on all the same",
             arguments.namespace,
-            output::text(&table_of(&refused))
+            output::text(&table_of(&callers))
         );
     }
-    if let Some((name, why)) = report.silent.first_key_value() {
+    if let Some((name, why)) = report.unasked().next() {
         bail!("{name} can't be asked who calls it ({why}); {so}; --force goes on all the same");
     }
     Ok(())
@@ -130,17 +152,21 @@ async fn observe(mesh: &Mesh, arguments: &Arguments) -> Result<()> {
     while quiet.elapsed() < arguments.observe {
         tokio::time::sleep(LOOK.min(arguments.observe)).await;
         let now = read(mesh, arguments).await?;
-        let calling = now.clone().calling_since(&before);
-        let may_change = calling.silent.is_empty() && calling.callers.iter().all(|c| c.caller_has_sidecar);
-        if !may_change || Instant::now() > deadline {
-            refuse_callers(&calling, arguments, "the mode stays PERMISSIVE")?;
-        }
-        if !calling.callers.is_empty() && !arguments.force {
+        if !is_quiet(&now.clone().calling_since(&before), arguments, Instant::now() > deadline)? {
             quiet = Instant::now();
         }
         before = now;
     }
     Ok(())
+}
+
+/// Whether nobody calls whom STRICT would concern. Who can't change over ends it, and at the deadline whoever it is.
+fn is_quiet(calling: &Report, arguments: &Arguments, is_late: bool) -> Result<bool> {
+    let callers = || calling.callers.iter().filter(|caller| !caller.own_policy);
+    if is_late || callers().any(|caller| !caller.caller_has_sidecar) {
+        refuse_callers(callers(), calling, arguments, "the mode stays PERMISSIVE")?;
+    }
+    Ok(arguments.force || (callers().next().is_none() && calling.unasked().next().is_none()))
 }
 
 /// A cluster's client. A folder is its owner's to change: what to write there is printed.
@@ -164,8 +190,8 @@ fn policy(name: &str, namespace: &str, mode: &str) -> serde_json::Value {
     })
 }
 
-/// Writes the namespace's PeerAuthentication: of several without a selector the oldest is the one that holds. Its name.
-async fn set(client: &Client, namespace: &str, mode: &str) -> Result<String> {
+/// Writes the namespace's PeerAuthentication: of several without a selector the oldest is the one that holds.
+async fn set(client: &Client, namespace: &str, mode: &str) -> Result<()> {
     let kind = GroupVersionKind::gvk("security.istio.io", "v1", "PeerAuthentication");
     let resource = ApiResource::from_gvk_with_plural(&kind, "peerauthentications");
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
@@ -182,40 +208,79 @@ async fn set(client: &Client, namespace: &str, mode: &str) -> Result<String> {
     let written = api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &patch).await;
     written.map_err(said).with_context(|| format!("cannot write PeerAuthentication {namespace}/{name}"))?;
     say!("PeerAuthentication {namespace}/{name} is {mode}");
-    Ok(format!("{namespace}/{name}"))
+    Ok(())
 }
 
-/// Waits until pilots say the mode of the namespace's workloads, and sidecars do it.
-async fn wait(mesh: &Mesh, arguments: &Arguments, policy: &str, mode: &str) -> Result<()> {
+/// Waits until pilots say the mode of the namespace's workloads, and sidecars do it. `may_be_unknown`: it goes on after that time
+/// although it isn't known of some.
+async fn wait(mesh: &Mesh, arguments: &Arguments, mode: &str, may_be_unknown: bool) -> Result<()> {
     let deadline = Instant::now() + arguments.timeout;
     loop {
-        let report = read(mesh, arguments).await?;
-        let late = late(&report, policy, mode);
+        let late = Late::of(&read(mesh, arguments).await?, mode);
         if late.is_empty() {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("after {:?} these do not do {mode} yet: {}", arguments.timeout, late.join(", "));
+            let text = format!("after {:?} {}", arguments.timeout, late.text(mode));
+            if late.behind.is_empty() && may_be_unknown {
+                eprintln!("osier: {text}");
+                return Ok(());
+            }
+            bail!("{text}; PeerAuthentication of {} stays {mode}", arguments.namespace);
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// Whom `policy` was to bring to `mode` and who isn't there yet. A sidecar that can't be asked is not waited for.
-fn late<'r>(report: &'r Report, policy: &str, mode: &str) -> Vec<&'r str> {
-    let is_late = |w: &&Workload| {
-        let name = format!("{}.{}", w.name, w.namespace);
-        let takes = report.taking_plaintext.contains(&name);
-        let does = report.silent.contains_key(&name) || takes == (mode != "STRICT");
-        w.mode != mode || (w.port_modes.is_empty() && !does)
-    };
-    let meant = report.workloads.iter().filter(|w| w.takes_mutual_tls && !w.has_its_own(policy));
-    meant.filter(is_late).map(|w| w.name.as_str()).collect()
+/// Whom the namespace's policy was to bring to a mode and who isn't there yet, as far as is known.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Late {
+    /// Pilot or the sidecar says another mode.
+    behind: Vec<String>,
+    /// Nobody but pilot says anything, with the reason.
+    unknown: Vec<String>,
+}
+
+impl Late {
+    fn of(report: &Report, mode: &str) -> Self {
+        let mut late = Self::default();
+        for w in report.workloads.iter().filter(|w| w.takes_mutual_tls && !w.own_policy) {
+            let name = w.full_name();
+            let does = report.taking_plaintext.contains(&name) == (mode != "STRICT");
+            match report.silent.get(&name) {
+                _ if w.mode != mode => late.behind.push(w.name.clone()),
+                Some(why) => late.unknown.push(format!("{} ({why})", w.name)),
+                None if !report.sidecars.contains(&name) => {} // A gateway.
+                None if does || has_exceptions(w) => {}
+                None => late.behind.push(w.name.clone()),
+            }
+        }
+        late
+    }
+
+    fn is_empty(&self) -> bool {
+        self.behind.is_empty() && self.unknown.is_empty()
+    }
+
+    fn text(&self, mode: &str) -> String {
+        let behind = format!("these do not do {mode} yet: {}", self.behind.join(", "));
+        let unknown = format!("these can't be asked whether they do {mode}: {}", self.unknown.join(", "));
+        match (self.behind.is_empty(), self.unknown.is_empty()) {
+            (false, false) => format!("{behind}; {unknown}"),
+            (false, true) => behind,
+            (true, _) => unknown,
+        }
+    }
+}
+
+/// Some port does something else. A sidecar says of all of them together whether plaintext is taken.
+fn has_exceptions(w: &Workload) -> bool {
+    w.port_modes.values().any(|mode| *mode != w.mode)
 }
 
 /// Says which workloads have words of their own.
-fn exceptions(report: &Report, policy: &str) {
-    for w in report.workloads.iter().filter(|w| w.has_its_own(policy) || !w.port_modes.is_empty()) {
+fn exceptions(report: &Report) {
+    for w in report.workloads.iter().filter(|w| w.own_policy || !w.port_modes.is_empty()) {
         let ports: String =
             w.port_modes.iter().map(|(port, mode)| format!(", port {port}: {mode}")).collect();
         eprintln!("osier: {}/{} keeps what a policy of its own says: {}{ports}", w.namespace, w.name, w.mode);
@@ -226,31 +291,143 @@ fn exceptions(report: &Report, policy: &str) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_is_waited_for() {
-        let workload = |name: &str, policy: Option<&str>, mode: &str| Workload {
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn arguments(more: &[&str]) -> Arguments {
+        <Command as clap::Parser>::parse_from([&["strict", "shop"], more].concat()).arguments
+    }
+
+    fn workload(name: &str, own_policy: bool, mode: &str) -> Workload {
+        Workload {
             namespace: "shop".into(),
             name: name.into(),
             workload: name.into(),
             addresses: Vec::new(),
             takes_mutual_tls: true,
             mode: mode.into(),
-            policy: policy.map(Into::into),
+            policy: None,
+            own_policy,
             port_modes: Default::default(),
-        };
+        }
+    }
+
+    fn caller(own_policy: bool, has_sidecar: bool) -> Caller {
+        Caller {
+            namespace: "shop".into(),
+            workload: "web".into(),
+            pod: "web-1".into(),
+            port: 80,
+            caller: Some("batch/report".into()),
+            caller_has_sidecar: has_sidecar,
+            would_follow: false,
+            own_policy,
+            address: "10.0.0.9".into(),
+            connections: 1,
+            open: 0,
+            last_seen: 0,
+            age: 0,
+        }
+    }
+
+    fn calling(callers: &[Caller]) -> Report {
+        Report { callers: callers.to_vec(), ..Report::default() }
+    }
+
+    #[test]
+    fn who_is_waited_for() {
+        let mut exception = workload("port", false, "STRICT");
+        exception.port_modes.insert("80".into(), "PERMISSIVE".into());
+        let mut same = workload("same-at-its-port", false, "STRICT");
+        same.port_modes.insert("80".into(), "STRICT".into());
+        let workloads = vec![
+            workload("done", false, "STRICT"),
+            workload("takes-both-yet", false, "STRICT"),
+            workload("not-heard", false, "PERMISSIVE"),
+            workload("exception", true, "PERMISSIVE"),
+            exception,
+            same,
+            workload("silent", false, "STRICT"),
+            workload("silent-and-not-heard", false, "PERMISSIVE"),
+            workload("gateway", false, "STRICT"),
+        ];
+        let sidecars = workloads[..8].iter().map(Workload::full_name).collect();
+        let takes = ["takes-both-yet.shop", "not-heard.shop", "port.shop", "same-at-its-port.shop"];
         let report = Report {
-            workloads: vec![
-                workload("done", Some("shop/default"), "STRICT"),
-                workload("takes-both-yet", Some("shop/default"), "STRICT"),
-                workload("not-heard", Some("istio-system/mesh"), "PERMISSIVE"),
-                workload("nothing-said", None, "PERMISSIVE"),
-                workload("exception", Some("shop/legacy"), "PERMISSIVE"),
-                workload("silent", Some("shop/default"), "STRICT"),
-            ],
-            taking_plaintext: ["takes-both-yet.shop", "not-heard.shop"].map(Into::into).into(),
-            silent: [("silent.shop".into(), "away".into())].into(),
+            workloads,
+            sidecars,
+            taking_plaintext: takes.map(Into::into).into(),
+            silent: ["silent.shop", "silent-and-not-heard.shop"]
+                .map(|name| (name.into(), "away".into()))
+                .into(),
             ..Report::default()
         };
-        assert_eq!(late(&report, "shop/default", "STRICT"), ["takes-both-yet", "not-heard", "nothing-said"]);
+        let late = Late::of(&report, "STRICT");
+        assert_eq!(late.behind, ["takes-both-yet", "not-heard", "same-at-its-port", "silent-and-not-heard"]);
+        assert_eq!(late.unknown, ["silent (away)"]);
+        let unknown = Late { behind: vec![], ..late };
+        assert!(!unknown.is_empty(), "who can't be asked is not done");
+        assert_eq!(unknown.text("STRICT"), "these can't be asked whether they do STRICT: silent (away)");
+    }
+
+    #[test]
+    fn the_root_namespace_is_refused() {
+        let report = Report { root_namespaces: ["shop".into()].into(), ..Report::default() };
+        let refused = refuse_root(&report, &arguments(&["--force"]), "strict").expect_err("the whole mesh");
+        let said = refused.to_string();
+        assert!(said.contains("every namespace") && said.contains("osier mtls strict NAMESPACE"), "{said}");
+        let elsewhere = Report { root_namespaces: ["istio-system".into()].into(), ..Report::default() };
+        refuse_root(&elsewhere, &arguments(&[]), "strict").expect("one namespace");
+    }
+
+    #[test]
+    fn a_policy_of_its_own_does_not_make_a_namespace_off() {
+        let off = |workloads| is_off(&Report { workloads, ..Report::default() });
+        assert!(!off(vec![workload("legacy", true, "DISABLE"), workload("web", false, "STRICT")]));
+        assert!(off(vec![workload("legacy", true, "STRICT"), workload("web", false, "DISABLE")]));
+    }
+
+    #[test]
+    fn who_keeps_a_namespace_from_being_quiet() {
+        let quiet = |report: &Report, late| is_quiet(report, &arguments(&[]), late);
+        let has_sidecar = calling(&[caller(false, true)]);
+        assert!(!quiet(&has_sidecar, false).expect("it may change over"));
+        let said = quiet(&has_sidecar, true).expect_err("it did not").to_string();
+        assert!(said.contains("batch/report") && said.contains("stays PERMISSIVE"), "{said}");
+        quiet(&calling(&[caller(false, false)]), false).expect_err("nothing can change over");
+        for is_late in [false, true] {
+            let kept = calling(&[caller(true, false), caller(true, true)]);
+            assert!(quiet(&kept, is_late).expect("these are taken on"), "{is_late}");
+        }
+        let silent = Report { silent: [("new.shop".into(), "away".into())].into(), ..Report::default() };
+        assert!(!quiet(&silent, false).expect("it may come"));
+        let said = quiet(&silent, true).expect_err("it did not").to_string();
+        assert!(said.contains("new.shop"), "{said}");
+        let forced = is_quiet(&has_sidecar, &arguments(&["--force"]), true);
+        assert!(forced.expect("whoever calls"));
+    }
+
+    #[test]
+    fn who_is_silent_and_keeps_its_own_policy_stops_nothing() {
+        let named = |own_policy| {
+            let silent = [("legacy.shop".into(), "away".into())].into();
+            let workloads = vec![workload("legacy", own_policy, "PERMISSIVE")];
+            let report = Report { workloads, silent, ..Report::default() };
+            refuse_callers([].iter(), &report, &arguments(&[]), "so").map_err(|error| error.to_string())
+        };
+        assert_eq!(named(true), Ok(()));
+        let said = named(false).expect_err("its callers count");
+        assert!(said.contains("legacy.shop") && said.contains("away"), "{said}");
+    }
+
+    #[test]
+    fn would_follow_at_the_deadline_names_it_too() {
+        let mut following = caller(false, true);
+        following.would_follow = true;
+        let said = is_quiet(&calling(&[following]), &arguments(&[]), true).expect_err("for ever").to_string();
+        assert!(said.contains("10.0.0.9"), "{said}");
     }
 }

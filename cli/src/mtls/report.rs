@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +14,9 @@ use crate::reach::Mesh;
 
 /// Sidecars that are asked at once.
 const AT_ONCE: usize = 16;
+
+/// Why a sidecar can't be asked that pilots don't say is there.
+const NOT_CONNECTED: &str = "not connected to any pilot that answers";
 
 /// A workload, as pilot knows it.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -25,23 +28,28 @@ pub(super) struct Workload {
     pub workload: String,
     pub addresses: Vec<String>,
     pub takes_mutual_tls: bool,
-    /// Of PeerAuthentication; `port_modes` are the exceptions.
+    /// Of PeerAuthentication, on ports that `port_modes` doesn't have.
     pub mode: String,
     /// Which one says it, as `namespace/name`.
     pub policy: Option<String>,
+    /// It selects the workload: what the namespace's says is nothing to it.
+    pub own_policy: bool,
+    /// Of ports that such a one names.
     pub port_modes: BTreeMap<String, String>,
 }
 
 impl Workload {
-    /// What holds for one of its ports.
-    fn mode_at(&self, port: u16) -> &str {
-        self.port_modes.get(&port.to_string()).unwrap_or(&self.mode)
+    /// As its sidecar calls itself.
+    pub(super) fn full_name(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
     }
 
-    /// Another policy of its namespace than this one decides: it selects the workload.
-    pub(super) fn has_its_own(&self, policy: &str) -> bool {
-        let of_namespace = |own: &str| own.split_once('/').is_some_and(|(of, _)| of == self.namespace);
-        self.policy.as_deref().is_some_and(|own| own != policy && of_namespace(own))
+    /// What holds for one of its ports, and whether that stays whatever the namespace's policy says.
+    fn mode_at(&self, port: u16) -> (&str, bool) {
+        match self.port_modes.get(&port.to_string()) {
+            Some(mode) => (mode, true),
+            None => (&self.mode, self.own_policy),
+        }
     }
 }
 
@@ -59,16 +67,35 @@ pub(super) struct Caller {
     pub caller_has_sidecar: bool,
     /// That is why: mutual TLS is off there, and its sidecar changes over when it is not.
     pub would_follow: bool,
+    /// A policy of the workload's own decides at this port; it stays.
+    pub own_policy: bool,
     pub address: String,
     pub connections: u64,
     pub open: u32,
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970, by the clock of the workload's sidecar.
     pub last_seen: u64,
+    /// How many ago that was when the sidecar was asked. Nobody else's clock has a say in it.
+    pub age: u64,
+}
+
+impl Caller {
+    /// STRICT in the namespace would refuse it, if everything else stays.
+    pub(super) fn would_be_refused(&self) -> bool {
+        !self.own_policy && !self.would_follow
+    }
+}
+
+/// What pilot says.
+#[derive(Debug, Clone, Deserialize)]
+struct Known {
+    root_namespace: String,
+    workloads: Vec<Workload>,
 }
 
 /// What a sidecar says.
 #[derive(Debug, Clone, Deserialize)]
 struct Page {
+    now: u64,
     takes_plaintext: bool,
     callers: Vec<Seen>,
 }
@@ -85,43 +112,47 @@ struct Seen {
 /// Everything about a namespace, or the whole mesh.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Report {
+    /// Whose policies without a selector are the whole mesh's. Pilots may differ.
+    pub root_namespaces: BTreeSet<String>,
     pub workloads: Vec<Workload>,
     pub callers: Vec<Caller>,
     /// Those that are connected to a pilot.
     pub sidecars: BTreeSet<String>,
     /// Those that take plaintext.
     pub taking_plaintext: BTreeSet<String>,
-    /// Those that could not be asked, and why.
+    /// Those that could not be asked, and why; workloads that take mutual TLS and have no sidecar connected among them.
     pub silent: BTreeMap<String, String>,
 }
 
 impl Report {
     /// Asks everybody.
     pub(super) async fn read(mesh: &Mesh, namespace: Option<&str>, since: Option<Duration>) -> Result<Self> {
+        let mut report = Self::default();
         let mut all = BTreeMap::new();
-        for (_, page) in mesh.of_pilots("/debug/workloadz").await? {
-            let known: Vec<Workload> = serde_json::from_value(page)?;
-            all.extend(known.into_iter().map(|w| ((w.namespace.clone(), w.name.clone()), w)));
+        for (pilot, page) in mesh.of_pilots("/debug/workloadz").await? {
+            let known: Known = serde_json::from_value(page)
+                .with_context(|| format!("/debug/workloadz of pilot {} can't be read", pilot.name))?;
+            report.root_namespaces.insert(known.root_namespace);
+            all.extend(known.workloads.into_iter().map(|w| ((w.namespace.clone(), w.name.clone()), w)));
         }
         let everybody: Vec<Workload> = all.into_values().collect();
         let is_shown = |of: &str| namespace.is_none_or(|namespace| namespace == of);
+        report.workloads = everybody.iter().filter(|w| is_shown(&w.namespace)).cloned().collect();
         let clients = mesh.clients().await?;
-        let sidecars = clients.iter().filter(|client| client["proxy_type"] == "sidecar");
-        let names: BTreeSet<&str> = sidecars.filter_map(|client| client["proxy"].as_str()).collect();
-        let names =
-            names.into_iter().filter(|name| name.rsplit_once('.').is_some_and(|(_, of)| is_shown(of)));
-        let pages: Vec<(&str, Result<Page>)> =
-            stream::iter(names.map(async |name| (name, ask(mesh, name).await)))
-                .buffer_unordered(AT_ONCE)
-                .collect()
-                .await;
-        let mut report = Self::default();
-        let oldest = since.map_or(0, |since| millis(SystemTime::now() - since));
+        report.connected(&clients);
+        report.sidecars.retain(|name| name.rsplit_once('.').is_some_and(|(_, of)| is_shown(of)));
+        let pages: Vec<(String, Result<Page>)> =
+            stream::iter(report.sidecars.clone().into_iter().map(async |name| {
+                let page = ask(mesh, &name).await;
+                (name, page)
+            }))
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
         for (name, page) in pages {
-            report.sidecars.insert(name.to_owned());
             match page {
-                Ok(page) => report.add(name, page, &everybody, oldest),
-                Err(error) => drop(report.silent.insert(name.to_owned(), format!("{error:#}"))),
+                Ok(page) => report.add(&name, page, &everybody, since),
+                Err(error) => drop(report.silent.insert(name, format!("{error:#}"))),
             }
         }
         report.callers.sort_by(|a, b| {
@@ -132,20 +163,38 @@ impl Report {
                 &b.address,
             ))
         });
-        report.workloads = everybody.into_iter().filter(|workload| is_shown(&workload.namespace)).collect();
         Ok(report)
     }
 
-    fn add(&mut self, name: &str, page: Page, everybody: &[Workload], oldest: u64) {
+    /// Who is a sidecar; and whose nobody can ask, although it must have one. A gateway takes no calls as a workload does.
+    fn connected(&mut self, clients: &[Value]) {
+        let named = |client: &&Value| client["proxy"].as_str().map(str::to_owned);
+        let (sidecars, others): (Vec<&Value>, Vec<&Value>) =
+            clients.iter().partition(|client| client["proxy_type"] == "sidecar");
+        self.sidecars = sidecars.iter().filter_map(named).collect();
+        let others: BTreeSet<String> = others.iter().filter_map(named).collect();
+        for workload in self.workloads.iter().filter(|w| w.takes_mutual_tls) {
+            let name = workload.full_name();
+            if !self.sidecars.contains(&name) && !others.contains(&name) {
+                self.silent.insert(name, NOT_CONNECTED.to_owned());
+            }
+        }
+    }
+
+    fn add(&mut self, name: &str, page: Page, everybody: &[Workload], since: Option<Duration>) {
         let (pod, namespace) = name.rsplit_once('.').unwrap_or((name, ""));
         if page.takes_plaintext {
             self.taking_plaintext.insert(name.to_owned());
         }
         let own = everybody.iter().find(|w| w.name == pod && w.namespace == namespace);
-        for seen in page.callers.into_iter().filter(|seen| seen.last_seen >= oldest) {
+        for seen in page.callers {
+            let age = page.now.saturating_sub(seen.last_seen);
+            if since.is_some_and(|since| u128::from(age) > since.as_millis()) {
+                continue;
+            }
             let caller = everybody.iter().find(|w| w.addresses.contains(&seen.address));
             let caller_has_sidecar = caller.is_some_and(|w| w.takes_mutual_tls);
-            let off = own.is_some_and(|w| w.mode_at(seen.port) == "DISABLE");
+            let (mode, own_policy) = own.map_or(("", false), |w| w.mode_at(seen.port));
             self.callers.push(Caller {
                 namespace: namespace.to_owned(),
                 workload: own.map_or(pod, |w| &w.workload).to_owned(),
@@ -153,11 +202,13 @@ impl Report {
                 port: seen.port,
                 caller: caller.map(|w| format!("{}/{}", w.namespace, w.workload)),
                 caller_has_sidecar,
-                would_follow: caller_has_sidecar && off,
+                would_follow: caller_has_sidecar && mode == "DISABLE",
+                own_policy,
                 address: seen.address,
                 connections: seen.connections,
                 open: seen.open,
                 last_seen: seen.last_seen,
+                age,
             });
         }
     }
@@ -169,13 +220,9 @@ async fn ask(mesh: &Mesh, name: &str) -> Result<Page> {
     Ok(serde_json::from_value(page)?)
 }
 
-fn millis(time: SystemTime) -> u64 {
-    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-}
-
 /// How long ago, as kubectl says ages.
-fn ago(then: u64, now: u64) -> String {
-    let seconds = now.saturating_sub(then) / 1000;
+fn ago(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
     match seconds {
         0..=1 => "now".to_owned(),
         2..120 => format!("{seconds}s ago"),
@@ -202,7 +249,7 @@ impl fmt::Display for Report {
                     .iter()
                     .filter(|caller| caller.namespace == *namespace && caller.workload == *name)
             };
-            let refused = addresses(callers().filter(|caller| !caller.would_follow));
+            let refused = addresses(callers().filter(|caller| caller.would_be_refused()));
             shown.add_row([
                 (*namespace).to_owned(),
                 (*name).to_owned(),
@@ -225,19 +272,26 @@ impl fmt::Display for Report {
 
 impl Report {
     fn verdict(&self, pods: &[&Workload], callers: usize) -> String {
-        let strict = |w: &Workload| w.mode == "STRICT" && w.port_modes.is_empty();
-        let has_sidecar = |w: &Workload| self.sidecars.contains(&format!("{}.{}", w.name, w.namespace));
-        let without_certificate = pods.iter().any(|w| has_sidecar(w) && !w.takes_mutual_tls);
-        if pods.iter().all(|w| strict(w)) {
+        if pods.iter().all(|w| w.mode == "STRICT" || w.own_policy) {
             return "change nothing".to_owned();
         }
+        let has_sidecar = |w: &Workload| self.sidecars.contains(&w.full_name());
+        let without_certificate = pods.iter().any(|w| has_sidecar(w) && !w.takes_mutual_tls);
+        let silent = pods.iter().filter(|w| self.silent.contains_key(&w.full_name())).count();
         match callers {
             _ if without_certificate => "refuse everybody: no certificate".to_owned(),
-            _ if !pods.iter().any(|w| has_sidecar(w)) => "change nothing: no sidecar".to_owned(),
+            0 if silent > 0 => format!("not known: {silent} can't be asked"),
+            0 if !pods.iter().any(|w| has_sidecar(w)) => "change nothing: no sidecar".to_owned(),
             0 => "break nothing that was seen".to_owned(),
             1 => "refuse 1 caller".to_owned(),
             callers => format!("refuse {callers} callers"),
         }
+    }
+
+    /// Who is silent and would follow the namespace's policy, and why.
+    pub(super) fn unasked(&self) -> impl Iterator<Item = (&String, &String)> {
+        let keeps = |name: &str| self.workloads.iter().any(|w| w.own_policy && w.full_name() == name);
+        self.silent.iter().filter(move |(name, _)| !keeps(name))
     }
 
     /// Those of its callers who have come since `earlier`, or are still there.
@@ -254,7 +308,6 @@ impl Report {
 
 /// One line for each caller.
 pub(super) fn table_of(callers: &[Caller]) -> comfy_table::Table {
-    let now = millis(SystemTime::now());
     let mut shown =
         table(&["NAMESPACE", "WORKLOAD", "PORT", "CALLER", "ADDRESS", "CONNECTIONS", "OPEN", "LAST SEEN"]);
     for caller in callers {
@@ -267,12 +320,12 @@ pub(super) fn table_of(callers: &[Caller]) -> comfy_table::Table {
         shown.add_row([
             caller.namespace.clone(),
             caller.workload.clone(),
-            caller.port.to_string(),
+            format!("{}{}", caller.port, if caller.own_policy { " (own policy)" } else { "" }),
             name,
             caller.address.clone(),
             caller.connections.to_string(),
             caller.open.to_string(),
-            ago(caller.last_seen, now),
+            ago(caller.age),
         ]);
     }
     shown
@@ -285,7 +338,8 @@ fn addresses<'c>(callers: impl Iterator<Item = &'c Caller>) -> usize {
 
 fn modes(pods: &[&Workload]) -> String {
     let of = |w: &&Workload| {
-        let ports: String = w.port_modes.iter().map(|(port, mode)| format!(" {port}:{mode}")).collect();
+        let others = w.port_modes.iter().filter(|(_, mode)| **mode != w.mode);
+        let ports: String = others.map(|(port, mode)| format!(" {port}:{mode}")).collect();
         format!("{}{ports}", w.mode)
     };
     pods.iter().map(of).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
@@ -304,6 +358,7 @@ mod tests {
             takes_mutual_tls: meshed,
             mode: "PERMISSIVE".into(),
             policy: None,
+            own_policy: false,
             port_modes: BTreeMap::new(),
         }
     }
@@ -323,10 +378,15 @@ mod tests {
             last_seen,
         };
         let mut report = Report::default();
-        let now = millis(SystemTime::now());
-        let callers =
-            vec![seen("10.0.0.2", now - 30_500), seen("10.9.9.9", now - 7_300_000), seen("10.0.0.3", 5)];
-        report.add("web-1.shop", Page { takes_plaintext: true, callers }, &everybody, 10);
+        // No clock but the sidecar's counts; it goes as it likes.
+        let now = 10_000_000;
+        let callers = vec![
+            seen("10.0.0.2", now - 30_500),
+            seen("10.9.9.9", now - 7_300_000),
+            seen("10.0.0.3", now - 7_300_001),
+        ];
+        let since = Some(Duration::from_millis(7_300_000));
+        report.add("web-1.shop", Page { now, takes_plaintext: true, callers }, &everybody, since);
         report.workloads = everybody.to_vec();
         report.sidecars = ["web-1.shop", "cart-1.shop"].map(Into::into).into();
         report.silent.insert("cart-1.shop".into(), "refused".into());
@@ -334,7 +394,7 @@ mod tests {
             report.to_string(),
             "\
 NAMESPACE  WORKLOAD  PODS  MODE        PLAINTEXT CALLERS  STRICT WOULD
-shop       cart      1     PERMISSIVE  0                  break nothing that was seen
+shop       cart      1     PERMISSIVE  0                  not known: 1 can't be asked
 shop       old       1     PERMISSIVE  0                  change nothing: no sidecar
 shop       web       1     PERMISSIVE  2                  refuse 2 callers
 
@@ -353,17 +413,16 @@ osier: cart-1.shop can't be asked: refused"
             workload("old", "10.0.0.2", false),
             workload("cart", "10.0.0.3", true),
         ];
-        let now = millis(SystemTime::now());
         let seen = |address: &str, port, connections, open| Seen {
             address: address.into(),
             port,
             connections,
             open,
-            last_seen: now,
+            last_seen: 5,
         };
         let report = |everybody: &[Workload], callers| {
             let mut report = Report::default();
-            report.add("web-1.shop", Page { takes_plaintext: true, callers }, everybody, 0);
+            report.add("web-1.shop", Page { now: 5, takes_plaintext: true, callers }, everybody, None);
             report.workloads = everybody[..1].to_vec();
             report.sidecars = ["web-1.shop".into()].into();
             report
@@ -389,5 +448,63 @@ shop       web       80    shop/cart (its sidecar follows)  10.0.0.3  1         
         let later = report(&everybody, then).calling_since(&first);
         let calling: Vec<&str> = later.callers.iter().map(|caller| &*caller.address).collect();
         assert_eq!(calling, ["10.0.0.3", "10.0.0.4"]);
+    }
+    #[test]
+    fn who_calls_where_a_policy_of_its_own_decides_would_not_be_refused() {
+        let mut web = workload("web", "10.0.0.1", true);
+        web.port_modes.insert("80".into(), "PERMISSIVE".into());
+        let everybody = [web, workload("old", "10.0.0.2", false)];
+        let seen = |port| Seen { address: "10.0.0.2".into(), port, connections: 1, open: 0, last_seen: 0 };
+        let report = |everybody: &[Workload]| {
+            let mut report = Report { workloads: everybody[..1].to_vec(), ..Report::default() };
+            report.connected(&[serde_json::json!({"proxy": "web-1.shop", "proxy_type": "sidecar"})]);
+            let page = Page { now: 0, takes_plaintext: true, callers: vec![seen(80), seen(81)] };
+            report.add("web-1.shop", page, everybody, None);
+            report
+        };
+        let refused = |report: &Report| -> Vec<u16> {
+            report
+                .callers
+                .iter()
+                .filter(|caller| caller.would_be_refused())
+                .map(|caller| caller.port)
+                .collect()
+        };
+        let at_port = report(&everybody);
+        assert_eq!(refused(&at_port), [81]);
+        assert_eq!(
+            at_port.to_string(),
+            "\
+NAMESPACE  WORKLOAD  PODS  MODE        PLAINTEXT CALLERS  STRICT WOULD
+shop       web       1     PERMISSIVE  1                  refuse 1 caller
+
+NAMESPACE  WORKLOAD  PORT             CALLER                 ADDRESS   CONNECTIONS  OPEN  LAST SEEN
+shop       web       80 (own policy)  shop/old (no sidecar)  10.0.0.2  1            0     now
+shop       web       81               shop/old (no sidecar)  10.0.0.2  1            0     now"
+        );
+        let mut own = everybody.clone();
+        own[0].own_policy = true;
+        let at_workload = report(&own);
+        assert!(refused(&at_workload).is_empty());
+        assert!(at_workload.to_string().contains("change nothing"), "{at_workload}");
+    }
+
+    #[test]
+    fn a_sidecar_that_no_pilot_has_is_silent() {
+        let everybody = ["web", "lost", "gate"].map(|name| workload(name, "10.0.0.1", true));
+        let plain = workload("old", "10.0.0.2", false);
+        let mut report =
+            Report { workloads: everybody.into_iter().chain([plain]).collect(), ..Report::default() };
+        let client = |name: &str, kind: &str| serde_json::json!({"proxy": name, "proxy_type": kind});
+        report.connected(&[client("web-1.shop", "sidecar"), client("gate-1.shop", "router")]);
+        assert_eq!(report.sidecars, ["web-1.shop".to_owned()].into());
+        assert_eq!(report.silent, [("lost-1.shop".to_owned(), NOT_CONNECTED.to_owned())].into());
+        let table = report.to_string();
+        let row = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or_default();
+        assert!(row("lost").ends_with("not known: 1 can't be asked"), "{table}");
+        assert!(
+            table.ends_with("osier: lost-1.shop can't be asked: not connected to any pilot that answers"),
+            "{table}"
+        );
     }
 }

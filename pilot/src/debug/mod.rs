@@ -116,7 +116,7 @@ async fn workloadz(State(pages): State<Pages>) -> Json<Value> {
         MutualTls::Strict => "STRICT",
     };
     let workloads = snapshot.workloads.iter().map(|workload| {
-        let WorkloadMutualTls { mode: elsewhere, policy, ports } = snapshot.mutual_tls_of(workload);
+        let WorkloadMutualTls { mode: elsewhere, policy, own, ports } = snapshot.mutual_tls_of(workload);
         let ports: serde_json::Map<String, Value> =
             ports.into_iter().map(|(port, at)| (port.to_string(), mode(at).into())).collect();
         json!({
@@ -128,10 +128,12 @@ async fn workloadz(State(pages): State<Pages>) -> Json<Value> {
             "takes_mutual_tls": workload.tls == TlsMode::Istio,
             "mode": mode(elsewhere),
             "policy": policy.map(|key| format!("{}/{}", key.namespace, key.name)),
+            "own_policy": own,
             "port_modes": ports,
         })
     });
-    Json(Value::Array(workloads.collect()))
+    let workloads: Vec<Value> = workloads.collect();
+    Json(json!({ "root_namespace": snapshot.mesh.root_namespace, "workloads": workloads }))
 }
 
 async fn registryz(State(pages): State<Pages>) -> Json<Value> {

@@ -83,6 +83,11 @@ impl fmt::Display for Refusal<'_> {
 }
 
 impl SecurityPolicy {
+    /// True for a PeerAuthentication that says for this port what it demands.
+    pub fn names_port(&self, port: u16) -> bool {
+        matches!(&self.demands, Demand::MutualTls { ports, .. } if ports.contains_key(&port))
+    }
+
     /// A policy of which nothing but the name can be told: it holds its whole namespace.
     pub fn unreadable(key: ResourceKey, covers: Coverage) -> Arc<Self> {
         let age = Age { created: 0, name: key.name.clone(), namespace: key.namespace.clone() };

@@ -36,7 +36,7 @@ pub use service::{OriginalDestination, ServiceIndex};
 use osier_core::host::Host;
 
 use crate::model::{
-    BackendPort, Credential, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint,
+    BackendPort, Coverage, Credential, DEFAULT_CLUSTER_DOMAIN, DestinationPolicy, EffectivePolicy, Endpoint,
     IngressBackend, MeshConfig, MutualTls, Protocol, ProxyView, Refusal, ResourceKey, RouteRule, Service,
     ServiceKey, ServiceKind, Workload,
 };
@@ -99,7 +99,9 @@ pub struct WorkloadMutualTls<'s> {
     pub mode: MutualTls,
     /// The PeerAuthentication that says so.
     pub policy: Option<&'s ResourceKey>,
-    /// On those where it is another.
+    /// That one selects the workload, and goes before those of its namespace and of the mesh.
+    pub own: bool,
+    /// On those that such a one names.
     pub ports: BTreeMap<u16, MutualTls>,
 }
 
@@ -270,15 +272,16 @@ impl MeshSnapshot {
     /// The same for a workload: on ports that no PeerAuthentication names, and on those that one does.
     pub fn mutual_tls_of(&self, workload: &Workload) -> WorkloadMutualTls<'_> {
         let (root, namespace) = (&self.mesh.root_namespace, workload.namespace());
-        let at = |port| self.security.mode_at(root, namespace, &workload.labels, port);
-        let ports = self.security.ports_named_in(namespace).into_iter();
+        let at = |port| self.security.mutual_tls(root, namespace, &workload.labels, port);
+        let named =
+            |port| at(port).filter(|(policy, _)| policy.names_port(port)).map(|(_, mode)| (port, mode));
         // No port has the number 0.
-        let decides = self.security.mutual_tls(root, namespace, &workload.labels, 0);
-        let elsewhere = decides.map_or(MutualTls::Permissive, |(_, mode)| mode);
+        let decides = at(0);
         WorkloadMutualTls {
-            mode: elsewhere,
+            mode: decides.map_or(MutualTls::Permissive, |(_, mode)| mode),
             policy: decides.map(|(policy, _)| &policy.key),
-            ports: ports.map(|port| (port, at(port))).filter(|(_, mode)| *mode != elsewhere).collect(),
+            own: decides.is_some_and(|(policy, _)| matches!(policy.covers, Coverage::Workloads(_))),
+            ports: self.security.ports_named_in(namespace).into_iter().filter_map(named).collect(),
         }
     }
 

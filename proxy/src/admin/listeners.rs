@@ -30,5 +30,7 @@ pub(super) fn plaintext_callers(admin: &Admin) -> Reply {
     let snapshot = admin.shared.snapshot.load();
     let mut inbound = snapshot.listeners.values().filter(|listener| listener.direction == Direction::Inbound);
     let takes = inbound.any(|listener| listener.takes_plaintext());
-    Reply::json(&json!({ "takes_plaintext": takes, "callers": admin.shared.plaintext_callers.page() }))
+    let mut page = admin.shared.plaintext_callers.page();
+    page["takes_plaintext"] = takes.into();
+    Reply::json(&page)
 }

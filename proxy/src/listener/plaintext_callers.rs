@@ -57,7 +57,8 @@ impl PlaintextCallers {
         PlaintextCall { callers: self.clone(), caller }
     }
 
-    /// As a page; times in milliseconds since 1970. An open connection is seen now.
+    /// As a page; times in milliseconds since 1970. An open connection is seen now, and `now` is said, because the clock of who reads
+    /// it is another.
     pub fn page(&self) -> Value {
         let now = SystemTime::now();
         let millis = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis();
@@ -74,7 +75,7 @@ impl PlaintextCallers {
                 "last_seen": millis(if seen.open > 0 { now } else { seen.last }) as u64,
             })
         });
-        shown.collect()
+        json!({ "now": millis(now) as u64, "callers": shown.collect::<Vec<_>>() })
     }
 }
 
@@ -101,14 +102,16 @@ mod tests {
         let second = callers.arrived("::ffff:10.0.0.7".parse().unwrap(), 80);
         let other = callers.arrived(address, 81);
         drop((first, other));
-        let page = callers.page();
+        let page = &callers.page()["callers"];
         let shown = |index: usize| {
             (page[index]["port"].clone(), page[index]["connections"].clone(), page[index]["open"].clone())
         };
         assert_eq!(shown(0), (80.into(), 2.into(), 1.into()));
         assert_eq!(shown(1), (81.into(), 1.into(), 0.into()));
+        let open = callers.page();
+        assert_eq!(open["callers"][0]["last_seen"], open["now"], "who is there is seen now");
         drop(second);
-        assert_eq!(callers.page()[0]["open"], 0);
+        assert_eq!(callers.page()["callers"][0]["open"], 0);
     }
 
     #[test]
@@ -120,7 +123,7 @@ mod tests {
         for number in 1..=MOST as u32 {
             drop(callers.arrived_at(address(number), 80, at(number)));
         }
-        let page = callers.page();
+        let page = &callers.page()["callers"];
         let known = |number: u32| {
             page.as_array().unwrap().iter().any(|row| row["address"] == address(number).to_string())
         };

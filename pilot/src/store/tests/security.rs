@@ -1,6 +1,7 @@
 //! Security policies that can't be enforced close what they cover, and nothing else.
 
 use super::*;
+use crate::model::MutualTls;
 use crate::snapshot::Audience;
 
 fn view(namespace: &str, labels: Labels, ip: &str) -> ProxyView {
@@ -255,6 +256,40 @@ fn ports_of_a_peer_authentication() {
     assert_eq!(refused(&store, "shop", "web", 80), "");
     assert_eq!(refused(&store, "shop", "web", 81), STRICT);
     assert_eq!(refused(&store, "shop", "web", 82), STRICT);
+}
+
+#[test]
+fn what_a_workload_keeps_whatever_its_namespace_says() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {app: web}}, status: {podIP: 10.0.0.1}}\n---\n";
+    let own = |spec: &str| peer("shop", "p", &format!("{WEB}, {spec}"));
+    let of_namespace = peer("shop", "all", "mtls: {mode: PERMISSIVE}");
+    let none: &[(u16, MutualTls)] = &[];
+    for (yaml, mode, kept, ports) in [
+        (String::new(), MutualTls::Permissive, false, none),
+        (peer(ROOT, "p", "mtls: {mode: DISABLE}"), MutualTls::Disable, false, none),
+        (of_namespace.clone(), MutualTls::Permissive, false, none),
+        (own("mtls: {mode: DISABLE}") + &of_namespace, MutualTls::Disable, true, none),
+        (
+            own("portLevelMtls: {80: {mode: PERMISSIVE}, 81: {mode: UNSET}}") + &of_namespace,
+            MutualTls::Permissive,
+            false,
+            // Its namespace says the same by now; what that says later is nothing to this port.
+            &[(80, MutualTls::Permissive)],
+        ),
+        (
+            peer("shop", "p", "selector: {matchLabels: {app: other}}, portLevelMtls: {80: {mode: STRICT}}"),
+            MutualTls::Permissive,
+            false,
+            none,
+        ),
+    ] {
+        let mut store = store();
+        store.apply(updates(&(pod.to_owned() + &yaml)));
+        let snapshot = store.snapshot();
+        let found = snapshot.mutual_tls_of(&snapshot.workloads[0]);
+        let found = (found.mode, found.own, found.ports.into_iter().collect::<Vec<_>>());
+        assert_eq!(found, (mode, kept, ports.to_vec()), "{yaml}");
+    }
 }
 
 #[test]
