@@ -360,9 +360,15 @@ fn list(
             continue;
         }
         let path = below.join(&name);
-        // a dangling link, or a file that went meanwhile
-        let Ok(metadata) = fs::metadata(root.join(&path)) else { continue };
         let extension = Path::new(text).extension().and_then(|e| e.to_str());
+        let Ok(metadata) = fs::metadata(root.join(&path)) else {
+            // A link that leads nowhere is a file that can't be read. What isn't there at all went meanwhile.
+            let is_link = fs::symlink_metadata(root.join(&path)).is_ok_and(|found| found.is_symlink());
+            if is_link && matches!(extension, Some("yaml" | "yml" | "json")) {
+                found.insert(path, ());
+            }
+            continue;
+        };
         if metadata.is_dir() {
             if let Err(error) = list(root, &path, depth + 1, visited, found) {
                 tracing::warn!("the folder {} can't be listed: {error}", root.join(&path).display());

@@ -135,7 +135,8 @@ impl Reader<'_> {
             };
             let mut document =
                 self.without_key(&header, String::new(), header.line, message, Severity::Error);
-            document.unidentified = meant.is_some();
+            // The group of policies has no other kinds: whoever wrote it meant one of them.
+            document.unidentified = meant.is_some() || header.group == SECURITY;
             return document;
         }
         self.of_kind(kind, &header, node)
@@ -326,6 +327,13 @@ fn header(node: &Node) -> Result<Header, DecodeError> {
 
 /// The versions of the APIs that are read. Istio's have one schema for all of theirs.
 fn served(header: &Header, node: &Node) -> Result<(), DecodeError> {
+    if security_kind(&header.kind).is_some() && header.group != SECURITY {
+        return Err(DecodeError {
+            path: "apiVersion".into(),
+            line: node.line_of("apiVersion"),
+            message: format!("{} is a kind of {SECURITY}/v1", header.kind),
+        });
+    }
     let versions: &[&str] = match &*header.group {
         "networking.istio.io" => &["v1", "v1beta1", "v1alpha3"],
         "security.istio.io" => &["v1", "v1beta1"],
@@ -342,7 +350,23 @@ fn served(header: &Header, node: &Node) -> Result<(), DecodeError> {
 }
 
 fn kind_of(header: &Header) -> Option<Kind> {
-    kind(&header.group, &header.kind, &header.name)
+    match kind(&header.group, &header.kind, &header.name) {
+        None | Some(Kind::Unsupported) if is_nearly_security(&header.group) => {
+            security_kind(&header.kind).or_else(|| kind(&header.group, &header.kind, &header.name))
+        }
+        known => known,
+    }
+}
+
+/// The group of security policies.
+const SECURITY: &str = "security.istio.io";
+
+/// True for what somebody may have written for the group of security policies. What they protect must not open by a slip; other projects'
+/// policies of the same names are theirs.
+fn is_nearly_security(group: &str) -> bool {
+    let group = group.to_ascii_lowercase();
+    let of_istio = group.strip_suffix("istio.io").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    !group.contains('.') || of_istio || closest(&group, &[SECURITY]).is_some()
 }
 
 /// What we call a kind of this group, or one object of it; `None` for those that are none of our business.
@@ -360,7 +384,7 @@ pub fn kind(group: &str, kind: &str, name: &str) -> Option<Kind> {
         ("networking.istio.io", "DestinationRule") => Kind::DestinationRule,
         ("networking.istio.io", "ServiceEntry") => Kind::ServiceEntry,
         ("networking.istio.io", "WorkloadEntry") => Kind::WorkloadEntry,
-        ("security.istio.io", kind) if security_kind(kind).is_some() => return security_kind(kind),
+        (SECURITY, kind) if security_kind(kind).is_some() => return security_kind(kind),
         ("gateway.networking.k8s.io", _) => Kind::Unsupported,
         ("networking.k8s.io", "Ingress") => Kind::Ingress,
         ("networking.k8s.io", "IngressClass") => Kind::IngressClass,

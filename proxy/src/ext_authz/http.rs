@@ -99,7 +99,7 @@ impl HttpForm {
         head.fields.remove(TO_REMOVE);
         match head.status {
             200 => Verdict::Allowed(Box::new(Changes { remove, ..self.changes(&head.fields) })),
-            500..=599 => Verdict::Unanswered(format!("status {}", head.status).into()),
+            500.. => Verdict::Unanswered(format!("status {}", head.status).into()),
             status => {
                 let passed = head.fields.iter().filter(|field| self.to_client_denied.has(field));
                 Verdict::Denied(Box::new(denied(status, body, passed.map(|f| (f.name, f.value, How::Add)))))

@@ -257,6 +257,55 @@ fn a_security_policy_that_cannot_be_read_says_what_is_refused() {
     assert!(!closed(&f));
 }
 
+/// A slip in the first lines must not open what a policy protects.
+#[test]
+fn a_policy_whose_group_or_kind_is_mistyped_opens_nothing() {
+    let deny = |version: &str, kind: &str| {
+        format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p}}\nspec: {{action: DENY, rules: [{{}}]}}\n"
+        )
+    };
+    let (version, kind) = ("security.istio.io/v1", "AuthorizationPolicy");
+    for (wrong, holds) in [
+        (deny("security.istio.ioo/v1", kind), true),
+        (deny("Security.istio.io/v1", kind), true),
+        (deny("networking.istio.io/v1", kind), true),
+        (deny("istio.io/v1", kind), true),
+        (deny("security.istio.io", kind), true),
+        (deny("v1", kind), true),
+        (deny(version, "Authorization"), true),
+        (deny(version, "AuthorisationPolicy"), true),
+        // Another project's has nothing to do with it.
+        (deny("policy.linkerd.io/v1beta1", kind), false),
+    ] {
+        let mut f = Fixture::new();
+        f.write("a.yaml", &deny(version, kind));
+        f.scan();
+        assert!(f.reports.is_empty());
+        f.write("a.yaml", &wrong);
+        f.scan();
+        let proxy = crate::r#gen::key::tests::view("default", []).proxy;
+        let snapshot = f.store.snapshot();
+        let denies = snapshot.refusal(&proxy, 80).is_some() || !snapshot.authorizations(&proxy).is_empty();
+        assert_eq!((denies, !f.reports.is_empty()), (holds, holds), "{wrong}{:?}", f.reports);
+    }
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_a_file_that_can_not_be_read() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &service("a"));
+    f.scan();
+    fs::remove_file(f.dir.path().join("a.yaml")).unwrap();
+    symlink("/nonexistent", f.dir.path().join("a.yaml")).unwrap();
+    f.scan();
+    assert_eq!(f.hosts(), [A]);
+    assert!(f.reports[0].starts_with("a.yaml: can't be read: No such file"), "{:?}", f.reports);
+    fs::remove_file(f.dir.path().join("a.yaml")).unwrap();
+    f.scan();
+    assert!(f.hosts().is_empty() && f.reports.is_empty());
+}
+
 #[test]
 fn a_bad_resource_does_not_hold_up_its_neighbours() {
     let mut f = Fixture::new();
@@ -346,6 +395,9 @@ fn links_are_followed_and_swapped() {
     f.scan();
     assert_eq!(f.hosts(), [B]);
     fs::remove_dir_all(f.dir.path().join("..2")).unwrap();
+    f.scan();
+    assert_eq!(f.hosts(), [B], "what a link led to stays until the link goes, too");
+    fs::remove_file(f.dir.path().join("x.yaml")).unwrap();
     f.scan();
     assert_eq!(f.hosts(), [""; 0]);
 }

@@ -31,6 +31,7 @@ pub fn check(context: &Context, spec: &schema::MeshConfig) -> Checked<MeshConfig
     let connect = root.field("connectTimeout");
     let detection = root.field("protocolDetectionTimeout");
     let refresh = root.field("dnsRefreshRate");
+    check.mesh_domain(root.field("trustDomain"), &spec.trust_domain);
     let mesh = MeshConfig {
         root_namespace: some_text(&spec.root_namespace).unwrap_or(default.root_namespace),
         trust_domain: some_text(&spec.trust_domain)
@@ -133,10 +134,14 @@ fn ingress(spec: &schema::MeshConfig) -> IngressPolicy {
 impl Check<'_> {
     fn trust_domains(&mut self, at: Path<'_>, names: &[String]) -> Arc<[Arc<str>]> {
         for (index, name) in names.iter().enumerate() {
-            let plain = !name.is_empty() && !name.contains(['/', '*']);
-            self.require(plain, at.index(index), || format!("{name:?} is no trust domain"));
+            self.require(!name.is_empty(), at.index(index), || "must not be empty".into());
+            self.mesh_domain(at.index(index), name);
         }
         names.iter().map(|name| model::trust_domain(name)).collect()
+    }
+
+    fn mesh_domain(&mut self, at: Path<'_>, name: &str) {
+        self.require(!name.contains(['/', '*']), at, || format!("{name:?} is no trust domain"));
     }
 
     fn label_selectors(
