@@ -6,11 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use osier_tests::certificate::{Certified, Root};
-use osier_tests::mesh::{Pilot, Sidecar};
+use osier_tests::mesh::{OUTSIDE as HOST, Pilot, Sidecar, outside_entry};
 use osier_tests::process::{self, Program};
 use osier_tests::{nginx, wait};
-
-const HOST: &str = "outside.test";
 
 /// nginx that speaks TLS alone, and says how it was spoken to. `/slow` lasts for a minute.
 fn https(folder: &Path, root: &Root, clients: &Root) -> (Program, SocketAddr) {
@@ -29,21 +27,6 @@ fn https(folder: &Path, root: &Root, clients: &Root) -> (Program, SocketAddr) {
         clients.file().display()
     );
     (nginx::start(folder, address, &server), address)
-}
-
-/// Port 80 of a host outside, which is port `target` of this machine.
-fn entry(target: u16) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: outside, namespace: default}}
-spec:
-  hosts: [{HOST}]
-  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {target}}}]
-  resolution: STATIC
-  endpoints: [{{address: 127.0.0.1}}]
-"
-    )
 }
 
 fn rule(tls: &str) -> String {
@@ -70,6 +53,22 @@ struct Outside {
 }
 
 impl Outside {
+    /// A client that proves nothing to the control plane.
+    fn start() -> (Self, [Root; 3]) {
+        let pilot = Pilot::start(&[("mesh.yaml", LOGS)], &[]);
+        let client = Sidecar::start(&pilot, "client", "v1", None);
+        Self::of(pilot, client)
+    }
+
+    /// The server beside them; with the root that signed it, one that signed nothing, and the one that it believes clients by.
+    fn of(pilot: Pilot, client: Sidecar) -> (Self, [Root; 3]) {
+        let roots = ["root", "other", "clients"].map(|name| Root::new(pilot.path(), name));
+        let [root, _, clients] = &roots;
+        let (server, address) = https(pilot.path(), root, clients);
+        pilot.save("entry.yaml", &outside_entry(address.port()));
+        (Self { client, _server: server, pilot }, roots)
+    }
+
     /// What the client gets: status and text.
     fn ask(&self) -> (u16, String) {
         let answer = self.client.get(HOST, "/", "");
@@ -96,14 +95,7 @@ impl Outside {
 
 #[test]
 fn an_application_speaks_http_and_its_sidecar_https() {
-    let pilot = Pilot::start(&[("mesh.yaml", LOGS)], &[]);
-    let folder = pilot.path().to_path_buf();
-    let (root, other, clients) =
-        (Root::new(&folder, "root"), Root::new(&folder, "other"), Root::new(&folder, "clients"));
-    let (server, address) = https(&folder, &root, &clients);
-    pilot.save("entry.yaml", &entry(address.port()));
-    let client = Sidecar::start(&pilot, "client", "v1", None);
-    let outside = Outside { client, _server: server, pilot };
+    let (outside, [root, other, clients]) = Outside::start();
     let file = |root: &Root| root.file().display().to_string();
     let (good, bad) = (file(&root), file(&other));
 
@@ -156,15 +148,8 @@ fn an_application_speaks_http_and_its_sidecar_https() {
 
 #[test]
 fn files_are_read_again_when_they_change() {
-    let pilot = Pilot::start(&[("mesh.yaml", LOGS)], &[]);
-    let folder = pilot.path().to_path_buf();
-    let (root, other, clients) =
-        (Root::new(&folder, "root"), Root::new(&folder, "other"), Root::new(&folder, "clients"));
-    let (server, address) = https(&folder, &root, &clients);
-    pilot.save("entry.yaml", &entry(address.port()));
-    let client = Sidecar::start(&pilot, "client", "v1", None);
-    let outside = Outside { client, _server: server, pilot };
-    let trusted = folder.join("trusted.pem");
+    let (outside, [root, other, _]) = Outside::start();
+    let trusted = outside.pilot.path().join("trusted.pem");
     let says = format!("mode: SIMPLE, caCertificates: {}", trusted.display());
     outside.becomes(&says, 503, "no roots yet (file-root:");
     put(&[&other], &trusted);
@@ -189,15 +174,8 @@ fn put(roots: &[&Root], file: &Path) {
 
 #[test]
 fn what_flows_is_cut_with_the_last_root_that_vouches_for_it() {
-    let pilot = Pilot::start(&[("mesh.yaml", LOGS)], &[]);
-    let folder = pilot.path().to_path_buf();
-    let (root, other, clients) =
-        (Root::new(&folder, "root"), Root::new(&folder, "other"), Root::new(&folder, "clients"));
-    let (server, address) = https(&folder, &root, &clients);
-    pilot.save("entry.yaml", &entry(address.port()));
-    let client = Sidecar::start(&pilot, "client", "v1", None);
-    let outside = Outside { client, _server: server, pilot };
-    let trusted = folder.join("trusted.pem");
+    let (outside, [root, other, _]) = Outside::start();
+    let trusted = outside.pilot.path().join("trusted.pem");
     put(&[&root], &trusted);
     outside.becomes(&format!("mode: SIMPLE, caCertificates: {}", trusted.display()), 200, "sni=outside.test");
     let mut flow = TcpStream::connect(outside.client.proxy()).expect("the sidecar listens");
@@ -237,15 +215,10 @@ fn secret(name: &str, own: &Certified, roots: &Root) -> String {
 #[test]
 fn secrets_go_to_selected_workloads_that_have_proved_who_they_are() {
     let pilot = Pilot::with_identity(&[("mesh.yaml", LOGS)], |_| ());
-    let folder = pilot.path().to_path_buf();
-    let (root, other, clients) =
-        (Root::new(&folder, "root"), Root::new(&folder, "other"), Root::new(&folder, "clients"));
-    let (server, address) = https(&folder, &root, &clients);
-    pilot.save("entry.yaml", &entry(address.port()));
     let client = Sidecar::secured(&pilot, "client", None);
+    let (outside, [root, other, clients]) = Outside::of(pilot, client);
     // At the port without encryption nobody gets anything.
-    let unproven = Sidecar::start(&pilot, "client", "v2", None);
-    let outside = Outside { client, _server: server, pilot };
+    let unproven = Sidecar::start(&outside.pilot, "client", "v2", None);
     let selected =
         |tls: &str| rule(tls).replace("spec:\n", "spec:\n  workloadSelector: {matchLabels: {app: client}}\n");
     let own = clients.sign("caller.test");

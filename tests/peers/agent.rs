@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use osier_pilot::ca::local::{Local, ROOT};
 use osier_tests::backend::Backend;
 use osier_tests::certificate::Root;
-use osier_tests::mesh::{IDENTITY, Pilot, Sidecar, register, service, xds_cluster};
+use osier_tests::mesh::{IDENTITY, OUTSIDE, Pilot, Sidecar, outside_entry, register, service, xds_cluster};
 use osier_tests::process::{self, Program};
 use osier_tests::{nginx, raw, wait};
 
@@ -130,7 +130,7 @@ fn envoy(pilot: &Pilot, pod: &Pod, agent: &Agent) -> Client {
 /// nginx that speaks TLS alone.
 fn https(folder: &Path, root: &Root) -> (Program, SocketAddr) {
     let address = process::free_address();
-    let own = root.sign("outside.test");
+    let own = root.sign(OUTSIDE);
     let server = format!(
         "listen {address} ssl; ssl_certificate {}; ssl_certificate_key {};
     location / {{ return 200 \"backend $ssl_server_name\\n\"; }}",
@@ -141,19 +141,8 @@ fn https(folder: &Path, root: &Root) -> (Program, SocketAddr) {
 }
 
 fn outside(port: u16, roots: &Path) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: outside, namespace: default}}
-spec:
-  hosts: [outside.test]
-  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {port}}}]
-  resolution: STATIC
-  endpoints: [{{address: 127.0.0.1}}]
----
-{}",
-        rule("outside.test", &format!("mode: SIMPLE, caCertificates: {}", roots.display()))
-    )
+    let tls = format!("mode: SIMPLE, caCertificates: {}", roots.display());
+    format!("{}---\n{}", outside_entry(port), rule(OUTSIDE, &tls))
 }
 
 fn rule(host: &str, tls: &str) -> String {
@@ -202,8 +191,8 @@ fn envoy_and_our_sidecar_believe_each_other() {
     let root = Root::new(pilot.path(), "outside");
     let (_nginx, address) = https(pilot.path(), &root);
     pilot.save("outside.yaml", &outside(address.port(), &root.file()));
-    wait::until("Envoy speaks TLS outwards", || (envoy.ask("outside.test") == "outside.test").then_some(()));
-    wait::until("the sidecar does, too", || (sidecar.ask("outside.test") == "outside.test").then_some(()));
+    wait::until("Envoy speaks TLS outwards", || (envoy.ask(OUTSIDE) == "outside.test").then_some(()));
+    wait::until("the sidecar does, too", || (sidecar.ask(OUTSIDE) == "outside.test").then_some(()));
     envoy.assert_nothing_rejected();
     refused_nothing(&pilot);
 }

@@ -348,3 +348,21 @@ spec:
 "
     )
 }
+
+/// A host outside of the mesh.
+pub const OUTSIDE: &str = "outside.test";
+
+/// The ServiceEntry of [`OUTSIDE`]: its port 80 is port `target` of this machine.
+pub fn outside_entry(target: u16) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: outside, namespace: default}}
+spec:
+  hosts: [{OUTSIDE}]
+  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {target}}}]
+  resolution: STATIC
+  endpoints: [{{address: 127.0.0.1}}]
+"
+    )
+}

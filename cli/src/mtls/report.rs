@@ -449,6 +449,7 @@ shop       web       80    shop/cart (its sidecar follows)  10.0.0.3  1         
         let calling: Vec<&str> = later.callers.iter().map(|caller| &*caller.address).collect();
         assert_eq!(calling, ["10.0.0.3", "10.0.0.4"]);
     }
+
     #[test]
     fn who_calls_where_a_policy_of_its_own_decides_would_not_be_refused() {
         let mut web = workload("web", "10.0.0.1", true);

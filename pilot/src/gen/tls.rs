@@ -49,7 +49,7 @@ pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
     let context = DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(TlsParameters { tls_minimum_protocol_version: least as i32, ..VERSIONS }),
-            ..common(protocols, mesh.trust_domains().map(of_domain).collect())
+            ..of_mesh(mesh.trust_domains().map(of_domain).collect(), protocols)
         }),
         require_client_certificate: Some(true),
         ..Default::default()
@@ -59,7 +59,8 @@ pub fn server(mesh: &MeshConfig, http: bool) -> TransportSocket {
 
 /// Mutual TLS towards servers of the mesh, which must have one of `names`; any of the mesh where there is none.
 pub fn client(server_name: String, names: Vec<SubjectAltNameMatcher>, protocols: &[&str]) -> TransportSocket {
-    let context = UpstreamTlsContext { common_tls_context: Some(common(protocols, names)), sni: server_name };
+    let context =
+        UpstreamTlsContext { common_tls_context: Some(of_mesh(names, protocols)), sni: server_name };
     socket(&context)
 }
 
@@ -88,13 +89,7 @@ pub fn outside(
         ServerTrust::File(path) => roots(secret(&format!("file-root:{path}"))),
         ServerTrust::Secret(name) => roots(handed_on(namespace, &roots_of(name))),
     };
-    let common = CommonTlsContext {
-        tls_params: Some(VERSIONS),
-        tls_certificate_sds_secret_configs: own.map(shown).into_iter().collect(),
-        validation_context_type: Some(believed),
-        alpn_protocols: protocols.iter().map(ToString::to_string).collect(),
-        ..Default::default()
-    };
+    let common = common(own.map(shown), believed, protocols);
     socket(&UpstreamTlsContext { common_tls_context: Some(common), sni: server_name })
 }
 
@@ -152,22 +147,25 @@ pub fn alternatives<'a>(written: impl IntoIterator<Item = &'a Arc<str>>) -> Vec<
         text if text.parse::<std::net::IpAddr>().is_ok() => SanType::IpAddress,
         _ => SanType::Dns,
     };
-    let matcher = |text: &Arc<str>| SubjectAltNameMatcher {
-        san_type: kind(text) as i32,
-        matcher: Some(StringMatcher {
-            match_pattern: Some(MatchPattern::Exact(text.to_string())),
-            ..Default::default()
-        }),
-    };
+    let matcher = |text: &Arc<str>| alternative(kind(text), MatchPattern::Exact(text.to_string()));
     written.into_iter().map(matcher).collect()
 }
 
-fn common(protocols: &[&str], names: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
+/// What proxies of the mesh show each other, and whom they believe.
+fn of_mesh(names: Vec<SubjectAltNameMatcher>, protocols: &[&str]) -> CommonTlsContext {
+    common(Some(secret("default")), combined(secret(ROOTS), names), protocols)
+}
+
+fn common(
+    own: Option<SdsSecretConfig>,
+    believed: ValidationContextType,
+    protocols: &[&str],
+) -> CommonTlsContext {
     CommonTlsContext {
         tls_params: Some(VERSIONS),
-        tls_certificate_sds_secret_configs: vec![secret("default")],
-        validation_context_type: Some(combined(secret(ROOTS), names)),
-        alpn_protocols: protocols.iter().map(|protocol| protocol.to_string()).collect(),
+        tls_certificate_sds_secret_configs: own.into_iter().collect(),
+        validation_context_type: Some(believed),
+        alpn_protocols: protocols.iter().map(ToString::to_string).collect(),
         ..Default::default()
     }
 }
@@ -184,8 +182,13 @@ fn combined(roots: SdsSecretConfig, names: Vec<SubjectAltNameMatcher>) -> Valida
 }
 
 fn uri(pattern: MatchPattern) -> SubjectAltNameMatcher {
+    alternative(SanType::Uri, pattern)
+}
+
+/// A name of this kind.
+fn alternative(kind: SanType, pattern: MatchPattern) -> SubjectAltNameMatcher {
     let matcher = StringMatcher { match_pattern: Some(pattern), ..Default::default() };
-    SubjectAltNameMatcher { san_type: SanType::Uri as i32, matcher: Some(matcher) }
+    SubjectAltNameMatcher { san_type: kind as i32, matcher: Some(matcher) }
 }
 
 fn secret(name: &str) -> SdsSecretConfig {

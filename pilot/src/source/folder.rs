@@ -361,10 +361,11 @@ fn list(
         }
         let path = below.join(&name);
         let extension = Path::new(text).extension().and_then(|e| e.to_str());
+        let is_yaml = matches!(extension, Some("yaml" | "yml" | "json"));
         let Ok(metadata) = fs::metadata(root.join(&path)) else {
             // A link that leads nowhere is a file that can't be read. What isn't there at all went meanwhile.
             let is_link = fs::symlink_metadata(root.join(&path)).is_ok_and(|found| found.is_symlink());
-            if is_link && matches!(extension, Some("yaml" | "yml" | "json")) {
+            if is_link && is_yaml {
                 found.insert(path, ());
             }
             continue;
@@ -373,7 +374,7 @@ fn list(
             if let Err(error) = list(root, &path, depth + 1, visited, found) {
                 tracing::warn!("the folder {} can't be listed: {error}", root.join(&path).display());
             }
-        } else if matches!(extension, Some("yaml" | "yml" | "json")) {
+        } else if is_yaml {
             found.insert(path, ());
         }
     }

@@ -21,6 +21,9 @@ use crate::store::{LineOf, Outcome, Place};
 /// Namespace of resources that name none.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// The group of security policies.
+const SECURITY: &str = "security.istio.io";
+
 /// What follows from a security policy that can't be read.
 const HOLDS_NAMESPACE: &str =
     "can't be read: everything that is sent to workloads of its namespace is refused";
@@ -336,7 +339,7 @@ fn served(header: &Header, node: &Node) -> Result<(), DecodeError> {
     }
     let versions: &[&str] = match &*header.group {
         "networking.istio.io" => &["v1", "v1beta1", "v1alpha3"],
-        "security.istio.io" => &["v1", "v1beta1"],
+        SECURITY => &["v1", "v1beta1"],
         _ => &["v1"],
     };
     if versions.contains(&&*header.version) {
@@ -350,16 +353,14 @@ fn served(header: &Header, node: &Node) -> Result<(), DecodeError> {
 }
 
 fn kind_of(header: &Header) -> Option<Kind> {
-    match kind(&header.group, &header.kind, &header.name) {
+    let known = kind(&header.group, &header.kind, &header.name);
+    match known {
         None | Some(Kind::Unsupported) if is_nearly_security(&header.group) => {
-            security_kind(&header.kind).or_else(|| kind(&header.group, &header.kind, &header.name))
+            security_kind(&header.kind).or(known)
         }
-        known => known,
+        _ => known,
     }
 }
-
-/// The group of security policies.
-const SECURITY: &str = "security.istio.io";
 
 /// True for what somebody may have written for the group of security policies. What they protect must not open by a slip; other projects'
 /// policies of the same names are theirs.

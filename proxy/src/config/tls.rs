@@ -151,8 +151,6 @@ pub struct ClientTls {
     http_check: PeerCheck,
     /// What is shown, where the server may ask for it.
     own: Option<Arc<SecretHandle>>,
-    /// The roots that vouch for the server, where they can change.
-    trust: Option<Arc<SecretHandle>>,
     /// What servers gave us to come back with.
     sessions: Arc<Sessions>,
     /// What of it the control plane must be asked for.
@@ -190,7 +188,6 @@ impl ClientTls {
     pub fn new(opaque: Believing, http: Believing, asked: Asked, own: Option<Arc<SecretHandle>>) -> Self {
         let Believing { config: http, check: http_check } = http;
         let Believing { config: opaque, check } = opaque;
-        let trust = check.signer.roots().filter(|roots| !roots.name.is_empty()).cloned();
         let mesh = http.alpn_protocols.iter().any(|protocol| protocol == MESH);
         let offering = |protocols: [&[u8]; 3]| {
             let mut offering = http.clone();
@@ -212,7 +209,6 @@ impl ClientTls {
             check,
             http_check,
             own,
-            trust,
             sessions: Arc::default(),
             secrets: Box::default(),
         }
@@ -233,15 +229,20 @@ impl ClientTls {
         &self.check.known
     }
 
+    /// The roots that vouch for the server, where they can change: such have a name.
+    fn trust(&self) -> Option<&Arc<SecretHandle>> {
+        self.check.signer.roots().filter(|roots| !roots.name.is_empty())
+    }
+
     /// A handshake begins; `None` where the server isn't believed by roots, or by such as never change.
     pub fn before(&self) -> Option<Before> {
-        self.trust.as_ref().map(|trust| Before::new(Role::Server, trust, self.own.as_ref()))
+        self.trust().map(|trust| Before::new(Role::Server, trust, self.own.as_ref()))
     }
 
     /// A connection to `endpoint` begins: what it may take up again, and leaves. `None` where servers are believed by what never changes:
     /// there is a whole handshake each time.
     pub fn session(&self, endpoint: SocketAddr) -> Option<Arc<Session>> {
-        let trust = self.trust.as_ref()?;
+        let trust = self.trust()?;
         Some(Session::new(&self.sessions, endpoint, trust, self.own.as_ref()))
     }
 

@@ -71,7 +71,8 @@ fn decrypt(session: &mut Connection, tcp: &TcpStream) -> io::Result<()> {
     sent
 }
 
-fn invalid(error: rustls::Error) -> io::Error {
+/// As an error of the stream.
+pub(crate) fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 

@@ -29,7 +29,7 @@ use crate::http::exchange::Exchanges;
 use crate::http::server::{self, Ended};
 use crate::http::template::Context;
 use crate::io::Stream;
-use crate::io::tls::TlsStream;
+use crate::io::tls::{TlsStream, invalid};
 use crate::on_demand::{Answer, ListenerLookup};
 use crate::telemetry::record::{Downstream, Flags, RequestRecord};
 use crate::telemetry::write_logs;
@@ -281,10 +281,8 @@ async fn admit(
             let stream = Box::pin(handshake(stream, received, config)).await?;
             let (shown, known) = (stream.peer_certificates(), &worker.shared.secrets.known);
             if stream.is_resumed() {
-                let again = tls.look_again(shown.as_deref());
-                again.map_err(|error| {
-                    ArrivalError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error))
-                })?;
+                let again = tls.look_again(shown.as_deref()).map_err(invalid);
+                again.map_err(ArrivalError::Handshake)?;
             }
             let ended = before.map(|before| before.ended(shown.as_deref(), known)).transpose();
             let vouch = ended.map_err(ArrivalError::Handshake)?.flatten();

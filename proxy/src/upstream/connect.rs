@@ -18,7 +18,7 @@ use crate::config::tls::Within;
 use crate::error::{Kind, Progress, ProxyError, Side};
 use crate::identity::vouch::Vouch;
 use crate::io::Stream;
-use crate::io::tls::TlsStream;
+use crate::io::tls::{TlsStream, invalid};
 
 /// A connection to an endpoint for opaque bytes, counted at its cluster until dropped.
 #[derive(Debug)]
@@ -127,8 +127,7 @@ async fn secured(
     let stream = Box::pin(handshake).await.map_err(failed)?;
     let chain = stream.peer_certificates();
     if stream.is_resumed() {
-        let again = tls.look_again(within, chain.as_deref(), &server_name);
-        again.map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+        tls.look_again(within, chain.as_deref(), &server_name).map_err(invalid).map_err(failed)?;
     }
     let vouch = before
         .map(|before| before.ended(chain.as_deref(), tls.known()))

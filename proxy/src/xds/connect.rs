@@ -18,6 +18,7 @@ use tower::service_fn;
 use crate::bootstrap::{XdsServer, XdsTarget};
 use crate::config::tls::{Trust, provider};
 use crate::identity::pem;
+use crate::io::tls::invalid;
 
 /// Why the control plane could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +126,7 @@ async fn encrypted(
         store.add(certificate).map_err(|error| wrong(error.to_string()))?;
     }
     let failed = |source: io::Error| ConnectError::Tls { target: target.clone(), source };
-    let other = |error: rustls::Error| failed(io::Error::new(io::ErrorKind::InvalidData, error));
+    let other = |error: rustls::Error| failed(invalid(error));
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(other)?
